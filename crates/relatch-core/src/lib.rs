@@ -1,1 +1,15 @@
-//! (in the making)
+//! Every decision that relatch takes, as a machine without a socket, a thread or a clock.
+//!
+//! [`Machine`] is one upstream: its latches, its exchanges, its reach and its health. Facts go in by
+//! [`Machine::on`], effects come out, and [`Machine::deadline`] says when it wants to be woken and why. Time is an
+//! argument ([`At`]), chance is a seed, and the bytes of messages never enter.
+//!
+//! What this crate is *not*: it opens no connection, reads no clock, spawns nothing, keeps no message and prints
+//! nothing. `relatch-net` performs the effects and reports what happened.
+
+pub mod health;
+pub mod ids;
+pub mod journal;
+pub mod record;
+
+pub use ids::{At, AttemptId, ExId, Gen, LatchId, NoteId};

@@ -1,0 +1,9 @@
+//! What is true of an upstream, since when, on what evidence.
+//!
+//! Decides nothing about exchanges; it only draws conclusions from dated evidence.
+
+mod report;
+pub use report::{
+    ClientSeen, Condition, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, SessionSeen, State,
+    Totals,
+};
