@@ -7,9 +7,13 @@
 //! What this crate is *not*: it opens no connection, reads no clock, spawns nothing, keeps no message and prints
 //! nothing. `relatch-net` performs the effects and reports what happened.
 
+pub mod effect;
 pub mod health;
 pub mod ids;
+pub mod input;
 pub mod journal;
 pub mod record;
 
+pub use effect::Effect;
 pub use ids::{At, AttemptId, ExId, Gen, LatchId, NoteId};
+pub use input::Input;
