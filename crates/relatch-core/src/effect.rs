@@ -103,7 +103,7 @@ pub enum Effect {
         /// Whose.
         latch: LatchId,
         /// Which one.
-        gen_: Gen,
+        generation: Gen,
     },
     /// The latch is over: its downstream id is answered 404 from now on, its record goes.
     Close {
@@ -122,7 +122,7 @@ pub struct Send {
     /// For which latch.
     pub latch: LatchId,
     /// To which of its upstream sessions; for [`What::Initialize`] the one that it is to become.
-    pub gen_: Gen,
+    pub generation: Gen,
     /// What is sent.
     pub what: What,
     /// On what sort of connection.
