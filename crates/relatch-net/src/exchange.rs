@@ -1,0 +1,109 @@
+//! The way of an answer to the client that asked: pieces in their order, with back-pressure counted in bytes.
+//!
+//! An attempt puts pieces in, a front (HTTP or stdio) takes them out and writes them down in its own way. Decides
+//! nothing; whose pieces flow is said by the core.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// How many bytes of events may wait for one exchange's client before its attempt is read no further.
+const EVENT_ROOM: usize = 1024 * 1024;
+
+/// How many chunks of a long answer may wait for the client.
+const LONG_ROOM: usize = 4;
+
+/// One step of an answer.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// The client is to hear something now, although there is nothing to tell.
+    Early,
+    /// A message that belongs to the exchange and comes before its answer.
+    Event(Bytes, OwnedSemaphorePermit),
+    /// The answer, too long to be whole here. A `Final` follows it.
+    Long {
+        /// Whether it came as an event.
+        sse: bool,
+        /// Its bytes.
+        chunks: mpsc::Receiver<Chunk>,
+    },
+    /// The end.
+    Final(Final),
+}
+
+/// A part of a long answer; the channel's end is the answer's.
+#[derive(Debug)]
+pub(crate) enum Chunk {
+    /// The next bytes.
+    Bytes(Bytes),
+    /// The rest will never come.
+    Broken,
+}
+
+/// How an exchange ends.
+#[derive(Debug)]
+pub(crate) enum Final {
+    /// With a whole JSON-RPC message.
+    Message {
+        /// The message.
+        text: Bytes,
+        /// Whether it came as an event.
+        sse: bool,
+    },
+    /// With the long answer that went before.
+    Whole,
+    /// With the upstream's own refusal of the client's credentials.
+    Challenge {
+        /// 401 or 403.
+        status: StatusCode,
+        /// What of its headers goes back.
+        headers: HeaderMap,
+        /// Its body.
+        body: Bytes,
+        /// The error that says the same where no status can be given any more.
+        instead: Bytes,
+    },
+}
+
+/// The end into which an exchange's pieces are put. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Sink {
+    pieces: mpsc::UnboundedSender<Piece>,
+    room: Arc<Semaphore>,
+    /// Whether the client takes messages before the answer here.
+    pub(crate) takes_events: bool,
+}
+
+/// The end from which a front takes an exchange's pieces.
+pub(crate) type Pieces = mpsc::UnboundedReceiver<Piece>;
+
+impl Sink {
+    /// Both ends. What waits between them is bounded by [`EVENT_ROOM`] and by there being one final piece.
+    pub(crate) fn open(takes_events: bool) -> (Sink, Pieces) {
+        let (pieces, taken) = mpsc::unbounded_channel();
+        (Sink { pieces, room: Arc::new(Semaphore::new(EVENT_ROOM)), takes_events }, taken)
+    }
+
+    /// Puts a piece in at once; it is let go when the client has left.
+    pub(crate) fn put(&self, piece: Piece) {
+        // A front that is gone has said so itself.
+        drop(self.pieces.send(piece));
+    }
+
+    /// Puts an event in as soon as there is room for it.
+    pub(crate) async fn event(&self, message: Bytes) {
+        let size = u32::try_from(message.len().clamp(1, EVENT_ROOM)).unwrap_or(u32::MAX);
+        if let Ok(permit) = Arc::clone(&self.room).acquire_many_owned(size).await {
+            self.put(Piece::Event(message, permit));
+        }
+    }
+
+    /// Begins a long answer.
+    pub(crate) fn long(&self, sse: bool) -> mpsc::Sender<Chunk> {
+        let (chunks, taken) = mpsc::channel(LONG_ROOM);
+        self.put(Piece::Long { sse, chunks: taken });
+        chunks
+    }
+}

@@ -1,0 +1,222 @@
+//! What waits for a client's standing stream, in order and within bounds.
+//!
+//! One reader at a time: a newer one takes over and the older one ends. Nothing is given out before the reader's
+//! credentials are known to be good. Whether a message belongs here is decided by the caller.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::lock;
+
+/// Messages kept for a client that is not reading.
+const MESSAGES: usize = 256;
+
+/// Their bytes together; one message alone may be larger.
+const BYTES: usize = 1024 * 1024;
+
+/// The queue of one latch.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Bytes>,
+    bytes: usize,
+    /// Messages that were dropped because nobody read them.
+    lost: u64,
+    readers: u64,
+    reader: Reader,
+    over: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reader {
+    #[default]
+    None,
+    Trusted(u64),
+    Untrusted(u64),
+}
+
+impl Queue {
+    fn full(&self, message: &Bytes) -> bool {
+        !self.messages.is_empty()
+            && (self.messages.len() >= MESSAGES || self.bytes.saturating_add(message.len()) > BYTES)
+    }
+
+    fn add(&mut self, message: Bytes) {
+        while self.full(&message) {
+            if let Some(old) = self.messages.pop_front() {
+                self.bytes -= old.len();
+                self.lost += 1;
+            }
+        }
+        self.bytes += message.len();
+        self.messages.push_back(message);
+    }
+}
+
+impl Outbox {
+    /// Adds a message; beyond the bound the oldest ones go.
+    pub(crate) fn push(&self, message: Bytes) {
+        lock(&self.queue).add(message);
+        self.changed.notify_waiters();
+    }
+
+    /// Adds a message; while somebody reads, waits for room instead of dropping.
+    pub(crate) async fn push_in_turn(&self, message: Bytes) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut queue = lock(&self.queue);
+                if queue.over {
+                    return;
+                }
+                if !(matches!(queue.reader, Reader::Trusted(_)) && queue.full(&message)) {
+                    queue.add(message);
+                    break;
+                }
+            }
+            changed.await;
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// A new reader takes over; its number names it from now on.
+    pub(crate) fn attach(&self, trusted: bool) -> u64 {
+        let number = {
+            let mut queue = lock(&self.queue);
+            queue.readers += 1;
+            let number = queue.readers;
+            queue.reader = if trusted { Reader::Trusted(number) } else { Reader::Untrusted(number) };
+            number
+        };
+        self.changed.notify_waiters();
+        number
+    }
+
+    /// The reader's credentials have proven good.
+    pub(crate) fn trust(&self) {
+        {
+            let mut queue = lock(&self.queue);
+            let Reader::Untrusted(number) = queue.reader else { return };
+            queue.reader = Reader::Trusted(number);
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// The reader leaves. Whether it was the present one.
+    pub(crate) fn detach(&self, number: u64) -> bool {
+        let mut queue = lock(&self.queue);
+        let present = queue.reader == Reader::Trusted(number) || queue.reader == Reader::Untrusted(number);
+        if present {
+            queue.reader = Reader::None;
+        }
+        drop(queue);
+        self.changed.notify_waiters();
+        present
+    }
+
+    /// Whether somebody reads.
+    pub(crate) fn attached(&self) -> bool {
+        lock(&self.queue).reader != Reader::None
+    }
+
+    /// How many messages were lost for want of a reader.
+    pub(crate) fn lost(&self) -> u64 {
+        lock(&self.queue).lost
+    }
+
+    /// Nothing comes any more; the reader ends.
+    pub(crate) fn close(&self) {
+        lock(&self.queue).over = true;
+        self.changed.notify_waiters();
+    }
+
+    /// The next message; `None` when another reader has taken over or the latch is over.
+    pub(crate) async fn next(&self, number: u64) -> Option<Bytes> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut queue = lock(&self.queue);
+                match queue.reader {
+                    Reader::Trusted(present) if present == number => {
+                        if let Some(message) = queue.messages.pop_front() {
+                            queue.bytes -= message.len();
+                            drop(queue);
+                            self.changed.notify_waiters();
+                            return Some(message);
+                        }
+                    }
+                    Reader::Untrusted(present) if present == number => {}
+                    Reader::None | Reader::Trusted(_) | Reader::Untrusted(_) => return None,
+                }
+                if queue.over {
+                    return None;
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_reads_is_bounded_and_the_oldest_goes() {
+        let outbox = Outbox::default();
+        for n in 0..MESSAGES + 3 {
+            outbox.push(n.to_string().into());
+        }
+        assert_eq!(outbox.lost(), 3);
+        let reader = outbox.attach(true);
+        assert_eq!(outbox.next(reader).await.as_deref(), Some(&b"3"[..]));
+
+        let outbox = Outbox::default();
+        outbox.push(vec![0; BYTES].into());
+        outbox.push(vec![1; 2 * BYTES].into());
+        assert_eq!(outbox.lost(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_second_reader_takes_over_and_the_first_ends() {
+        let outbox = std::sync::Arc::new(Outbox::default());
+        let first = outbox.attach(true);
+        let reading = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.next(first).await }
+        });
+        let second = outbox.attach(true);
+        outbox.push("a".into());
+        assert_eq!(outbox.next(second).await.as_deref(), Some(&b"a"[..]));
+        assert_eq!(reading.await.unwrap(), None);
+        assert!(!outbox.detach(first));
+        assert!(outbox.detach(second));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_given_out_before_the_reader_is_trusted() {
+        let outbox = std::sync::Arc::new(Outbox::default());
+        outbox.push("kept".into());
+        let reader = outbox.attach(false);
+        let reading = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.next(reader).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!reading.is_finished());
+        outbox.trust();
+        assert_eq!(reading.await.unwrap().as_deref(), Some(&b"kept"[..]));
+    }
+}
