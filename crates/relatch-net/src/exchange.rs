@@ -100,6 +100,15 @@ impl Sink {
         }
     }
 
+    /// Puts an event in if there is room for it now.
+    pub(crate) fn event_now(&self, message: &Bytes) -> bool {
+        let size = u32::try_from(message.len().clamp(1, EVENT_ROOM)).unwrap_or(u32::MAX);
+        match Arc::clone(&self.room).try_acquire_many_owned(size) {
+            Ok(permit) => self.pieces.send(Piece::Event(message.clone(), permit)).is_ok(),
+            Err(_) => false,
+        }
+    }
+
     /// Begins a long answer.
     pub(crate) fn long(&self, sse: bool) -> mpsc::Sender<Chunk> {
         let (chunks, taken) = mpsc::channel(LONG_ROOM);

@@ -29,6 +29,8 @@ pub(crate) struct Latch {
     pub(crate) sessions: BTreeMap<Gen, UpSession>,
     /// What its client's requests carry.
     pub(crate) credentials: Credentials,
+    /// The headers of the request that reads its standing stream.
+    pub(crate) reader: Option<Arc<HeaderMap>>,
     /// What waits for its standing stream.
     pub(crate) outbox: Arc<Outbox>,
     /// Requests of the server's that the client has not answered, by the id under which the client knows them.
@@ -82,6 +84,7 @@ impl Latch {
             promised: None,
             sessions: BTreeMap::new(),
             credentials: Credentials::default(),
+            reader: None,
             outbox: Arc::default(),
             pending: HashMap::new(),
             inherited: None,

@@ -1,9 +1,31 @@
 //! The shell of relatch: every socket, child and timer.
 //!
-//! It performs what the core decides and reports what it saw; it decides nothing about sending again.
+//! It performs what the core decides and reports what it saw; it decides nothing about sending again. A [`Keeper`]
+//! holds the upstreams; [`downstream::http::serve`] and [`downstream::stdio::serve`] are the two sides on which clients
+//! reach them.
+//!
+//! [`Keeper`]: keeper::Keeper
 
 pub mod clock;
+mod desk;
 pub mod downstream;
+mod driver;
 pub mod entropy;
+mod exchange;
+mod intake;
+pub mod keeper;
+mod latch;
+mod lists;
+mod outbox;
+pub mod records;
 pub mod redact;
+mod sessions;
 pub mod upstream;
+mod words;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A lock that goes on after a panic elsewhere: what it guards is consistent between any two statements that can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

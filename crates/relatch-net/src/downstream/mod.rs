@@ -1,3 +1,9 @@
-//! The client's side: what may come in.
+//! The client's side: what may come in, and how answers go out.
 
+pub(crate) mod body;
+pub mod http;
 pub mod origin;
+pub(crate) mod post;
+pub(crate) mod reply;
+mod spool;
+pub mod stdio;

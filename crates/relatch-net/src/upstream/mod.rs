@@ -1,6 +1,9 @@
-//! The server's side: connections to upstreams and what is known about each.
+//! The server's side: connections to upstreams, the requests that they carry, and what comes back.
 
+pub(crate) mod attempt;
 pub mod broken;
 pub mod dial;
+pub(crate) mod events;
+pub(crate) mod job;
 pub mod socket;
 pub mod target;

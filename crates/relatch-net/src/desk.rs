@@ -1,0 +1,317 @@
+//! What the shell keeps for one upstream while the core decides: requests, messages, answers, attempts.
+//!
+//! It lives behind the same lock as the machine, so that a fact and its effects see one state. It sorts the messages of
+//! a stream by whom they are for and decides nothing else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use relatch_core::effect::What;
+use relatch_core::{AttemptId, ExId, Gen, LatchId, NoteId};
+use relatch_wire::envelope::{Body, read_body};
+use relatch_wire::handshake::cancelled_message;
+use relatch_wire::method::{self, ListKind};
+use relatch_wire::rewrite::server_request_id;
+use relatch_wire::{Envelope, Kind, RequestId, params};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::exchange::Sink;
+use crate::latch::{Latch, Pending};
+use crate::outbox::Outbox;
+
+/// The most requests of a server that one latch keeps open.
+const PENDING: usize = 1_000;
+
+/// Everything kept for one upstream.
+#[derive(Default)]
+pub(crate) struct Desk {
+    pub(crate) latches: BTreeMap<LatchId, Latch>,
+    pub(crate) exchanges: HashMap<ExId, Exchange>,
+    pub(crate) notes: HashMap<NoteId, Note>,
+    pub(crate) attempts: HashMap<AttemptId, Attempt>,
+}
+
+/// A message of the client's with what came along.
+#[derive(Clone)]
+pub(crate) struct Arrival {
+    /// The message.
+    pub(crate) message: Bytes,
+    /// Its envelope.
+    pub(crate) envelope: Envelope,
+    /// The headers of its request that may go on.
+    pub(crate) headers: Arc<HeaderMap>,
+    /// Counts up with every arrival.
+    pub(crate) number: u64,
+}
+
+/// A request that has no final answer yet.
+pub(crate) struct Exchange {
+    pub(crate) latch: LatchId,
+    pub(crate) id: RequestId,
+    pub(crate) arrival: Arrival,
+    pub(crate) sink: Sink,
+    /// The token under which it wants progress, and the last that it was told.
+    pub(crate) token: Option<RequestId>,
+    pub(crate) progress: Option<f64>,
+    /// What it lists, and whether from the beginning.
+    pub(crate) list: Option<(ListKind, bool)>,
+    /// Whether it is the client's `initialize`.
+    pub(crate) opening: bool,
+    /// Its share of what this keeper may keep.
+    pub(crate) kept: Option<OwnedSemaphorePermit>,
+}
+
+/// A message that expects no answer.
+pub(crate) struct Note {
+    pub(crate) latch: LatchId,
+    pub(crate) arrival: Arrival,
+    /// The client's request that it cancels.
+    pub(crate) cancels: Option<RequestId>,
+    /// Who waits to hear that it was taken.
+    pub(crate) reply: Option<oneshot::Sender<NoteReply>>,
+}
+
+/// What becomes of a client's message.
+#[derive(Debug)]
+pub(crate) enum NoteReply {
+    /// Taken.
+    Accepted,
+    /// The upstream refused it so.
+    Refused(Refused),
+}
+
+/// One sending.
+pub(crate) struct Attempt {
+    pub(crate) latch: LatchId,
+    pub(crate) gen_: Gen,
+    pub(crate) what: What,
+    /// The id under which it travels.
+    pub(crate) id: Option<RequestId>,
+    /// The id under which its answer goes on.
+    pub(crate) client_id: Option<RequestId>,
+    /// Where its events and bytes go.
+    pub(crate) flow: Option<ExId>,
+    /// Rung when `flow` is set.
+    pub(crate) flowing: Arc<Notify>,
+    /// The credentials that it carries.
+    pub(crate) headers: Option<(u64, Arc<HeaderMap>)>,
+    pub(crate) last_event: Option<String>,
+    pub(crate) retry: Option<u64>,
+    pub(crate) answer: Option<Kept>,
+    /// Its last fact has been reported.
+    pub(crate) ended: bool,
+    pub(crate) task: Option<AbortHandle>,
+}
+
+/// What came for an attempt, until an effect says what becomes of it.
+#[derive(Clone, Debug)]
+pub(crate) enum Kept {
+    /// A JSON-RPC answer under the client's id, and whether it came as an event.
+    Answer(Bytes, bool),
+    /// A long answer that is out already.
+    Passed,
+    /// An HTTP refusal.
+    Refused(Refused),
+}
+
+/// A whole HTTP answer that is no JSON-RPC success.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) status: StatusCode,
+    /// What of its headers may go back.
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) location: Option<String>,
+}
+
+/// Whom a message of a stream is for.
+pub(crate) enum Sifted {
+    /// It is the attempt's answer, under the client's id.
+    Answer(Bytes),
+    /// It goes on in the stream of an exchange.
+    Exchange(Sink, Bytes),
+    /// It goes on by the standing stream.
+    Standing(Arc<Outbox>, Bytes),
+    /// It is no message.
+    Malformed(String),
+}
+
+impl Attempt {
+    /// The exchange that it was made for.
+    pub(crate) fn ex(&self) -> Option<ExId> {
+        match self.what {
+            What::Exchange { ex, .. } => Some(ex),
+            What::Initialize { ex } => ex,
+            What::Initialized
+            | What::Ping
+            | What::SetLevel(_)
+            | What::Subscribe(_)
+            | What::List { .. }
+            | What::Note(_)
+            | What::Stream
+            | What::Resume { .. }
+            | What::Delete => None,
+        }
+    }
+}
+
+impl Desk {
+    /// Takes an exchange off the desk, with what is left of its attempts.
+    pub(crate) fn close_exchange(&mut self, ex: ExId) -> Option<Exchange> {
+        let exchange = self.exchanges.remove(&ex)?;
+        self.attempts
+            .retain(|_, attempt| !(attempt.ended && attempt.answer.is_none() && attempt.ex() == Some(ex)));
+        Some(exchange)
+    }
+
+    /// Takes everything of a latch off the desk; what runs for it is stopped.
+    pub(crate) fn close_latch(&mut self, id: LatchId) -> Option<Latch> {
+        let latch = self.latches.remove(&id)?;
+        latch.outbox.close();
+        self.exchanges.retain(|_, exchange| exchange.latch != id);
+        self.notes.retain(|_, note| note.latch != id);
+        self.attempts.retain(|_, attempt| {
+            // A DELETE outlives its latch.
+            let stays = attempt.latch != id || attempt.what == What::Delete && !attempt.ended;
+            if let (false, Some(task)) = (stays, &attempt.task) {
+                task.abort();
+            }
+            stays
+        });
+        Some(latch)
+    }
+
+    /// Notes the event id of an attempt's stream.
+    pub(crate) fn event_id(&mut self, of: AttemptId, id: String) {
+        let Some(attempt) = self.attempts.get_mut(&of) else { return };
+        if attempt.what == What::Stream
+            && let Some(session) =
+                self.latches.get_mut(&attempt.latch).and_then(|latch| latch.sessions.get_mut(&attempt.gen_))
+        {
+            session.last_event = Some(id.clone());
+        }
+        attempt.last_event = Some(id);
+    }
+
+    /// Sorts what came in a stream: one message, or on old revisions a batch.
+    pub(crate) fn sift(&mut self, of: AttemptId, text: Bytes) -> Vec<Sifted> {
+        match read_body(&text) {
+            Ok(Body::One(envelope)) => self.sift_one(of, text, &envelope).into_iter().collect(),
+            Ok(Body::Batch(batch)) => batch
+                .into_iter()
+                .filter_map(|(span, envelope)| self.sift_one(of, text.slice(span), &envelope))
+                .collect(),
+            Err(malformed) => vec![Sifted::Malformed(malformed.message)],
+        }
+    }
+
+    fn sift_one(&mut self, of: AttemptId, text: Bytes, envelope: &Envelope) -> Option<Sifted> {
+        let attempt = self.attempts.get(&of)?;
+        let gen_ = attempt.gen_;
+        let flow = attempt.flow;
+        let text = match &envelope.kind {
+            Kind::Result { id } if attempt.id.as_ref() == Some(id) => {
+                return Some(Sifted::Answer(under(&text, envelope, attempt.client_id.as_ref())));
+            }
+            // An error without id can only be about the one request of this stream.
+            Kind::Error { id, .. } if attempt.id.is_some() && (id.is_none() || attempt.id == *id) => {
+                return Some(Sifted::Answer(under(&text, envelope, attempt.client_id.as_ref())));
+            }
+            Kind::Result { .. } | Kind::Error { .. } => return None,
+            Kind::Request { id, .. } => {
+                let latch = self.latches.get_mut(&attempt.latch)?;
+                if latch.pending.len() >= PENDING {
+                    return None;
+                }
+                let id = server_request_id(gen_.0, id);
+                let text = envelope.with_id(&text, &id);
+                latch.pending.insert(id, Pending { attempt: of, ex: flow, gen_ });
+                text
+            }
+            Kind::Notification { method } => match method.as_str() {
+                method::CANCELLED => self.server_cancels(of, &text, envelope),
+                method::PROGRESS => {
+                    if self.progress_is_old(flow, &text, envelope) {
+                        return None;
+                    }
+                    text
+                }
+                _ => text,
+            },
+        };
+        let latch = self.attempts.get(&of)?.latch;
+        match flow.and_then(|ex| self.exchanges.get(&ex)).map(|exchange| &exchange.sink) {
+            Some(sink) if sink.takes_events => Some(Sifted::Exchange(sink.clone(), text)),
+            Some(_) | None => Some(Sifted::Standing(Arc::clone(&self.latches.get(&latch)?.outbox), text)),
+        }
+    }
+
+    /// The server takes a request of its own back.
+    fn server_cancels(&mut self, of: AttemptId, text: &Bytes, envelope: &Envelope) -> Bytes {
+        let named = envelope.params(text).and_then(params::cancelled_request_id);
+        let (Some((id, span)), Some(attempt)) = (named, self.attempts.get(&of)) else { return text.clone() };
+        let mapped = server_request_id(attempt.gen_.0, &id);
+        match self.latches.get_mut(&attempt.latch).and_then(|latch| latch.pending.remove(&mapped)) {
+            Some(_) => envelope.with_params_value(text, span, mapped.raw()),
+            None => text.clone(),
+        }
+    }
+
+    /// Whether the client was told as much already. What is new is remembered.
+    fn progress_is_old(&mut self, flow: Option<ExId>, text: &Bytes, envelope: &Envelope) -> bool {
+        let told = envelope.params(text).and_then(params::progress_fields);
+        let exchange = flow.and_then(|ex| self.exchanges.get_mut(&ex));
+        let (Some((token, progress)), Some(exchange)) = (told, exchange) else { return false };
+        if exchange.token.as_ref() != Some(&token) {
+            return false;
+        }
+        let old = exchange.progress.is_some_and(|last| progress <= last);
+        if !old {
+            exchange.progress = Some(progress);
+        }
+        old
+    }
+
+    /// Cancels at the client what this attempt's stream asked of it.
+    pub(crate) fn withdraw(&mut self, of: AttemptId) {
+        for latch in self.latches.values_mut() {
+            let asked: Vec<_> = latch
+                .pending
+                .iter()
+                .filter(|(_, pending)| pending.attempt == of)
+                .map(|(id, pending)| (id.clone(), pending.ex))
+                .collect();
+            for (id, ex) in asked {
+                latch.pending.remove(&id);
+                let words = cancelled_message(&id, "The server that asked is gone");
+                let sink = ex.and_then(|ex| self.exchanges.get(&ex)).map(|exchange| &exchange.sink);
+                if !sink.is_some_and(|sink| sink.takes_events && sink.event_now(&words)) {
+                    latch.outbox.push(words);
+                }
+            }
+        }
+    }
+
+    /// The id under which an open attempt of this session carries the request that the client knows by `id`.
+    pub(crate) fn travels_as(&self, latch: LatchId, gen_: Gen, id: &RequestId) -> Option<RequestId> {
+        self.attempts
+            .iter()
+            .filter(|(_, attempt)| attempt.latch == latch && attempt.gen_ == gen_ && !attempt.ended)
+            .filter(|(_, attempt)| attempt.ex().is_some() && attempt.client_id.as_ref() == Some(id))
+            .max_by_key(|(attempt, _)| **attempt)
+            .and_then(|(_, attempt)| attempt.id.clone())
+    }
+
+    /// Whether an attempt carries this note now.
+    pub(crate) fn carries(&self, note: NoteId) -> bool {
+        self.attempts.values().any(|attempt| attempt.what == What::Note(note) && !attempt.ended)
+    }
+}
+
+fn under(text: &Bytes, envelope: &Envelope, id: Option<&RequestId>) -> Bytes {
+    id.map_or_else(|| text.clone(), |id| envelope.with_id(text, id))
+}

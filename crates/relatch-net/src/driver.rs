@@ -1,0 +1,463 @@
+//! One upstream at work: facts go into its machine, effects come out and are carried out.
+//!
+//! One lock holds the machine and the desk for one fact and its effects, never across an await, so that effects happen
+//! in the order in which the machine gave them. Attempts are tasks of their own. What is sent, and when, is the core's.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use jiff::Timestamp;
+use relatch_core::effect::{Tell, What};
+use relatch_core::health::HealthReport;
+use relatch_core::input::{Answer, Input, Refusal};
+use relatch_core::policy::Policy;
+use relatch_core::upstream::Machine;
+use relatch_core::{At, AttemptId, Effect, ExId, LatchId, journal};
+use relatch_wire::handshake::{advertise_list_changed, notification_message};
+use relatch_wire::{Envelope, method};
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::desk::{Desk, Kept, NoteReply, Refused};
+use crate::exchange::{Final, Piece};
+use crate::keeper::Common;
+use crate::upstream::attempt;
+use crate::upstream::dial::Dialer;
+use crate::{lock, words};
+
+/// The timer looks at the clock this often while something is due later: a timer stands still while the machine sleeps.
+const LONGEST_NAP: Duration = Duration::from_secs(5);
+/// A deadline that is due already is not waited for less than this.
+const SHORTEST_NAP: Duration = Duration::from_millis(2);
+
+/// One upstream.
+pub(crate) struct Upstream {
+    pub(crate) name: Arc<str>,
+    /// The address for words and records.
+    pub(crate) url: String,
+    /// Headers that the user configured.
+    pub(crate) headers: HeaderMap,
+    pub(crate) dialer: Dialer,
+    pub(crate) common: Arc<Common>,
+    /// The path to which the server redirects, once known.
+    pub(crate) path: Mutex<Option<Arc<str>>>,
+    inside: Mutex<Inside>,
+    earlier: Notify,
+    /// Rung whenever an attempt has ended.
+    pub(crate) quieter: Notify,
+    ids: AtomicU64,
+}
+
+struct Inside {
+    machine: Machine,
+    desk: Desk,
+    effects: Vec<Effect>,
+    /// What the timer waits for.
+    armed: Option<At>,
+}
+
+/// What is done after the lock is let go.
+#[derive(Default)]
+struct Later {
+    journal: Vec<journal::Entry>,
+}
+
+impl Upstream {
+    /// An upstream whose timer runs until it is dropped.
+    pub(crate) fn start(
+        policy: Policy,
+        headers: HeaderMap,
+        dialer: Dialer,
+        common: Arc<Common>,
+        chance: u64,
+    ) -> Arc<Upstream> {
+        let now = At(common.clock.now_ms());
+        let upstream = Arc::new(Upstream {
+            name: policy.name.as_str().into(),
+            url: policy.url.clone(),
+            headers,
+            dialer,
+            common,
+            path: Mutex::new(None),
+            inside: Mutex::new(Inside {
+                machine: Machine::new(policy, now, chance),
+                desk: Desk::default(),
+                effects: Vec::new(),
+                armed: None,
+            }),
+            earlier: Notify::new(),
+            quieter: Notify::new(),
+            ids: AtomicU64::new(0),
+        });
+        tokio::spawn(keep_time(Arc::downgrade(&upstream)));
+        upstream
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.common.clock
+    }
+
+    /// An id for a request of relatch's own.
+    pub(crate) fn own_id(&self) -> relatch_wire::RequestId {
+        let number = self.ids.fetch_add(1, Ordering::Relaxed);
+        relatch_wire::RequestId::text(&format!("{}{number}", self.common.prefix))
+    }
+
+    /// Reports a fact.
+    pub(crate) fn fact(self: &Arc<Self>, input: Input<'_>) {
+        self.fact_after(|_| true, input);
+    }
+
+    /// Prepares the desk and reports a fact, unless the desk says that there is nothing to report.
+    pub(crate) fn fact_after(self: &Arc<Self>, prepare: impl FnOnce(&mut Desk) -> bool, input: Input<'_>) {
+        let mut later = Later::default();
+        {
+            let mut inside = lock(&self.inside);
+            if prepare(&mut inside.desk) {
+                self.step(&mut inside, input, &mut later);
+            }
+        }
+        self.after(later);
+    }
+
+    /// Looks at the desk, or changes what no fact depends on.
+    pub(crate) fn desk<T>(&self, look: impl FnOnce(&mut Desk) -> T) -> T {
+        look(&mut lock(&self.inside).desk)
+    }
+
+    /// Reports the end of an attempt and settles what the machine leaves to the shell.
+    pub(crate) fn finish(self: &Arc<Self>, attempt: AttemptId, kept: Option<Kept>, input: Input<'_>) {
+        let mut later = Later::default();
+        {
+            let mut inside = lock(&self.inside);
+            let Some(ending) = inside.desk.attempts.get_mut(&attempt) else { return };
+            ending.ended = true;
+            ending.answer = kept.clone();
+            let (what, resumable) = (ending.what.clone(), ending.last_event.is_some());
+            let (refused, answered) =
+                (matches!(input, Input::Refused { .. }), matches!(input, Input::Answered { .. }));
+            self.step(&mut inside, input, &mut later);
+            let desk = &mut inside.desk;
+            match what {
+                What::Exchange { .. } | What::Initialize { ex: Some(_) } => {
+                    // Without an answer there is nothing left to name, unless its stream may be resumed.
+                    if kept.is_none() && !resumable {
+                        desk.attempts.remove(&attempt);
+                    }
+                }
+                What::Note(note) => {
+                    desk.attempts.remove(&attempt);
+                    if !desk.carries(note) {
+                        let reply = match (refused, kept) {
+                            (true, Some(Kept::Refused(refused))) => NoteReply::Refused(refused),
+                            _ => NoteReply::Accepted,
+                        };
+                        self.settle_note(desk, note, reply, answered);
+                    }
+                }
+                What::Initialize { ex: None }
+                | What::Initialized
+                | What::Ping
+                | What::SetLevel(_)
+                | What::Subscribe(_)
+                | What::List { .. }
+                | What::Stream
+                | What::Resume { .. }
+                | What::Delete => {
+                    desk.attempts.remove(&attempt);
+                }
+            }
+        }
+        self.quieter.notify_waiters();
+        self.after(later);
+    }
+
+    /// The truth at this moment.
+    pub(crate) fn report(&self) -> HealthReport {
+        let now = At(self.clock().now_ms());
+        lock(&self.inside).machine.report(now)
+    }
+
+    /// Latches that have a downstream session, with its id.
+    pub(crate) fn sids(&self) -> Vec<(LatchId, Arc<str>)> {
+        self.desk(|desk| desk.latches.iter().map(|(id, latch)| (*id, Arc::clone(&latch.sid))).collect())
+    }
+
+    fn step(self: &Arc<Self>, inside: &mut Inside, input: Input<'_>, later: &mut Later) {
+        let now = At(self.clock().now_ms());
+        let Inside { machine, desk, effects, armed } = inside;
+        machine.on(now, input, effects);
+        let mut hints = Vec::new();
+        for effect in effects.drain(..) {
+            self.carry_out(desk, machine, effect, later, &mut hints);
+        }
+        for (latch, hints) in hints {
+            machine.on(now, Input::Hinted { latch, hints }, effects);
+            let mut none = Vec::new();
+            for effect in effects.drain(..) {
+                self.carry_out(desk, machine, effect, later, &mut none);
+            }
+        }
+        let due = machine.deadline().map(|deadline| deadline.at);
+        if due.is_some_and(|due| armed.is_none_or(|armed| due < armed)) {
+            *armed = due;
+            self.earlier.notify_one();
+        }
+    }
+
+    fn after(&self, later: Later) {
+        for entry in later.journal {
+            (self.common.journal)(&self.name, Timestamp::now(), entry);
+        }
+    }
+
+    fn carry_out(
+        self: &Arc<Self>,
+        desk: &mut Desk,
+        machine: &Machine,
+        effect: Effect,
+        later: &mut Later,
+        hints: &mut Vec<(LatchId, Vec<(String, bool, bool)>)>,
+    ) {
+        match effect {
+            Effect::Send(send) => attempt::begin(self, desk, send),
+            Effect::Abort { attempt } => {
+                if let Some(aborted) = desk.attempts.remove(&attempt) {
+                    if let Some(task) = aborted.task {
+                        task.abort();
+                    }
+                    self.quieter.notify_waiters();
+                }
+            }
+            Effect::Flow { ex, attempt } => {
+                if let Some(attempt) = desk.attempts.get_mut(&attempt) {
+                    attempt.flow = Some(ex);
+                    attempt.flowing.notify_one();
+                }
+            }
+            Effect::Pass { ex, attempt } => self.pass(desk, ex, attempt, hints),
+            Effect::PassRefusal { ex, attempt, executed } => {
+                let refused = desk.attempts.remove(&attempt).and_then(|attempt| attempt.answer);
+                if let Some(exchange) = desk.close_exchange(ex) {
+                    let text = match refused {
+                        Some(Kept::Refused(refused)) => {
+                            words::passed_refusal(&self.name, &exchange.id, &refused, executed)
+                        }
+                        Some(Kept::Answer(text, _)) => text,
+                        Some(Kept::Passed) | None => words::lost_answer(&self.name, &exchange.id),
+                    };
+                    exchange.sink.put(Piece::Final(Final::Message { text, sse: false }));
+                }
+            }
+            Effect::Challenge { ex, attempt } => {
+                let refused = desk.attempts.get(&attempt).and_then(|attempt| attempt.answer.clone());
+                let Some(exchange) = desk.close_exchange(ex) else { return };
+                exchange.sink.put(Piece::Final(match refused {
+                    Some(Kept::Refused(Refused { status, headers, body, .. })) => Final::Challenge {
+                        instead: words::challenge(&self.name, &exchange.id, status, &headers),
+                        status,
+                        headers,
+                        body,
+                    },
+                    Some(Kept::Answer(..) | Kept::Passed) | None => {
+                        Final::Message { text: words::lost_answer(&self.name, &exchange.id), sse: false }
+                    }
+                }));
+            }
+            Effect::Drop { attempt } => {
+                desk.attempts.remove(&attempt);
+            }
+            Effect::Answer { ex, failure } => {
+                if let Some(exchange) = desk.close_exchange(ex) {
+                    let text = words::failure(&self.name, self.clock(), &failure).to_message(Some(&exchange.id));
+                    exchange.sink.put(Piece::Final(Final::Message { text, sse: false }));
+                }
+            }
+            Effect::Early { ex } => {
+                if let Some(exchange) = desk.exchanges.get(&ex) {
+                    exchange.sink.put(Piece::Early);
+                }
+            }
+            Effect::Accept { note } => self.settle_note(desk, note, NoteReply::Accepted, false),
+            Effect::DropNote { note } => self.settle_note(desk, note, NoteReply::Accepted, true),
+            Effect::Tell { latch, tell } => {
+                if let Some(latch) = desk.latches.get(&latch) {
+                    latch.outbox.push(telling(&tell));
+                }
+            }
+            Effect::Withdraw { attempt } => desk.withdraw(attempt),
+            Effect::CloseIdle => self.dialer.close_idle(),
+            Effect::Record { latch } => self.record(desk, machine, latch),
+            Effect::Forget { latch, gen_ } => {
+                if let Some(latch) = desk.latches.get_mut(&latch) {
+                    latch.sessions.remove(&gen_);
+                }
+            }
+            Effect::Close { latch } => {
+                if let Some(latch) = desk.close_latch(latch)
+                    && !latch.sid.is_empty()
+                {
+                    self.common.sessions.remove(&latch.sid);
+                    self.common.writer.remove(&latch.sid);
+                }
+            }
+            Effect::Journal(entry) => later.journal.push(entry),
+        }
+    }
+
+    /// The attempt's answer goes to the client.
+    fn pass(
+        &self,
+        desk: &mut Desk,
+        ex: ExId,
+        attempt: AttemptId,
+        hints: &mut Vec<(LatchId, Vec<(String, bool, bool)>)>,
+    ) {
+        let answer = desk.attempts.remove(&attempt).and_then(|attempt| attempt.answer);
+        let Some(exchange) = desk.close_exchange(ex) else { return };
+        let last = match answer {
+            Some(Kept::Answer(text, sse)) => {
+                let text = if exchange.opening { advertise_list_changed(&text) } else { text };
+                if let (Some((kind, first)), Some(latch)) =
+                    (exchange.list, desk.latches.get_mut(&exchange.latch))
+                    && let Ok(envelope) = Envelope::read(&text)
+                    && let Some(page) =
+                        envelope.result(&text).and_then(|raw| relatch_wire::lists::items(raw, kind))
+                {
+                    latch.lists.passed(kind, first, &page);
+                    if !page.hints.is_empty() {
+                        let seen = page.hints.into_iter().map(|(tool, h)| (tool, h.read_only, h.idempotent));
+                        hints.push((exchange.latch, seen.collect()));
+                    }
+                }
+                Final::Message { text, sse }
+            }
+            Some(Kept::Passed) => Final::Whole,
+            Some(Kept::Refused(refused)) => Final::Message {
+                text: words::passed_refusal(
+                    &self.name,
+                    &exchange.id,
+                    &refused,
+                    relatch_wire::failure::Executed::Unknown,
+                ),
+                sse: false,
+            },
+            None => Final::Message { text: words::lost_answer(&self.name, &exchange.id), sse: false },
+        };
+        exchange.sink.put(Piece::Final(last));
+    }
+
+    fn settle_note(&self, desk: &mut Desk, note: relatch_core::NoteId, reply: NoteReply, over: bool) {
+        let Some(kept) = desk.notes.get_mut(&note) else { return };
+        if let Some(waiting) = kept.reply.take() {
+            // Who waited may have left.
+            drop(waiting.send(reply));
+        }
+        if over {
+            desk.notes.remove(&note);
+        }
+    }
+
+    fn record(&self, desk: &Desk, machine: &Machine, id: LatchId) {
+        if !self.common.writer.keeps() {
+            return;
+        }
+        let Some(latch) = desk.latches.get(&id) else { return };
+        let Some(snapshot) = machine.snapshot(id) else { return };
+        let now = Timestamp::now().as_millisecond();
+        if let Some(record) = latch.record(&self.name, &self.url, now, snapshot) {
+            self.common.writer.put(record);
+        }
+    }
+
+    /// Reports the answer of an attempt.
+    pub(crate) fn answered(self: &Arc<Self>, attempt: AttemptId, kept: Kept) {
+        let text = match &kept {
+            Kept::Answer(text, _) => text.clone(),
+            Kept::Passed | Kept::Refused(_) => Bytes::new(),
+        };
+        let kind = Envelope::read(&text).ok().map(|envelope| envelope.kind);
+        let answer = match &kind {
+            Some(relatch_wire::Kind::Error { code, message, .. }) => Answer::Error { code: *code, message },
+            Some(_) | None => Answer::Result,
+        };
+        self.finish(attempt, Some(kept), Input::Answered { attempt, answer });
+    }
+
+    /// Reports the refusal of an attempt.
+    pub(crate) fn refused(self: &Arc<Self>, attempt: AttemptId, refused: Refused) {
+        let body = String::from_utf8_lossy(&refused.body).into_owned();
+        let envelope = Envelope::read(&refused.body).ok();
+        let rpc_code = envelope.as_ref().and_then(|envelope| match envelope.kind {
+            relatch_wire::Kind::Error { code, .. } => Some(code),
+            relatch_wire::Kind::Request { .. }
+            | relatch_wire::Kind::Notification { .. }
+            | relatch_wire::Kind::Result { .. } => None,
+        });
+        let without_id = match &envelope {
+            Some(envelope) => envelope.with_id(&refused.body, &relatch_wire::RequestId::number(0)),
+            None => refused.body.clone(),
+        };
+        let location = refused.location.clone();
+        let refusal = Refusal {
+            status: refused.status.as_u16(),
+            body: &body,
+            rpc_code,
+            digest: relatch_wire::digest::digest(&without_id),
+            challenge: refused.headers.contains_key(http::header::WWW_AUTHENTICATE),
+            retry_after: refused.retry_after,
+            location: location.as_deref(),
+        };
+        let kept = Kept::Refused(refused.clone());
+        self.finish(attempt, Some(kept), Input::Refused { attempt, refusal });
+    }
+}
+
+/// Wakes the machine when it wants to be woken.
+async fn keep_time(upstream: std::sync::Weak<Upstream>) {
+    loop {
+        let Some(up) = upstream.upgrade() else { return };
+        let due = {
+            let mut inside = lock(&up.inside);
+            inside.armed = inside.machine.deadline().map(|deadline| deadline.at);
+            inside.armed
+        };
+        let now = At(up.clock().now_ms());
+        let nap = due.map(|due| Duration::from_millis(due.since(now)).clamp(SHORTEST_NAP, LONGEST_NAP));
+        {
+            let earlier = up.earlier.notified();
+            tokio::pin!(earlier);
+            match nap {
+                Some(nap) => {
+                    tokio::select! {
+                        () = tokio::time::sleep(nap) => {}
+                        () = &mut earlier => {}
+                    }
+                }
+                // The upstream is looked for again now and then, so that this task ends with it.
+                None => {
+                    tokio::select! {
+                        () = tokio::time::sleep(LONGEST_NAP * 12) => {}
+                        () = &mut earlier => {}
+                    }
+                }
+            }
+        }
+        if due.is_some_and(|due| due <= At(up.clock().now_ms())) {
+            up.fact(Input::Tick);
+        }
+    }
+}
+
+fn telling(tell: &Tell) -> Bytes {
+    match tell {
+        Tell::ListChanged(kind) => notification_message(kind.changed_notification(), None),
+        Tell::Updated(uri) => {
+            let params = serde_json::json!({ "uri": uri }).to_string();
+            notification_message(method::RESOURCE_UPDATED, Some(params.as_bytes()))
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What clients bring, put on the desk and reported to the core; the same for both sides.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use relatch_core::health::{ClientSeen, ServerSeen};
+use relatch_core::input::{Ask, Input, Keep, Restored, Told};
+use relatch_core::record::Record;
+use relatch_core::{ExId, LatchId, NoteId};
+use relatch_wire::headers::forwarded_downstream_header;
+use relatch_wire::method::{self, ListKind};
+use relatch_wire::{Kind, RequestId, params};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::desk::{Arrival, Exchange, Note, NoteReply};
+use crate::driver::Upstream;
+use crate::exchange::{Pieces, Sink};
+use crate::latch::Latch;
+use crate::outbox::Outbox;
+
+/// A request on its way in.
+pub(crate) struct Request {
+    pub(crate) arrival: Arrival,
+    /// Its id.
+    pub(crate) id: RequestId,
+    /// Whether the client takes messages before the answer.
+    pub(crate) takes_events: bool,
+    /// Its share of what this keeper may keep.
+    pub(crate) kept: Option<OwnedSemaphorePermit>,
+}
+
+/// An exchange as its front holds it. When this is dropped before the answer was put in, the client has left.
+pub(crate) struct Asked {
+    up: Arc<Upstream>,
+    ex: ExId,
+    pub(crate) id: RequestId,
+    pub(crate) pieces: Pieces,
+}
+
+impl Asked {
+    /// The upstream's name.
+    pub(crate) fn upstream(&self) -> &str {
+        &self.up.name
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let ex = self.ex;
+        self.up.fact_after(|desk| desk.close_exchange(ex).is_some(), Input::Left { ex });
+    }
+}
+
+impl Upstream {
+    /// A downstream session begins with this `initialize`.
+    pub(crate) fn open(self: &Arc<Self>, latch: LatchId, sid: Arc<str>, request: Request) -> Asked {
+        let raw = request.arrival.envelope.params(&request.arrival.message).unwrap_or_default();
+        let client = client_of(raw);
+        let initialize = String::from_utf8_lossy(raw).into_owned();
+        let opened = jiff::Timestamp::now().as_millisecond();
+        let ask = ask_of(&request);
+        let (ex, asked, exchange) = self.exchange(latch, request, true);
+        let mut kept = Latch::new(sid, opened, initialize);
+        kept.credentials.seen(exchange.arrival.number, &exchange.arrival.headers);
+        self.fact_after(
+            |desk| {
+                desk.latches.insert(latch, kept);
+                desk.exchanges.insert(ex, exchange);
+                true
+            },
+            Input::Opened { latch, ex, ask, client },
+        );
+        asked
+    }
+
+    /// A downstream session of a keeper that ran before goes on.
+    pub(crate) fn restore(self: &Arc<Self>, id: LatchId, record: &Record) {
+        let latch = Latch::of_record(record);
+        let restored = Restored {
+            bound: latch.inherited,
+            has_id: record.session.as_ref().is_some_and(|session| session.id.is_some()),
+            begun: record.generation,
+            initialized: record.initialized,
+            revision: record.revision.clone(),
+            client: client_of(record.initialize.as_bytes()),
+            server: record.session.as_ref().map(|session| ServerSeen {
+                name: session.server.as_ref().map(|(name, _)| name.clone()),
+                version: session.server.as_ref().map(|(_, version)| version.clone()),
+                protocol: session.revision.clone(),
+                era: relatch_wire::era::Era::Legacy.as_str(),
+            }),
+            level: record.level.clone(),
+            subscriptions: record.subscriptions.clone(),
+            lists: latch.known_lists(),
+            hints: record.hints.iter().map(|(tool, (r, i))| (tool.clone(), *r, *i)).collect(),
+        };
+        self.fact_after(
+            |desk| {
+                desk.latches.insert(id, latch);
+                true
+            },
+            Input::Restored { latch: id, restored },
+        );
+    }
+
+    /// A client asks for something; `None` when its session is over.
+    pub(crate) fn ask(self: &Arc<Self>, latch: LatchId, request: Request) -> Option<Asked> {
+        let ask = ask_of(&request);
+        let (ex, asked, exchange) = self.exchange(latch, request, false);
+        let mut known = false;
+        self.fact_after(
+            |desk| {
+                if let Some(kept) = desk.latches.get_mut(&latch) {
+                    kept.credentials.seen(exchange.arrival.number, &exchange.arrival.headers);
+                    desk.exchanges.insert(ex, exchange);
+                    known = true;
+                }
+                known
+            },
+            Input::Asked { latch, ex, ask },
+        );
+        known.then_some(asked)
+    }
+
+    /// A client sends what expects no answer; `None` when its session is over.
+    pub(crate) fn tell(
+        self: &Arc<Self>,
+        latch: LatchId,
+        arrival: Arrival,
+    ) -> Option<oneshot::Receiver<NoteReply>> {
+        let note = NoteId(self.common.next());
+        let (reply, heard) = oneshot::channel();
+        let named = arrival.envelope.params(&arrival.message).and_then(params::cancelled_request_id);
+        // A server's request is answered once, so this is asked before the fact is told.
+        let mut told = match (&arrival.envelope.kind, named) {
+            (Kind::Notification { method }, named) => match (method.as_str(), named) {
+                (method::INITIALIZED, _) => Told::Initialized,
+                (method::CANCELLED, Some((id, _))) => Told::Cancelled(id),
+                _ => Told::Other,
+            },
+            (Kind::Result { .. } | Kind::Error { .. } | Kind::Request { .. }, _) => Told::Answer(None),
+        };
+        let known = self.desk(|desk| {
+            let kept = desk.latches.get_mut(&latch)?;
+            kept.credentials.seen(arrival.number, &arrival.headers);
+            if let (Told::Answer(gen_), Some(id)) = (&mut told, arrival.envelope.id()) {
+                *gen_ = kept.answered(id);
+            }
+            Some(())
+        });
+        known?;
+        let cancels = match &told {
+            Told::Cancelled(id) => Some(id.clone()),
+            Told::Initialized | Told::Answer(_) | Told::Other => None,
+        };
+        self.fact_after(
+            |desk| {
+                desk.notes.insert(note, Note { latch, arrival, cancels, reply: Some(reply) });
+                true
+            },
+            Input::Told { latch, note, told },
+        );
+        Some(heard)
+    }
+
+    /// A reader takes the standing stream of a latch: its queue, and the reader's number there.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        latch: LatchId,
+        headers: Arc<HeaderMap>,
+    ) -> Option<(Arc<Outbox>, u64)> {
+        let mut taken = None;
+        self.fact_after(
+            |desk| {
+                let Some(kept) = desk.latches.get_mut(&latch) else { return false };
+                kept.credentials.seen(self.common.next(), &headers);
+                let number = kept.outbox.attach(kept.credentials.trusts(&headers));
+                kept.reader = Some(headers);
+                taken = Some((Arc::clone(&kept.outbox), number));
+                true
+            },
+            Input::Attached { latch },
+        );
+        taken
+    }
+
+    /// A reader of the standing stream leaves.
+    pub(crate) fn detach(self: &Arc<Self>, latch: LatchId, number: u64) {
+        self.fact_after(
+            |desk| desk.latches.get_mut(&latch).is_some_and(|kept| kept.outbox.detach(number)),
+            Input::Detached { latch },
+        );
+    }
+
+    /// The downstream session is over.
+    pub(crate) fn end(self: &Arc<Self>, latch: LatchId) {
+        self.fact_after(|desk| desk.latches.contains_key(&latch), Input::Ended { latch });
+    }
+
+    /// Whether nothing runs for this latch any more.
+    pub(crate) fn is_quiet(&self, latch: LatchId) -> bool {
+        self.desk(|desk| !desk.attempts.values().any(|attempt| attempt.latch == latch && !attempt.ended))
+    }
+
+    fn exchange(self: &Arc<Self>, latch: LatchId, request: Request, opening: bool) -> (ExId, Asked, Exchange) {
+        let ex = ExId(self.common.next());
+        let Request { arrival, id, takes_events, kept } = request;
+        let (sink, pieces) = Sink::open(takes_events);
+        let raw = arrival.envelope.params(&arrival.message).unwrap_or_default();
+        let list = arrival
+            .envelope
+            .method()
+            .and_then(ListKind::from_method)
+            .map(|kind| (kind, params::cursor(raw).is_none()));
+        let token = params::progress_token(raw);
+        let exchange =
+            Exchange { latch, id: id.clone(), arrival, sink, token, progress: None, list, opening, kept };
+        (ex, Asked { up: Arc::clone(self), ex, id, pieces }, exchange)
+    }
+}
+
+fn ask_of(request: &Request) -> Ask {
+    let arrival = &request.arrival;
+    let name = arrival.envelope.method().unwrap_or_default();
+    let params = arrival.envelope.params(&arrival.message);
+    let raw = params.unwrap_or_default();
+    let text = || String::from_utf8_lossy(raw).into_owned();
+    let keep = match name {
+        method::SET_LEVEL => Keep::Level(text()),
+        method::RESOURCES_SUBSCRIBE => {
+            params::uri(raw).map_or(Keep::Nothing, |uri| Keep::Subscribe(uri, text()))
+        }
+        method::RESOURCES_UNSUBSCRIBE => params::uri(raw).map_or(Keep::Nothing, Keep::Unsubscribe),
+        _ => ListKind::from_method(name).map_or(Keep::Nothing, Keep::List),
+    };
+    Ask {
+        id: request.id.clone(),
+        method: name.to_owned(),
+        tool: if name == method::TOOLS_CALL { params::tool_name(raw) } else { None },
+        accepts_sse: request.takes_events,
+        keep,
+    }
+}
+
+fn client_of(params: &[u8]) -> Option<ClientSeen> {
+    params::client_identity(params).map(|client| ClientSeen { name: client.name, version: client.version })
+}
+
+/// The headers of a client's request that go on to its upstream, copied so that they hold on to no buffer.
+pub(crate) fn forwardable(headers: &HeaderMap) -> HeaderMap {
+    let named: Vec<String> = headers
+        .get_all(http::header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
+        .collect();
+    headers
+        .iter()
+        .filter(|(name, _)| {
+            forwarded_downstream_header(name.as_str()) && !named.iter().any(|other| other == name.as_str())
+        })
+        .filter_map(|(name, value)| Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?)))
+        .collect()
+}
+
+/// A message and its envelope with what came along.
+pub(crate) fn arrival(
+    number: u64,
+    message: Bytes,
+    envelope: relatch_wire::Envelope,
+    headers: Arc<HeaderMap>,
+) -> Arrival {
+    Arrival { message, envelope, headers, number }
+}

@@ -1,0 +1,252 @@
+//! A keeper: the upstreams of this process, their downstream sessions, and the bounds that they share.
+//!
+//! What happens to a call is decided in the core, one machine per upstream.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::HeaderMap;
+use jiff::Timestamp;
+use relatch_core::health::HealthReport;
+use relatch_core::input::Input;
+use relatch_core::policy::Policy;
+use relatch_core::{LatchId, journal};
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::driver::Upstream;
+use crate::entropy;
+use crate::records::{Records, Writer};
+use crate::sessions::Sessions;
+use crate::upstream::dial::{Dialer, Target, Tls};
+
+/// Downstream sessions end after this long without use, in milliseconds: 30 days.
+const UNUSED_MS: u64 = 30 * 24 * 3_600_000;
+/// Beyond this many the least recently used ends.
+const SESSIONS: usize = 10_000;
+/// Expiry is looked at this often.
+const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
+/// Requests that are kept together, in KiB: 256 MiB.
+const KEPT_KIB: usize = 256 * 1024;
+
+/// Where journal entries go: upstream, date, entry. Called in order of each upstream's events and not under a lock.
+pub type JournalSink = Arc<dyn Fn(&str, Timestamp, journal::Entry) + Send + Sync>;
+
+/// One configured upstream.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Name, address and the user's decisions. `local` is set from the address.
+    pub policy: Policy,
+    /// Headers that every request to it carries, in place of the client's.
+    pub headers: HeaderMap,
+    /// Its address.
+    pub target: Target,
+}
+
+/// What a keeper needs to start.
+pub struct KeeperConfig {
+    /// The upstreams; their names are unique.
+    pub servers: Vec<ServerConfig>,
+    /// Where records of downstream sessions live; none keeps nothing beyond this process.
+    pub records: Option<Arc<dyn Records>>,
+    /// Where journal entries go.
+    pub journal: JournalSink,
+    /// How TLS is spoken to upstreams.
+    pub tls: Tls,
+}
+
+/// What all upstreams of a keeper share.
+pub(crate) struct Common {
+    pub(crate) clock: Clock,
+    /// Ids of relatch's own requests begin with this.
+    pub(crate) prefix: String,
+    pub(crate) sessions: Sessions,
+    pub(crate) writer: Arc<Writer>,
+    pub(crate) journal: JournalSink,
+    /// What requests may be kept, in KiB.
+    pub(crate) kept: Arc<Semaphore>,
+    numbers: AtomicU64,
+}
+
+impl Common {
+    /// A number that was never given before.
+    pub(crate) fn next(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A running keeper.
+pub struct Keeper {
+    upstreams: BTreeMap<Arc<str>, Arc<Upstream>>,
+    pub(crate) common: Arc<Common>,
+    /// One restoration at a time, so that an id is restored once.
+    restoring: tokio::sync::Mutex<()>,
+}
+
+impl Keeper {
+    /// Starts the upstreams; nothing is sent before a client asks. Needs a running tokio runtime.
+    #[must_use]
+    pub fn start(config: KeeperConfig) -> Arc<Keeper> {
+        let common = Arc::new(Common {
+            clock: Clock::start(),
+            prefix: entropy::relatch_id_prefix(),
+            sessions: Sessions::default(),
+            writer: Writer::new(config.records),
+            journal: config.journal,
+            kept: Arc::new(Semaphore::new(KEPT_KIB)),
+            numbers: AtomicU64::new(1),
+        });
+        let upstreams = config
+            .servers
+            .into_iter()
+            .map(|server| {
+                let ServerConfig { policy, headers, target } = server;
+                let dialer = Dialer::new(target, config.tls.clone());
+                let upstream = Upstream::start(policy, headers, dialer, Arc::clone(&common), entropy::chance());
+                (Arc::clone(&upstream.name), upstream)
+            })
+            .collect();
+        let keeper = Arc::new(Keeper { upstreams, common, restoring: tokio::sync::Mutex::new(()) });
+        tokio::spawn(expire(Arc::downgrade(&keeper)));
+        keeper
+    }
+
+    /// The names of the upstreams, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.upstreams.keys().map(|name| &**name)
+    }
+
+    /// The clock by which reports are dated.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.common.clock
+    }
+
+    /// The truth about an upstream at this moment.
+    #[must_use]
+    pub fn report(&self, name: &str) -> Option<HealthReport> {
+        self.upstreams.get(name).map(|upstream| upstream.report())
+    }
+
+    /// The first characters of the downstream session ids of an upstream, by latch; empty on stdio.
+    #[must_use]
+    pub fn session_ids(&self, name: &str) -> BTreeMap<LatchId, String> {
+        let Some(upstream) = self.upstreams.get(name) else { return BTreeMap::new() };
+        upstream.sids().into_iter().map(|(latch, sid)| (latch, sid.chars().take(8).collect())).collect()
+    }
+
+    /// Sockets open to an upstream.
+    #[must_use]
+    pub fn open_sockets(&self, name: &str) -> Option<usize> {
+        self.upstreams.get(name).map(|upstream| upstream.dialer.open_sockets())
+    }
+
+    /// Asks for a relatch of every latch of one upstream, or of all. Each upstream and how many latches it has.
+    pub fn reconnect(&self, name: Option<&str>) -> Vec<(String, usize)> {
+        self.upstreams
+            .values()
+            .filter(|upstream| name.is_none_or(|name| name == &*upstream.name))
+            .map(|upstream| {
+                let latches = upstream.sids().len();
+                upstream.fact(Input::Reconnect { latch: None });
+                (upstream.name.to_string(), latches)
+            })
+            .collect()
+    }
+
+    /// Waits until everything that has to outlive this process is stored.
+    pub async fn flush(&self) {
+        self.common.writer.flush().await;
+    }
+
+    pub(crate) fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(name)
+    }
+
+    /// The latch of a downstream session id; sought in the records where this process doesn't know it.
+    pub(crate) async fn latch(&self, upstream: &Arc<Upstream>, sid: &str) -> Option<LatchId> {
+        if let Some(latch) = self.known(upstream, sid) {
+            return Some(latch);
+        }
+        if !self.common.writer.keeps() || self.common.sessions.knows(sid) {
+            return None;
+        }
+        let _one = self.restoring.lock().await;
+        if let Some(latch) = self.known(upstream, sid) {
+            return Some(latch);
+        }
+        let record = self.common.writer.get(sid).await?;
+        if record.upstream != *upstream.name || record.url != upstream.url {
+            return None;
+        }
+        let latch = LatchId(self.common.next());
+        upstream.restore(latch, &record);
+        let now = self.common.clock.now_ms();
+        self.common.sessions.insert(sid.into(), Arc::clone(&upstream.name), latch, now);
+        self.common.writer.touch(sid, Timestamp::now().as_millisecond());
+        tracing::info!(upstream = %upstream.name, "a session of an earlier keeper goes on");
+        Some(latch)
+    }
+
+    /// A new downstream session: its id and latch.
+    pub(crate) fn new_session(&self, upstream: &Arc<Upstream>) -> (Arc<str>, LatchId) {
+        let sid: Arc<str> = entropy::session_id().into();
+        let latch = LatchId(self.common.next());
+        let now = self.common.clock.now_ms();
+        self.common.sessions.insert(Arc::clone(&sid), Arc::clone(&upstream.name), latch, now);
+        if self.common.sessions.len() > SESSIONS {
+            self.trim();
+        }
+        (sid, latch)
+    }
+
+    fn known(&self, upstream: &Arc<Upstream>, sid: &str) -> Option<LatchId> {
+        let now = self.common.clock.now_ms();
+        let (latch, touch) = self.common.sessions.used(sid, &upstream.name, now)?;
+        if touch {
+            self.common.writer.touch(sid, Timestamp::now().as_millisecond());
+        }
+        Some(latch)
+    }
+
+    /// Ends sessions that were not used for long, and the oldest beyond the bound; never one with a client at it.
+    fn trim(&self) {
+        let now = self.common.clock.now_ms();
+        let mut over = self.common.sessions.len().saturating_sub(SESSIONS);
+        for session in self.common.sessions.oldest_first() {
+            let unused = now.saturating_sub(session.used) > UNUSED_MS;
+            if !unused && over == 0 {
+                return;
+            }
+            let Some(upstream) = self.upstreams.get(&session.upstream) else { continue };
+            let busy = upstream.desk(|desk| {
+                desk.latches.get(&session.latch).is_some_and(|latch| latch.outbox.attached())
+                    || desk.exchanges.values().any(|exchange| exchange.latch == session.latch)
+            });
+            if !busy {
+                upstream.end(session.latch);
+                over = over.saturating_sub(1);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").field("upstreams", &self.upstreams.keys()).finish_non_exhaustive()
+    }
+}
+
+async fn expire(keeper: std::sync::Weak<Keeper>) {
+    loop {
+        {
+            let Some(keeper) = keeper.upgrade() else { return };
+            keeper.trim();
+            let unused = i64::try_from(UNUSED_MS).unwrap_or(i64::MAX);
+            keeper.common.writer.expire(Timestamp::now().as_millisecond().saturating_sub(unused)).await;
+        }
+        tokio::time::sleep(EXPIRE_EVERY).await;
+    }
+}

@@ -1,0 +1,171 @@
+//! An upstream's event stream: who gets what, and which event is the answer.
+//!
+//! Event ids are remembered, since a stream may be resumed from them. Whether it is, is decided in the core.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use relatch_core::effect::What;
+use relatch_core::input::{Cut, CutKind};
+use relatch_wire::scan::TopLevel;
+use relatch_wire::sse::{SseItem, SseReader};
+
+use super::attempt::{COLLECTED, End, LOOKED_THROUGH, Passage, garbled, words_of};
+use super::dial::Reply;
+use super::job::Job;
+use crate::desk::Sifted;
+use crate::driver::Upstream;
+
+/// A long event under way.
+enum Long {
+    None,
+    /// It is the answer and goes on as it comes.
+    Passing(Passage),
+    /// It is collected like any other event.
+    Collecting(BytesMut),
+}
+
+/// Reads a stream until its answer, or its end.
+pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> End {
+    let mut reader = SseReader::default();
+    let mut items = Vec::new();
+    let mut long = Long::None;
+    let mut odd = None;
+    loop {
+        let end = match reply.chunk().await {
+            Some(Ok(chunk)) => {
+                reader.feed(&chunk, &mut items);
+                None
+            }
+            Some(Err(broken)) => {
+                reader.finish(&mut items);
+                Some(words_of(broken, None))
+            }
+            None => {
+                reader.finish(&mut items);
+                Some(ended())
+            }
+        };
+        for item in std::mem::take(&mut items) {
+            match item {
+                SseItem::Comment => {}
+                SseItem::Retry(ms) => up.desk(|desk| {
+                    if let Some(attempt) = desk.attempts.get_mut(&job.of) {
+                        attempt.retry = Some(ms);
+                    }
+                }),
+                SseItem::Id(id) => up.desk(|desk| desk.event_id(job.of, id)),
+                SseItem::Event { id, event, data } => {
+                    if let Some(id) = id {
+                        up.desk(|desk| desk.event_id(job.of, id));
+                    }
+                    if event.is_some_and(|event| event != "message") {
+                        continue;
+                    }
+                    match sift(up, job, data).await {
+                        Ok(Some(answer)) => return End::Answered(answer, true),
+                        Ok(None) => {}
+                        Err(words) => odd = Some(words),
+                    }
+                }
+                SseItem::LongBegin { id, event, head } => {
+                    if let Some(id) = id {
+                        up.desk(|desk| desk.event_id(job.of, id));
+                    }
+                    let mut scan = TopLevel::new();
+                    scan.feed(head.get(..LOOKED_THROUGH).unwrap_or(&head));
+                    let message = event.is_none_or(|event| event == "message");
+                    let answers = matches!(job.what, What::Exchange { .. } | What::Resume { .. });
+                    long = if message && answers && scan.saw_result() {
+                        match Passage::open(up, job, true).await {
+                            Some(mut passage) => {
+                                passage.put(&head).await;
+                                Long::Passing(passage)
+                            }
+                            None => return End::Cut(garbled("nobody waits for the answer".to_owned())),
+                        }
+                    } else {
+                        Long::Collecting(BytesMut::from(head))
+                    };
+                }
+                SseItem::LongMore(more) => match &mut long {
+                    Long::None => {}
+                    Long::Passing(passage) => passage.put(&more).await,
+                    Long::Collecting(all) => {
+                        all.extend_from_slice(&more);
+                        if all.len() > COLLECTED {
+                            return End::Cut(garbled("an event is longer than 32 MiB".to_owned()));
+                        }
+                    }
+                },
+                SseItem::LongEnd => match std::mem::replace(&mut long, Long::None) {
+                    Long::None => {}
+                    Long::Passing(passage) if passage.complete() => return passage.end(),
+                    Long::Passing(passage) => {
+                        return passage.broken(garbled("the answer ended in the middle".to_owned())).await;
+                    }
+                    Long::Collecting(all) => match sift(up, job, all.freeze()).await {
+                        Ok(Some(answer)) => return End::Answered(answer, true),
+                        Ok(None) => {}
+                        Err(words) => odd = Some(words),
+                    },
+                },
+                SseItem::Broken(why) => {
+                    // A stream that merely ended has its own words.
+                    let cut = end.clone().unwrap_or_else(|| garbled(why));
+                    return match std::mem::replace(&mut long, Long::None) {
+                        Long::Passing(passage) => passage.broken(cut).await,
+                        Long::None | Long::Collecting(_) => End::Cut(resumable(up, job, cut)),
+                    };
+                }
+            }
+        }
+        if let Some(mut cut) = end {
+            if let Some(words) = odd {
+                cut.kind = CutKind::Garbled;
+                cut.cause = format!("an event of the answer is no message: {words}");
+            }
+            return End::Cut(resumable(up, job, cut));
+        }
+    }
+}
+
+/// Sends on what is not the answer.
+async fn sift(up: &Arc<Upstream>, job: &Job, data: Bytes) -> Result<Option<Bytes>, String> {
+    let sifted = up.desk(|desk| desk.sift(job.of, data));
+    let mut outcome = Ok(None);
+    for one in sifted {
+        match one {
+            Sifted::Answer(text) => outcome = Ok(Some(text)),
+            Sifted::Exchange(sink, text) => sink.event(text).await,
+            // Only the standing stream waits for its own client; an exchange never does.
+            Sifted::Standing(outbox, text) if job.what == What::Stream => outbox.push_in_turn(text).await,
+            Sifted::Standing(outbox, text) => outbox.push(text),
+            Sifted::Malformed(words) => {
+                tracing::debug!(upstream = %up.name, "an event is no message: {words}");
+                outcome = Err(words);
+            }
+        }
+    }
+    outcome
+}
+
+fn ended() -> Cut {
+    Cut {
+        wrote: true,
+        kind: CutKind::Connection,
+        cause: "the stream ended before the answer".to_owned(),
+        resumable: false,
+        retry: None,
+    }
+}
+
+fn resumable(up: &Upstream, job: &Job, mut cut: Cut) -> Cut {
+    if let Some((last, retry)) =
+        up.desk(|desk| desk.attempts.get(&job.of).map(|a| (a.last_event.is_some(), a.retry)))
+    {
+        cut.resumable = last;
+        cut.retry = retry;
+    }
+    cut
+}

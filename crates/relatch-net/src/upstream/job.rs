@@ -1,0 +1,210 @@
+//! What an attempt is to send: the request built from what lies on the desk.
+//!
+//! Every header that goes to an upstream is set here. Whether and when it is sent is decided in the core.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body_util::Full;
+use relatch_core::effect::{Connection, IdRule, Send, What};
+use relatch_core::{AttemptId, Gen};
+use relatch_wire::handshake::{
+    initialize_message, initialized_message, ping_message, request_message,
+};
+use relatch_wire::headers::{ACCEPT_BOTH, JSON, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, SSE};
+use relatch_wire::rewrite::split_server_request_id;
+use relatch_wire::{Kind, RequestId, method, params};
+
+use super::dial::ConnRule;
+use crate::desk::{Arrival, Desk};
+use crate::driver::Upstream;
+
+/// One attempt, ready to be sent.
+pub(crate) struct Job {
+    pub(crate) attempt: AttemptId,
+    /// Whose events and answer its stream brings: its own, or those of the attempt that it resumes.
+    pub(crate) of: AttemptId,
+    pub(crate) gen_: Gen,
+    pub(crate) what: What,
+    pub(crate) request: Request<Full<Bytes>>,
+    pub(crate) rule: ConnRule,
+}
+
+/// What belongs to an attempt besides its request.
+pub(crate) struct Names {
+    /// The id under which it travels.
+    pub(crate) id: Option<RequestId>,
+    /// The id under which its answer goes on.
+    pub(crate) client_id: Option<RequestId>,
+    /// The credentials that it carries.
+    pub(crate) headers: Option<(u64, Arc<HeaderMap>)>,
+}
+
+/// Builds an attempt; `None` when what it needs has left the desk.
+pub(crate) fn build(up: &Upstream, desk: &Desk, send: &Send) -> Option<(Job, Names)> {
+    let latch = desk.latches.get(&send.latch);
+    let session = latch.and_then(|latch| latch.sessions.get(&send.gen_));
+    let own = || latch.and_then(|latch| latch.credentials.own());
+    let of_arrival = |arrival: &Arrival| Some((arrival.number, Arc::clone(&arrival.headers)));
+
+    let mut names = Names { id: None, client_id: None, headers: None };
+    let mut of = send.attempt;
+    let mut verb = Method::POST;
+    let mut accept = ACCEPT_BOTH;
+    let mut last_event = None;
+    let body = match &send.what {
+        What::Exchange { ex, id } => {
+            let exchange = desk.exchanges.get(ex)?;
+            let arrival = &exchange.arrival;
+            names.headers = of_arrival(arrival);
+            names.client_id = Some(exchange.id.clone());
+            match id {
+                IdRule::Own => {
+                    names.id = Some(exchange.id.clone());
+                    arrival.message.clone()
+                }
+                IdRule::Mapped => {
+                    let id = up.own_id();
+                    let message = arrival.envelope.with_id(&arrival.message, &id);
+                    names.id = Some(id);
+                    message
+                }
+            }
+        }
+        What::Initialize { ex: Some(ex) } => {
+            let exchange = desk.exchanges.get(ex)?;
+            names.headers = of_arrival(&exchange.arrival);
+            names.client_id = Some(exchange.id.clone());
+            names.id = Some(exchange.id.clone());
+            exchange.arrival.message.clone()
+        }
+        What::Initialize { ex: None } => {
+            let latch = latch?;
+            names.headers = own();
+            let id = up.own_id();
+            let message = initialize_message(&id, latch.initialize.as_bytes(), latch.promised.as_deref());
+            names.id = Some(id);
+            message
+        }
+        What::Initialized => {
+            names.headers = own();
+            initialized_message()
+        }
+        What::Ping => {
+            names.headers = own();
+            let id = up.own_id();
+            let message = ping_message(&id);
+            names.id = Some(id);
+            message
+        }
+        What::SetLevel(raw) => own_request(up, &mut names, own(), method::SET_LEVEL, Some(raw)),
+        What::Subscribe(raw) => own_request(up, &mut names, own(), method::RESOURCES_SUBSCRIBE, Some(raw)),
+        What::List { kind, cursor } => {
+            let raw = cursor.as_ref().map(|cursor| serde_json::json!({ "cursor": cursor }).to_string());
+            own_request(up, &mut names, own(), kind.method(), raw.as_deref())
+        }
+        What::Note(note) => {
+            let note = desk.notes.get(note)?;
+            names.headers = of_arrival(&note.arrival);
+            note_message(desk, send, &note.arrival, note.cancels.as_ref())
+        }
+        What::Stream => {
+            names.headers = own();
+            verb = Method::GET;
+            accept = SSE;
+            last_event = session.and_then(|session| session.last_event.clone());
+            Bytes::new()
+        }
+        What::Resume { of: resumed } => {
+            let resumed_attempt = desk.attempts.get(resumed)?;
+            names.headers = own();
+            names.id = resumed_attempt.id.clone();
+            names.client_id = resumed_attempt.client_id.clone();
+            last_event = resumed_attempt.last_event.clone();
+            of = *resumed;
+            verb = Method::GET;
+            accept = SSE;
+            Bytes::new()
+        }
+        What::Delete => {
+            names.headers = own();
+            verb = Method::DELETE;
+            Bytes::new()
+        }
+    };
+
+    let mut headers = HeaderMap::with_capacity(16);
+    if let Some((_, given)) = &names.headers {
+        headers.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    for (name, value) in &up.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    headers.insert(ACCEPT, HeaderValue::from_static(accept));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if verb == Method::POST {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    }
+    if !matches!(send.what, What::Initialize { .. })
+        && let Some(session) = session
+    {
+        insert(&mut headers, PROTOCOL_VERSION, Some(&session.revision));
+        insert(&mut headers, SESSION_ID, session.id.as_deref());
+    }
+    insert(&mut headers, LAST_EVENT_ID, last_event.as_deref());
+
+    let path = crate::lock(&up.path).clone();
+    let path = path.as_deref().unwrap_or_else(|| up.dialer.target().path_and_query());
+    let mut request = Request::builder().method(verb).uri(path).body(Full::new(body)).ok()?;
+    *request.headers_mut() = headers;
+    let rule = match send.connection {
+        Connection::Any => ConnRule::Any,
+        Connection::Young => ConnRule::Young,
+        Connection::Fresh => ConnRule::Fresh,
+    };
+    let job = Job { attempt: send.attempt, of, gen_: send.gen_, what: send.what.clone(), request, rule };
+    Some((job, names))
+}
+
+fn own_request(
+    up: &Upstream,
+    names: &mut Names,
+    headers: Option<(u64, Arc<HeaderMap>)>,
+    method: &str,
+    raw: Option<&str>,
+) -> Bytes {
+    names.headers = headers;
+    let id = up.own_id();
+    let message = request_message(&id, method, raw.map(str::as_bytes));
+    names.id = Some(id);
+    message
+}
+
+/// The client's message, ids in it as the upstream knows them.
+fn note_message(desk: &Desk, send: &Send, arrival: &Arrival, cancels: Option<&RequestId>) -> Bytes {
+    let Arrival { message, envelope, .. } = arrival;
+    match (&envelope.kind, cancels) {
+        (Kind::Notification { .. }, Some(id)) => {
+            let travels_as = desk.travels_as(send.latch, send.gen_, id).filter(|sent| sent != id);
+            match (travels_as, envelope.params(message).and_then(params::cancelled_request_id)) {
+                (Some(sent), Some((_, span))) => envelope.with_params_value(message, span, sent.raw()),
+                (Some(_) | None, _) => message.clone(),
+            }
+        }
+        (Kind::Result { id } | Kind::Error { id: Some(id), .. }, _) => match split_server_request_id(id) {
+            Some((_, original)) => envelope.with_id(message, &original),
+            None => message.clone(),
+        },
+        (Kind::Notification { .. } | Kind::Request { .. } | Kind::Error { id: None, .. }, _) => message.clone(),
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: Option<&str>) {
+    // What came in a header or a stream can go out in one, unless it holds control characters: then it is left out.
+    if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
