@@ -36,10 +36,6 @@ impl<'b> Cursor<'b> {
         self.bytes.get(self.at).copied()
     }
 
-    pub(crate) fn step(&mut self) {
-        self.at += 1;
-    }
-
     pub(crate) fn space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
             self.at += 1;

@@ -98,7 +98,7 @@ impl Default for LineReader {
 /// tokens. No copy is made if there are none.
 pub fn one_line(message: &Bytes) -> Bytes {
     let is_break = |b: &u8| matches!(b, b'\n' | b'\r');
-    if !message.iter().any(|b| is_break(b)) {
+    if !message.iter().any(is_break) {
         return message.clone();
     }
     message.iter().map(|b| if is_break(b) { b' ' } else { *b }).collect::<Vec<_>>().into()

@@ -14,6 +14,9 @@ pub enum Exception {
     /// A server's request reaches the client under an id that carries the generation; it is mapped back in the
     /// client's answer and in cancellations ([`server_request_id`]).
     MappedServerRequestId,
+    /// An error answer of an upstream that names no id, or another than the request's, reaches the client under the
+    /// request's own ([`crate::Envelope::with_id`]).
+    ErrorWithoutId,
     /// `protocolVersion` of an `initialize` that is sent again asks for the revision that the client was promised
     /// ([`crate::handshake::initialize_message`]).
     RepeatedProtocolVersion,
@@ -33,6 +36,7 @@ impl Exception {
     pub const ALL: &[Self] = &[
         Self::MappedRequestId,
         Self::MappedServerRequestId,
+        Self::ErrorWithoutId,
         Self::RepeatedProtocolVersion,
         Self::ListChanged,
         Self::DroppedProgress,
@@ -45,6 +49,7 @@ impl Exception {
         match self {
             Self::MappedRequestId => "`id` of a request that is sent again or whose id is in flight already",
             Self::MappedServerRequestId => "`id` of a server's request: the generation is added",
+            Self::ErrorWithoutId => "`id` of an error answer that names none, or another: the request's own",
             Self::RepeatedProtocolVersion => "`protocolVersion` of an `initialize` that is sent again",
             Self::ListChanged => "`listChanged` in the answer to `initialize`: true",
             Self::DroppedProgress => {

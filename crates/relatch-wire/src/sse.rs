@@ -57,7 +57,7 @@ pub struct SseReader {
     line: Line,
     /// The last byte was a carriage return, so a line feed belongs to it.
     after_cr: bool,
-    /// No line has ended yet: a byte order mark may stand here.
+    /// No line has ended yet, and no byte order mark has come.
     at_start: bool,
     id: Option<String>,
     event: Option<String>,
@@ -96,8 +96,8 @@ enum Data {
     Long { piece: Vec<u8>, late_id: Option<String> },
 }
 
-/// The longest field name that means something is `event`; a byte order mark may stand before it.
-const NAME_ROOM: usize = 8;
+/// The longest field names that mean something are `event` and `retry`.
+const NAME_ROOM: usize = 5;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 impl SseReader {
@@ -152,12 +152,6 @@ impl SseReader {
         self.line = Line::Dead;
     }
 
-    /// Whether an event has begun and not ended: bytes of it would be lost if the stream ended now.
-    pub fn mid_event(&self) -> bool {
-        !matches!(self.data, Data::None)
-            || !matches!(&self.line, Line::Name(name) if name.is_empty()) && !matches!(self.line, Line::Dead)
-    }
-
     /// A piece of a line, without its end.
     fn text(&mut self, mut text: &[u8], out: &mut Vec<SseItem>) -> Result<(), String> {
         while let Some(&byte) = text.first() {
@@ -179,13 +173,9 @@ impl SseReader {
                         name.push(byte);
                         if self.at_start && name == BOM {
                             name.clear();
+                            self.at_start = false;
                         } else if name.len() > NAME_ROOM {
                             self.line = Line::Skip;
-                        }
-                        if !matches!(&self.line, Line::Name(name) if name.is_empty()) || byte != BOM[2] {
-                            self.at_start &= matches!(&self.line, Line::Name(name) if BOM.starts_with(name));
-                        } else {
-                            self.at_start = false;
                         }
                     }
                     text = text.get(1..).unwrap_or_default();
