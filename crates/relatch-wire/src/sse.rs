@@ -33,7 +33,8 @@ pub enum SseItem {
     Retry(u64),
     /// An id without data: a priming event (2025-11-25 basic/transports, SEP-1699).
     Id(String),
-    /// An event longer than the limit begins; its data so far.
+    /// An event longer than the limit begins. Comments inside it are not told; a type that comes behind its data and
+    /// is another one (as in a voided event) is [`SseItem::Broken`].
     LongBegin {
         /// The `id` line, if it came before the data.
         id: Option<String>,
@@ -44,7 +45,7 @@ pub enum SseItem {
     },
     /// More data of the long event.
     LongMore(Bytes),
-    /// The long event is complete.
+    /// The long event is complete. An `id` line that came behind its data follows as [`SseItem::Id`].
     LongEnd,
     /// The stream can't be read any further, and why; nothing follows.
     Broken(String),
