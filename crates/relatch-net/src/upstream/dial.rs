@@ -30,7 +30,8 @@ use crate::clock::Clock;
 
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
-/// The most bytes that are read ahead on one connection. Bounds the size of one chunk of a body.
+/// The most bytes that are read ahead on one connection. A piece of a body can be up to twice that, by the way the
+/// buffer grows.
 const MAX_READ: usize = 128 * 1024;
 /// Idle connections beyond these are closed, oldest first.
 const MAX_IDLE: usize = 64;
@@ -191,7 +192,7 @@ enum Rest {
 }
 
 impl Reply {
-    /// The next piece of the body, at most about 128 KiB; none after its end.
+    /// The next piece of the body, at most 256 KiB; none after its end.
     ///
     /// # Errors
     /// When the body breaks off. It ends there.
