@@ -195,7 +195,18 @@ impl Upstream {
 
     /// The downstream session is over.
     pub(crate) fn end(self: &Arc<Self>, latch: LatchId) {
-        self.fact_after(|desk| desk.latches.contains_key(&latch), Input::Ended { latch });
+        self.fact_after(
+            |desk| {
+                let Some(kept) = desk.latches.get(&latch) else { return false };
+                // From now on its id means nothing, whatever is still under way for it.
+                if !kept.sid.is_empty() {
+                    self.common.sessions.remove(&kept.sid);
+                    self.common.writer.remove(&kept.sid);
+                }
+                true
+            },
+            Input::Ended { latch },
+        );
     }
 
     /// Whether nothing runs for this latch any more.

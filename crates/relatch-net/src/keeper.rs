@@ -104,7 +104,7 @@ impl Keeper {
             .map(|server| {
                 let ServerConfig { policy, headers, target } = server;
                 let dialer = Dialer::new(target, config.tls.clone());
-                let upstream = Upstream::start(policy, headers, dialer, Arc::clone(&common), entropy::chance());
+                let upstream = Upstream::start(policy, headers, dialer, Arc::clone(&common), chance());
                 (Arc::clone(&upstream.name), upstream)
             })
             .collect();
@@ -237,6 +237,12 @@ impl std::fmt::Debug for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Keeper").field("upstreams", &self.upstreams.keys()).finish_non_exhaustive()
     }
+}
+
+/// A seed for the machine's jitter.
+fn chance() -> u64 {
+    let random = entropy::session_id();
+    random.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(1)
 }
 
 async fn expire(keeper: std::sync::Weak<Keeper>) {

@@ -1,0 +1,67 @@
+//! Bodies of answers: whole, or as they come.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::mpsc;
+
+/// A body of an answer.
+pub(crate) enum Body {
+    /// All of it.
+    Whole(Option<Bytes>),
+    /// Pieces, until the channel ends.
+    Coming(mpsc::Receiver<Result<Bytes, Aborted>>),
+}
+
+/// The rest of a body will never come; its connection is closed.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off at the upstream")]
+pub(crate) struct Aborted;
+
+impl Body {
+    /// A body without a byte.
+    pub(crate) fn empty() -> Body {
+        Body::Whole(None)
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl From<Infallible> for Aborted {
+    fn from(never: Infallible) -> Aborted {
+        match never {}
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        match self.get_mut() {
+            Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Coming(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Body::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Body::Coming(_) => SizeHint::default(),
+        }
+    }
+}

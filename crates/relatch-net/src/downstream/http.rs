@@ -1,0 +1,234 @@
+//! The HTTP side: who may speak, which upstream a path means, and the verbs of Streamable HTTP.
+//!
+//! Refused here is what is about the HTTP request itself, in this order: `Host` and `Origin`, token, path, method.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::ALLOW;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use relatch_wire::headers::SESSION_ID;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::body::Body;
+use super::origin::{Allowed, has_token};
+use super::{post, reply};
+use crate::driver::Upstream;
+use crate::intake;
+use crate::keeper::Keeper;
+
+/// The head of a request has to be whole within this.
+const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// The largest head.
+const MAX_HEAD: usize = 64 * 1024;
+/// Headers of one request.
+const MAX_HEADERS: usize = 200;
+/// Connections at once.
+const CONNECTIONS: usize = 8_192;
+/// Running requests get this long to be answered when the side is closed.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Makes the JSON of `/api/status`.
+pub type StatusPage = Arc<dyn Fn() -> Bytes + Send + Sync>;
+
+/// How the HTTP side is to be guarded, and what it shows.
+#[derive(Clone)]
+pub struct HttpConfig {
+    /// Hosts under which it may be addressed.
+    pub allowed: Allowed,
+    /// The token that every request must carry; `None` only by the user's explicit wish.
+    pub token: Option<String>,
+    /// The JSON of `/api/status`.
+    pub status: StatusPage,
+}
+
+/// Serves clients until `stop` turns true (or its sender is gone), then lets running requests end for a while.
+pub async fn serve(
+    listener: TcpListener,
+    keeper: Arc<Keeper>,
+    config: HttpConfig,
+    mut stop: watch::Receiver<bool>,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let side = Arc::new(Side { keeper, config });
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (side, stop) = (Arc::clone(&side), stop.clone());
+                connections.spawn(async move {
+                    connection(stream, side, stop).await;
+                    drop(permit);
+                });
+            }
+            Err(fault) => {
+                // Out of file descriptors, most likely: a pause lets some of them close.
+                tracing::warn!("a connection can't be accepted: {fault}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    let rest = async { while connections.join_next().await.is_some() {} };
+    drop(tokio::time::timeout(CLOSE_WITHIN, rest).await);
+}
+
+struct Side {
+    keeper: Arc<Keeper>,
+    config: HttpConfig,
+}
+
+async fn connection(stream: TcpStream, side: Arc<Side>, mut stop: watch::Receiver<bool>) {
+    // An answer in two writes costs 44 ms without it.
+    drop(stream.set_nodelay(true));
+    let stopping = stop.clone();
+    let service = service_fn(move |request| {
+        let (side, stopping) = (Arc::clone(&side), stopping.clone());
+        async move { Ok::<_, std::convert::Infallible>(side.answer(request, stopping).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_header_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stop.wait_for(|stop| *stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(fault) = ended {
+        tracing::debug!("a client's connection ended: {fault}");
+    }
+}
+
+impl Side {
+    async fn answer(&self, request: Request<Incoming>, stop: watch::Receiver<bool>) -> Response<Body> {
+        let headers = request.headers();
+        if let Err(foreign) = self.config.allowed.check(headers) {
+            return post::refuse(StatusCode::FORBIDDEN, -32000, &format!("Forbidden: {foreign}"));
+        }
+        let path = request.uri().path().to_owned();
+        let alive = matches!(path.as_str(), "/livez" | "/readyz");
+        if let Some(token) = self.config.token.as_deref()
+            && !alive
+            && !has_token(headers, token)
+        {
+            return post::refuse(
+                StatusCode::FORBIDDEN,
+                -32000,
+                "Forbidden: the `Relatch-Token` header is missing or wrong",
+            );
+        }
+        if let Some(name) = path.strip_prefix('/').and_then(|rest| rest.strip_suffix("/mcp")) {
+            return match self.keeper.upstream(name) {
+                Some(up) => self.mcp(up, request, stop).await,
+                None => self.unknown(&path),
+            };
+        }
+        let read = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path.as_str() {
+            "/livez" | "/readyz" | "/api/status" if !read => only("GET, HEAD"),
+            "/livez" => text(StatusCode::OK, "alive\n"),
+            "/readyz" if *stop.borrow() => text(StatusCode::SERVICE_UNAVAILABLE, "closing\n"),
+            "/readyz" => text(StatusCode::OK, "ready\n"),
+            "/api/status" => reply::json((self.config.status)()),
+            _ => self.unknown(&path),
+        }
+    }
+
+    async fn mcp(
+        &self,
+        up: &Arc<Upstream>,
+        request: Request<Incoming>,
+        stop: watch::Receiver<bool>,
+    ) -> Response<Body> {
+        match *request.method() {
+            Method::POST => post::post(&self.keeper, up, request).await,
+            Method::GET => self.get(up, request.headers(), stop).await.unwrap_or_else(|refusal| refusal),
+            Method::DELETE => self.delete(up, request.headers()).await.unwrap_or_else(|refusal| refusal),
+            _ => only("GET, POST, DELETE"),
+        }
+    }
+
+    /// The standing stream.
+    async fn get(
+        &self,
+        up: &Arc<Upstream>,
+        headers: &HeaderMap,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Response<Body>, Response<Body>> {
+        post::check_version(headers)?;
+        let accepts = match headers.get(http::header::ACCEPT).map(HeaderValue::to_str) {
+            Some(Ok(accept)) => relatch_wire::headers::accepts(accept).sse,
+            Some(Err(_)) => false,
+            None => true,
+        };
+        if !accepts {
+            return Err(post::refuse(
+                StatusCode::NOT_ACCEPTABLE,
+                -32000,
+                "Not Acceptable: Client must accept text/event-stream",
+            ));
+        }
+        let sid = post::session_id(headers)?;
+        let latch = self.keeper.latch(up, sid).await.ok_or_else(post::session_not_found)?;
+        let forwarded = Arc::new(intake::forwardable(headers));
+        let (outbox, reader) = up.attach(latch, forwarded).ok_or_else(post::session_not_found)?;
+        let mut response = reply::standing(Arc::clone(up), latch, outbox, reader, stop);
+        if let Ok(sid) = HeaderValue::from_str(sid) {
+            response.headers_mut().insert(HeaderName::from_static(SESSION_ID), sid);
+        }
+        Ok(response)
+    }
+
+    /// The client ends its session.
+    async fn delete(&self, up: &Arc<Upstream>, headers: &HeaderMap) -> Result<Response<Body>, Response<Body>> {
+        post::check_version(headers)?;
+        let sid = post::session_id(headers)?;
+        let latch = self.keeper.latch(up, sid).await.ok_or_else(post::session_not_found)?;
+        up.end(latch);
+        Ok(Response::new(Body::empty()))
+    }
+
+    fn unknown(&self, path: &str) -> Response<Body> {
+        let names: Vec<_> = self.keeper.names().map(|name| format!("`/{name}/mcp`")).collect();
+        let path: String = path.chars().take(100).collect();
+        let words = match names.is_empty() {
+            true => format!("Not Found: nothing is at `{path}`, and no upstream is configured"),
+            false => format!("Not Found: nothing is at `{path}`; there is {}", names.join(", ")),
+        };
+        post::refuse(StatusCode::NOT_FOUND, -32000, &words)
+    }
+}
+
+fn only(methods: &'static str) -> Response<Body> {
+    let mut response = post::refuse(StatusCode::METHOD_NOT_ALLOWED, -32000, "Method not allowed.");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+fn text(status: StatusCode, words: &'static str) -> Response<Body> {
+    let mut response = Response::new(Bytes::from_static(words.as_bytes()).into());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
