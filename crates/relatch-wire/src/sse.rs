@@ -1,0 +1,537 @@
+//! Server-sent events: a bounded incremental reader, and writers.
+//!
+//! Framing follows the WHATWG HTML standard, §9.2.5 and §9.2.6. An event of ordinary size is given whole; a longer one
+//! is handed on in pieces, so that memory stays bounded. What an event says, and whether a stream is resumed, is not
+//! decided here.
+
+use bytes::{BufMut, Bytes};
+
+/// The longest `id` or `event` line that is read, in bytes of its value.
+pub const MAX_FIELD: usize = 8 * 1024;
+
+/// Up to this many bytes of data an event is given whole: 1 MiB.
+pub const WHOLE_EVENT: usize = 1024 * 1024;
+
+/// The event type that voids a half-written long event: no client takes it for a message.
+pub const VOID_EVENT: &str = "relatch-void";
+
+/// What a stream brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SseItem {
+    /// A whole event.
+    Event {
+        /// The `id` line of this event, if it has one.
+        id: Option<String>,
+        /// Its type, if it names one.
+        event: Option<String>,
+        /// Its data lines, joined by line feeds.
+        data: Bytes,
+    },
+    /// A comment line: only a sign of life.
+    Comment,
+    /// The server's reconnection time in milliseconds.
+    Retry(u64),
+    /// An id without data: a priming event (2025-11-25 basic/transports, SEP-1699).
+    Id(String),
+    /// An event longer than the limit begins. Comments inside it are not told; a type that comes behind its data and
+    /// is another one (as in a voided event) is [`SseItem::Broken`].
+    LongBegin {
+        /// The `id` line, if it came before the data.
+        id: Option<String>,
+        /// The type, if it came before the data.
+        event: Option<String>,
+        /// The data so far.
+        head: Bytes,
+    },
+    /// More data of the long event.
+    LongMore(Bytes),
+    /// The long event is complete. An `id` line that came behind its data follows as [`SseItem::Id`].
+    LongEnd,
+    /// The stream can't be read any further, and why; nothing follows.
+    Broken(String),
+}
+
+/// Reads a stream of events fed in chunks of any size.
+#[derive(Debug)]
+pub struct SseReader {
+    limit: usize,
+    line: Line,
+    /// The last byte was a carriage return, so a line feed belongs to it.
+    after_cr: bool,
+    /// No line has ended yet, and no byte order mark has come.
+    at_start: bool,
+    id: Option<String>,
+    event: Option<String>,
+    data: Data,
+}
+
+#[derive(Debug)]
+enum Line {
+    /// In the name of the field, up to its colon; as many bytes of it as tell the names apart.
+    Name(Vec<u8>),
+    /// Just behind the colon, where one space may be left out.
+    Colon(Field),
+    /// In the value.
+    Value(Field),
+    /// The rest of the line says nothing.
+    Skip,
+    /// The stream is broken.
+    Dead,
+}
+
+#[derive(Debug)]
+enum Field {
+    Data,
+    Id(Vec<u8>),
+    Event(Vec<u8>),
+    Retry(Vec<u8>),
+}
+
+#[derive(Debug)]
+enum Data {
+    /// No data line yet.
+    None,
+    /// All of the data so far.
+    Whole(Vec<u8>),
+    /// Data of a long event that has not been handed on yet.
+    Long { piece: Vec<u8>, late_id: Option<String> },
+}
+
+/// The longest field names that mean something are `event` and `retry`.
+const NAME_ROOM: usize = 5;
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+impl SseReader {
+    /// A reader that gives events of up to `limit_whole` bytes of data whole, see [`WHOLE_EVENT`].
+    pub fn new(limit_whole: usize) -> Self {
+        Self {
+            limit: limit_whole,
+            line: Line::Name(Vec::new()),
+            after_cr: false,
+            at_start: true,
+            id: None,
+            event: None,
+            data: Data::None,
+        }
+    }
+
+    /// Reads on; items are appended to `out`.
+    pub fn feed(&mut self, chunk: &[u8], out: &mut Vec<SseItem>) {
+        let mut rest = chunk;
+        while let Some(&byte) = rest.first() {
+            if matches!(self.line, Line::Dead) {
+                return;
+            }
+            if std::mem::take(&mut self.after_cr) && byte == b'\n' {
+                rest = rest.get(1..).unwrap_or_default();
+                continue;
+            }
+            let run = rest.iter().position(|b| matches!(b, b'\n' | b'\r')).unwrap_or(rest.len());
+            let (text, tail) = rest.split_at(run);
+            if let Err(why) = self.text(text, out) {
+                return self.break_off(why, out);
+            }
+            rest = tail;
+            if let Some((&end, tail)) = tail.split_first() {
+                self.after_cr = end == b'\r';
+                rest = tail;
+                if let Err(why) = self.line_ends(out) {
+                    return self.break_off(why, out);
+                }
+            }
+        }
+        self.hand_on(out);
+    }
+
+    /// The stream has ended. An incomplete event is discarded, as the standard has it; a long one, whose beginning has
+    /// been handed on, is [`SseItem::Broken`].
+    pub fn finish(&mut self, out: &mut Vec<SseItem>) {
+        if matches!(self.data, Data::Long { .. }) {
+            let why = format!("the stream ended inside an event of more than {} bytes", self.limit);
+            self.break_off(why, out);
+        }
+        self.line = Line::Dead;
+    }
+
+    /// A piece of a line, without its end.
+    fn text(&mut self, mut text: &[u8], out: &mut Vec<SseItem>) -> Result<(), String> {
+        while let Some(&byte) = text.first() {
+            match &mut self.line {
+                Line::Name(name) => {
+                    if byte == b':' {
+                        let comment = name.is_empty();
+                        self.line = match field(name) {
+                            Some(field) => Line::Colon(field),
+                            None => Line::Skip,
+                        };
+                        if comment && !matches!(self.data, Data::Long { .. }) {
+                            out.push(SseItem::Comment);
+                        }
+                        if matches!(self.line, Line::Colon(Field::Data)) {
+                            self.data_line_begins(out);
+                        }
+                    } else {
+                        name.push(byte);
+                        if self.at_start && name == BOM {
+                            name.clear();
+                            self.at_start = false;
+                        } else if name.len() > NAME_ROOM {
+                            self.line = Line::Skip;
+                        }
+                    }
+                    text = text.get(1..).unwrap_or_default();
+                }
+                Line::Colon(_) => {
+                    if byte == b' ' {
+                        text = text.get(1..).unwrap_or_default();
+                    }
+                    if let Line::Colon(field) = std::mem::replace(&mut self.line, Line::Skip) {
+                        self.line = Line::Value(field);
+                    }
+                }
+                Line::Value(Field::Data) => {
+                    self.data_bytes(text, out);
+                    return Ok(());
+                }
+                Line::Value(Field::Id(value)) => return bounded(value, text, "id"),
+                Line::Value(Field::Event(value)) => return bounded(value, text, "event"),
+                Line::Value(Field::Retry(value)) => {
+                    // Twenty digits hold every number of 64 bits.
+                    value.extend_from_slice(text.get(..text.len().min(21)).unwrap_or_default());
+                    if value.len() > 20 {
+                        self.line = Line::Skip;
+                    }
+                    return Ok(());
+                }
+                Line::Skip | Line::Dead => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn line_ends(&mut self, out: &mut Vec<SseItem>) -> Result<(), String> {
+        self.at_start = false;
+        match std::mem::replace(&mut self.line, Line::Name(Vec::new())) {
+            Line::Name(name) if name.is_empty() => self.dispatch(out),
+            // A name without a colon is a field with an empty value.
+            Line::Name(name) => match field(&name) {
+                Some(Field::Data) => self.data_line_begins(out),
+                Some(field) => self.field_ends(field, out)?,
+                None => {}
+            },
+            Line::Colon(field) | Line::Value(field) => self.field_ends(field, out)?,
+            Line::Skip => {}
+            Line::Dead => self.line = Line::Dead,
+        }
+        Ok(())
+    }
+
+    fn field_ends(&mut self, field: Field, out: &mut Vec<SseItem>) -> Result<(), String> {
+        match field {
+            Field::Data => {}
+            Field::Id(value) => {
+                if !value.contains(&0) {
+                    let id = lossy(value);
+                    match &mut self.data {
+                        Data::Long { late_id, .. } => *late_id = Some(id),
+                        Data::None | Data::Whole(_) => self.id = Some(id),
+                    }
+                }
+            }
+            Field::Event(value) => {
+                let event = lossy(value);
+                if matches!(self.data, Data::Long { .. }) {
+                    // The beginning has gone on under another type, which can't be taken back here.
+                    let known = self.event.as_deref().unwrap_or("message");
+                    if event != known && !(event.is_empty() && known == "message") {
+                        return Err(format!("a long event turned into `{event}` after its data"));
+                    }
+                } else {
+                    self.event = Some(event).filter(|event| !event.is_empty());
+                }
+            }
+            Field::Retry(value) => {
+                if let Some(ms) = digits(&value) {
+                    out.push(SseItem::Retry(ms));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn data_line_begins(&mut self, out: &mut Vec<SseItem>) {
+        match &self.data {
+            Data::None => self.data = Data::Whole(Vec::new()),
+            Data::Whole(_) | Data::Long { .. } => self.data_bytes(b"\n", out),
+        }
+    }
+
+    fn data_bytes(&mut self, bytes: &[u8], out: &mut Vec<SseItem>) {
+        match &mut self.data {
+            Data::None => self.data = Data::Whole(bytes.to_vec()),
+            Data::Whole(data) => {
+                data.extend_from_slice(bytes);
+                if data.len() > self.limit {
+                    let head = Bytes::from(std::mem::take(data));
+                    out.push(SseItem::LongBegin { id: self.id.take(), event: self.event.clone(), head });
+                    self.data = Data::Long { piece: Vec::new(), late_id: None };
+                }
+            }
+            Data::Long { piece, .. } => piece.extend_from_slice(bytes),
+        }
+    }
+
+    fn hand_on(&mut self, out: &mut Vec<SseItem>) {
+        if let Data::Long { piece, .. } = &mut self.data
+            && !piece.is_empty()
+        {
+            out.push(SseItem::LongMore(Bytes::from(std::mem::take(piece))));
+        }
+    }
+
+    fn dispatch(&mut self, out: &mut Vec<SseItem>) {
+        self.hand_on(out);
+        let id = self.id.take();
+        let event = self.event.take();
+        match (std::mem::replace(&mut self.data, Data::None), id) {
+            (Data::Long { late_id, .. }, _) => {
+                out.push(SseItem::LongEnd);
+                out.extend(late_id.map(SseItem::Id));
+            }
+            (Data::None, Some(id)) => out.push(SseItem::Id(id)),
+            (Data::Whole(data), Some(id)) if data.is_empty() => out.push(SseItem::Id(id)),
+            (Data::Whole(data), id) => out.push(SseItem::Event { id, event, data: data.into() }),
+            (Data::None, None) => {}
+        }
+    }
+
+    fn break_off(&mut self, why: String, out: &mut Vec<SseItem>) {
+        self.hand_on(out);
+        self.line = Line::Dead;
+        self.data = Data::None;
+        out.push(SseItem::Broken(why));
+    }
+}
+
+impl Default for SseReader {
+    fn default() -> Self {
+        Self::new(WHOLE_EVENT)
+    }
+}
+
+/// Writes one event. Data with line breaks becomes several data lines; an id or type that holds a line break or NUL
+/// can't be written and is left out.
+pub fn write_event(out: &mut impl BufMut, id: Option<&str>, event: Option<&str>, data: &[u8]) {
+    begin_event(out, id, event, data);
+    end_event(out);
+}
+
+/// Writes the beginning of an event whose data goes on with [`continue_event`] and ends with [`end_event`].
+pub fn begin_event(out: &mut impl BufMut, id: Option<&str>, event: Option<&str>, head: &[u8]) {
+    for (name, value) in [("event", event), ("id", id)] {
+        if let Some(value) = value
+            && !value.contains(['\r', '\n', '\0'])
+        {
+            out.put_slice(name.as_bytes());
+            out.put_slice(b": ");
+            out.put_slice(value.as_bytes());
+            out.put_slice(b"\n");
+        }
+    }
+    out.put_slice(b"data: ");
+    continue_event(out, head);
+}
+
+/// Writes more data of an event that has begun.
+pub fn continue_event(out: &mut impl BufMut, piece: &[u8]) {
+    let mut rest = piece;
+    while let Some(at) = rest.iter().position(|b| matches!(b, b'\n' | b'\r')) {
+        let (line, tail) = rest.split_at(at);
+        out.put_slice(line);
+        out.put_slice(b"\ndata: ");
+        rest = tail.strip_prefix(b"\r\n").or_else(|| tail.get(1..)).unwrap_or_default();
+    }
+    out.put_slice(rest);
+}
+
+/// Ends an event that has begun.
+pub fn end_event(out: &mut impl BufMut) {
+    out.put_slice(b"\n\n");
+}
+
+/// Ends an event that has begun in such a way that no client takes it for a message.
+pub fn void_event(out: &mut impl BufMut) {
+    out.put_slice(b"\nevent: ");
+    out.put_slice(VOID_EVENT.as_bytes());
+    out.put_slice(b"\n\n");
+}
+
+/// Writes a priming event: an id, and empty data.
+pub fn write_priming(out: &mut impl BufMut, id: &str) {
+    write_event(out, Some(id), None, b"");
+}
+
+/// A comment, which keeps a connection alive and says nothing.
+pub const fn comment() -> &'static [u8] {
+    b": \n\n"
+}
+
+/// The reconnection time, in milliseconds.
+pub fn retry(ms: u64) -> Vec<u8> {
+    format!("retry: {ms}\n\n").into_bytes()
+}
+
+fn field(name: &[u8]) -> Option<Field> {
+    match name {
+        b"data" => Some(Field::Data),
+        b"id" => Some(Field::Id(Vec::new())),
+        b"event" => Some(Field::Event(Vec::new())),
+        b"retry" => Some(Field::Retry(Vec::new())),
+        _ => None,
+    }
+}
+
+fn bounded(value: &mut Vec<u8>, text: &[u8], name: &str) -> Result<(), String> {
+    if value.len() + text.len() > MAX_FIELD {
+        return Err(format!("an `{name}` line is longer than {MAX_FIELD} bytes"));
+    }
+    value.extend_from_slice(text);
+    Ok(())
+}
+
+fn digits(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn lossy(value: Vec<u8>) -> String {
+    String::from_utf8(value).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_with(limit: usize, text: &[u8]) -> Vec<SseItem> {
+        let mut out = Vec::new();
+        let mut reader = SseReader::new(limit);
+        reader.feed(text, &mut out);
+        reader.finish(&mut out);
+        out
+    }
+
+    fn read(text: &str) -> Vec<SseItem> {
+        read_with(WHOLE_EVENT, text.as_bytes())
+    }
+
+    fn event(id: Option<&str>, event: Option<&str>, data: &str) -> SseItem {
+        SseItem::Event {
+            id: id.map(Into::into),
+            event: event.map(Into::into),
+            data: Bytes::copy_from_slice(data.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn the_standards_own_examples_read_as_it_says() {
+        assert_eq!(read("data: YHOO\ndata: +2\ndata: 10\n\n"), [event(None, None, "YHOO\n+2\n10")]);
+        assert_eq!(
+            read(
+                ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n"
+            ),
+            [SseItem::Comment, event(Some("1"), None, "first event"), event(Some(""), None, "second event")]
+        );
+        assert_eq!(read("data\n\ndata\ndata\n\ndata:"), [event(None, None, ""), event(None, None, "\n")]);
+        assert_eq!(
+            read("data:test\n\ndata: test\n\n"),
+            [event(None, None, "test"), event(None, None, "test")]
+        );
+    }
+
+    #[test]
+    fn every_line_end_and_a_byte_order_mark_are_known() {
+        for text in ["\u{feff}data: a\n\n", "data: a\r\n\r\n", "data: a\r\r", "\u{feff}\r\ndata: a\r\n\n"] {
+            assert_eq!(read(text), [event(None, None, "a")], "{text:?}");
+        }
+        assert_eq!(read("x: 1\n\u{feff}data: a\n\n"), []);
+        assert_eq!(read("\u{feff}\u{feff}data: a\n\n"), []);
+        assert_eq!(read("\u{feff}:\n"), [SseItem::Comment]);
+    }
+
+    #[test]
+    fn odd_fields_are_ignored() {
+        assert_eq!(read("retry: 10\n"), [SseItem::Retry(10)]);
+        assert_eq!(read("retry: 1x\nretry:\nretry: -1\nretry: 99999999999999999999999999\n"), []);
+        assert_eq!(read("id: a\0b\ndata: x\n\n"), [event(None, None, "x")]);
+        assert_eq!(read("Data: x\nfoo: y\ndatax: z\n\n"), []);
+        assert_eq!(read("event: message\nid: 5\ndata: \n\n"), [SseItem::Id("5".into())]);
+        assert_eq!(read("id: 6\n\n"), [SseItem::Id("6".into())]);
+        assert_eq!(read("event: ping\n\ndata: x\n\n"), [event(None, None, "x")]);
+    }
+
+    #[test]
+    fn a_long_event_is_handed_on_in_pieces() {
+        let items = read_with(
+            4,
+            b"id: 7\nevent: message\ndata: abcdef\ndata: gh\nevent: message\nid: 8\n\ndata: x\n\n",
+        );
+        assert_eq!(
+            items,
+            [
+                SseItem::LongBegin {
+                    id: Some("7".into()),
+                    event: Some("message".into()),
+                    head: Bytes::from_static(b"abcdef")
+                },
+                SseItem::LongMore(Bytes::from_static(b"\ngh")),
+                SseItem::LongEnd,
+                SseItem::Id("8".into()),
+                event(None, None, "x"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_long_event_that_does_not_end_well_is_broken() {
+        let items = read_with(4, b"data: abcdef");
+        assert!(matches!(items.as_slice(), [SseItem::LongBegin { .. }, SseItem::Broken(_)]), "{items:?}");
+        let mut voided = Vec::new();
+        begin_event(&mut voided, None, None, b"abcdef");
+        void_event(&mut voided);
+        let items = read_with(4, &voided);
+        assert!(matches!(items.as_slice(), [SseItem::LongBegin { .. }, SseItem::Broken(_)]), "{items:?}");
+        assert_eq!(read_with(9, &voided), [event(None, Some(VOID_EVENT), "abcdef")]);
+    }
+
+    #[test]
+    fn an_endless_id_breaks_the_stream_and_an_endless_comment_does_not() {
+        let long = format!("id: {}\n\ndata: x\n\n", "a".repeat(MAX_FIELD + 1));
+        assert!(matches!(read(&long).as_slice(), [SseItem::Broken(why)] if why.contains("8192")));
+        let long = format!("id: {}\n\n", "a".repeat(MAX_FIELD));
+        assert!(matches!(read(&long).as_slice(), [SseItem::Id(_)]));
+        let long = format!(":{0}\n{0}: {0}\ndata: x\n\n", "a".repeat(MAX_FIELD * 2));
+        assert_eq!(read(&long), [SseItem::Comment, event(None, None, "x")]);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut out = Vec::new();
+        write_priming(&mut out, "p");
+        write_event(&mut out, Some("1"), Some("message"), b" a\nb\r\nc");
+        write_event(&mut out, Some("no\nid"), None, b"x");
+        out.extend_from_slice(comment());
+        out.extend_from_slice(&retry(3000));
+        assert_eq!(
+            read_with(WHOLE_EVENT, &out),
+            [
+                SseItem::Id("p".into()),
+                event(Some("1"), Some("message"), " a\nb\nc"),
+                event(None, None, "x"),
+                SseItem::Comment,
+                SseItem::Retry(3000),
+            ]
+        );
+    }
+}
