@@ -1,0 +1,3 @@
+//! The client's side: what may come in.
+
+pub mod origin;

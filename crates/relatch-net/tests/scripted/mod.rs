@@ -1,0 +1,170 @@
+//! A server on loopback that does exactly what a test tells it to, byte by byte, and counts what arrives.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// What a server saw.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    accepted: AtomicUsize,
+    ended: AtomicUsize,
+    arrived: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Seen {
+    /// Sockets accepted.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Sockets on which the client's end was seen, or whose script has ended.
+    pub(crate) fn ended(&self) -> usize {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// How often each request body arrived whole.
+    pub(crate) fn arrived(&self) -> BTreeMap<String, u32> {
+        self.arrived.lock().unwrap().clone()
+    }
+}
+
+/// A listening server; it ends with this value.
+pub(crate) struct Server {
+    pub(crate) at: SocketAddr,
+    pub(crate) seen: Arc<Seen>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Plays `script` on each socket that is accepted.
+    pub(crate) async fn start<F, S>(script: F) -> Self
+    where
+        F: Fn(Peer) -> S + Send + 'static,
+        S: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let seen = Arc::new(Seen::default());
+        let log = seen.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let Ok((socket, _)) = listener.accept().await else { return };
+                let _ = socket.set_nodelay(true);
+                log.accepted.fetch_add(1, Ordering::SeqCst);
+                let played = script(Peer { socket, seen: log.clone() });
+                let log = log.clone();
+                tokio::spawn(async move {
+                    let _ = played.await;
+                    log.ended.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Self { at, seen, task }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/mcp", self.at)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One accepted socket.
+pub(crate) struct Peer {
+    pub(crate) socket: TcpStream,
+    seen: Arc<Seen>,
+}
+
+impl Peer {
+    /// The next request's body, counted; none when the client has closed.
+    pub(crate) async fn request(&mut self) -> io::Result<Option<String>> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match self.socket.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) if head.is_empty() => return Ok(None),
+                Err(fault) => return Err(fault),
+            }
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length:"))
+            .map_or(0, |length| length.trim().parse().unwrap());
+        let mut body = vec![0; length];
+        self.socket.read_exact(&mut body).await?;
+        let body = String::from_utf8(body).unwrap();
+        *self.seen.arrived.lock().unwrap().entry(body.clone()).or_default() += 1;
+        Ok(Some(body))
+    }
+
+    pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.socket.write_all(bytes.as_ref()).await
+    }
+
+    /// 200 with `body`; `extra` are whole header lines.
+    pub(crate) async fn answer(&mut self, extra: &str, body: &str) -> io::Result<()> {
+        let length = body.len();
+        self.write(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n{extra}\r\n{body}")).await
+    }
+
+    /// Answers each request with its own body until the client closes.
+    pub(crate) async fn echo(mut self) -> io::Result<()> {
+        while let Some(body) = self.request().await? {
+            self.answer("", &body).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the client's end.
+    pub(crate) async fn closed(&mut self) {
+        while let Ok(1..) = self.socket.read(&mut [0; 1024]).await {}
+    }
+
+    /// Whether nothing from the client is waiting, asked of the operating system itself.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let seen = socket2::SockRef::from(&self.socket).peek(&mut [std::mem::MaybeUninit::uninit()]);
+        seen.is_err_and(|fault| fault.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// Waits until a condition holds, for at most 20 s.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "never came true: {what}");
+}
+
+/// Small and seeded, so that a failure can be played again.
+#[derive(Clone, Debug)]
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound
+    }
+}
