@@ -822,7 +822,7 @@ impl Machine {
 
 /// Whether a call may have run that got this status.
 pub(crate) fn executed_by(status: u16) -> Executed {
-    if status >= 500 || status < 300 { Executed::Unknown } else { Executed::No }
+    if !(300..500).contains(&status) { Executed::Unknown } else { Executed::No }
 }
 
 /// A digest of a JSON-RPC error, to tell two of them apart.
