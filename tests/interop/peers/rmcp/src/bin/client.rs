@@ -43,15 +43,16 @@ async fn main() -> anyhow::Result<()> {
         if line.trim().is_empty() {
             continue;
         }
-        let command: Command = match serde_json::from_str(&line) {
-            Ok(command) => command,
+        let line: Value = serde_json::from_str(&line).unwrap_or_default();
+        let n = line["n"].clone();
+        let op = match Op::deserialize(line) {
+            Ok(op) => op,
             Err(cause) => {
-                say(&json!({"ok": false, "error": {"message": format!("not a command: {cause}")}}));
+                answer(&n, Err(failure(format!("not a command: {cause}"))));
                 continue;
             }
         };
-        let n = command.n;
-        match command.op {
+        match op {
             Op::Connect(to) => {
                 if let Some(old) = connection.take() {
                     close(old).await;
@@ -100,14 +101,6 @@ async fn main() -> anyhow::Result<()> {
         close(old).await;
     }
     Ok(())
-}
-
-#[derive(Deserialize)]
-struct Command {
-    #[serde(default)]
-    n: Value,
-    #[serde(flatten)]
-    op: Op,
 }
 
 #[derive(Deserialize)]
