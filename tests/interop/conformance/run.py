@@ -30,6 +30,8 @@ MODULES = SETUP / "conformance" / "node_modules"
 NODE = MODULES / f"node-linux-{'arm64' if platform.machine() in ('aarch64', 'arm64') else 'x64'}" / "bin" / "node"
 SUITE = MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 EVERYTHING = MODULES / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js"
+# Keeps server-everything on loopback.
+LOOPBACK = INTEROP / "peers" / "everything" / "loopback.mjs"
 FIXTURE = SETUP / "rmcp" / "conformance-server"
 REVISIONS = ["2025-06-18", "2025-11-25"]
 
@@ -177,7 +179,11 @@ class Target:
 
 TARGETS = {
     "rmcp": Target([FIXTURE, "--port", "PORT"], {}, complete=True),
-    "server-everything": Target([NODE, EVERYTHING, "streamableHttp"], {"PORT": "PORT"}, complete=False),
+    "server-everything": Target(
+        [NODE, *(["--import", LOOPBACK] if LOOPBACK.is_file() else []), EVERYTHING, "streamableHttp"],
+        {"PORT": "PORT"},
+        complete=False,
+    ),
 }
 
 
