@@ -34,6 +34,9 @@ use tokio::{
     sync::oneshot,
 };
 
+/// Progress kept for a call whose token is not known here yet; it comes within one turn of the runtime.
+const EARLY_KEPT: usize = 64;
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
@@ -335,7 +338,10 @@ impl ClientHandler for Listener {
         match table.progress.get(&told.progress_token) {
             Some(n) => say_progress(n, &told),
             None => {
-                // Tokens that nobody asks for pile up here as well; a driver's run is short.
+                // Most is for calls that did not ask for it: the SDK puts a token on every call.
+                if table.early.len() == EARLY_KEPT {
+                    table.early.remove(0);
+                }
                 table.early.push(told);
             }
         }
