@@ -41,11 +41,11 @@ async def on_message(message):
         case t.ResourceUpdatedNotification(params=params):
             event("resource_updated", **plain(params))
         case t.ToolListChangedNotification():
-            event("list_changed", what="tools")
+            event("list_changed", kind="tools")
         case t.PromptListChangedNotification():
-            event("list_changed", what="prompts")
+            event("list_changed", kind="prompts")
         case t.ResourceListChangedNotification():
-            event("list_changed", what="resources")
+            event("list_changed", kind="resources")
 
 
 @contextlib.asynccontextmanager
@@ -73,7 +73,7 @@ async def connect(command):
 
 async def call(command):
     async def on_progress(step, total, message):
-        event("progress", of=command["n"], progress=step, total=total, message=message)
+        event("progress", n=command["n"], progress=step, total=total, message=message)
 
     timeout = command.get("timeout_ms")
     return await client.call_tool(

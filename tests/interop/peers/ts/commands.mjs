@@ -40,7 +40,7 @@ export function obey(make) {
     async call({ n, tool, args, progress, timeout_ms: timeout }, signal) {
       const options = { signal };
       if (timeout) options.timeout = timeout;
-      if (progress) options.onprogress = (step) => event('progress', { of: n, progress: step.progress, total: step.total, message: step.message });
+      if (progress) options.onprogress = (step) => event('progress', { n, progress: step.progress, total: step.total, message: step.message });
       return side.call({ name: tool, arguments: args ?? {} }, options);
     },
     list_tools: async () => client.listTools(),

@@ -11,9 +11,9 @@ obey(() => {
   client.setRequestHandler(t.ElicitRequestSchema, (request) => elicited(request.params));
   client.setNotificationHandler(t.LoggingMessageNotificationSchema, ({ params }) => event('log', params));
   client.setNotificationHandler(t.ResourceUpdatedNotificationSchema, ({ params }) => event('resource_updated', params));
-  client.setNotificationHandler(t.ToolListChangedNotificationSchema, () => event('list_changed', { what: 'tools' }));
-  client.setNotificationHandler(t.PromptListChangedNotificationSchema, () => event('list_changed', { what: 'prompts' }));
-  client.setNotificationHandler(t.ResourceListChangedNotificationSchema, () => event('list_changed', { what: 'resources' }));
+  client.setNotificationHandler(t.ToolListChangedNotificationSchema, () => event('list_changed', { kind: 'tools' }));
+  client.setNotificationHandler(t.PromptListChangedNotificationSchema, () => event('list_changed', { kind: 'prompts' }));
+  client.setNotificationHandler(t.ResourceListChangedNotificationSchema, () => event('list_changed', { kind: 'resources' }));
   return {
     client,
     stdio: (command, args, env) => new StdioClientTransport({ command, args, env, stderr: 'inherit' }),

@@ -9,9 +9,9 @@ obey(() => {
   client.setRequestHandler('elicitation/create', (request) => elicited(request.params));
   client.setNotificationHandler('notifications/message', ({ params }) => event('log', params));
   client.setNotificationHandler('notifications/resources/updated', ({ params }) => event('resource_updated', params));
-  client.setNotificationHandler('notifications/tools/list_changed', () => event('list_changed', { what: 'tools' }));
-  client.setNotificationHandler('notifications/prompts/list_changed', () => event('list_changed', { what: 'prompts' }));
-  client.setNotificationHandler('notifications/resources/list_changed', () => event('list_changed', { what: 'resources' }));
+  client.setNotificationHandler('notifications/tools/list_changed', () => event('list_changed', { kind: 'tools' }));
+  client.setNotificationHandler('notifications/prompts/list_changed', () => event('list_changed', { kind: 'prompts' }));
+  client.setNotificationHandler('notifications/resources/list_changed', () => event('list_changed', { kind: 'resources' }));
   return {
     client,
     stdio: (command, args, env) => new StdioClientTransport({ command, args, env, stderr: 'inherit' }),
