@@ -51,6 +51,16 @@ for peer in py1 py2 fastmcp; do
   fi
 done
 
+# The Rust peers are built, not installed; the tests go without them where there is no cargo.
+if [ -x "$here/peers/rmcp/build.sh" ]; then
+  if command -v cargo >/dev/null 2>&1; then
+    echo "setup: rmcp peers" >&2
+    "$here/peers/rmcp/build.sh"
+  else
+    echo "setup: no cargo, the rmcp peers are left out" >&2
+  fi
+fi
+
 if ! command -v nginx >/dev/null 2>&1 && [ ! -x /usr/sbin/nginx ]; then
   echo "setup: nginx" >&2
   root=

@@ -140,9 +140,9 @@ class World:
             return False
 
     def kill_server(self):
+        self.note(f"server killed, pid {self.server.pid}")
         os.killpg(self.server.pid, signal.SIGKILL)
         self.server.wait(5)
-        self.note(f"server killed, pid {self.server.pid}")
 
     def restart_server(self, variant=1, json=False):
         self.kill_server()
@@ -178,9 +178,9 @@ class World:
         lines.put(None)
 
     def kill_keeper(self):
+        self.note(f"relatch killed, pid {self.keeper.pid}")
         os.killpg(self.keeper.pid, signal.SIGKILL)
         self.keeper.wait(5)
-        self.note(f"relatch killed, pid {self.keeper.pid}")
 
     def start_nginx(self):
         """nginx in front of the server; what is behind it stays `self.port`."""
@@ -356,7 +356,7 @@ class Link:
 
     def answered(self, n):
         with self.news:
-            return n in self.answers
+            return self.answers.get(n)
 
     def ask(self, op, seconds=20, **details):
         return self.good(self.send(op, **details), seconds)
