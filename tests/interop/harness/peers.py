@@ -75,14 +75,15 @@ CLIENTS = {
     )
 }
 
-# (case, "server" or "client", name): why not. `direct` cases are decided in cases.py.
+# (case, "server" or "client", name): why not.
 LACKS = {
     ("settings-return", "server", "everything"): "keeps no ledger that would show what was asked of it",
     ("settings-return", "server", "fastmcp"): "has no resources/subscribe and keeps the log level to itself",
     ("downtime-read", "server", "everything"): "its echo is no declared read; the answer after the downtime is shown by downtime-5s",
+    ("downtime-cancelled", "server", "everything"): "keeps no ledger that would show that the call did not run",
     ("kill-during-call-json", "server", "everything"): "answers as SSE only",
     ("kill-during-call-sse", "server", "everything"): "its one slow tool is a declared read (see kill-during-read)",
-    ("kill-during-read", "server", "*contract*"): "the contract has no slow read; server-everything has",
+    ("kill-during-read", "server", "*contract*"): "the contract has no slow tool that is a read; server-everything has",
     ("tools-changed", "server", "everything"): "always has the same tools",
     ("cancellation", "server", "everything"): "its slow tool does not look at cancellation",
     ("cancellation-after-restart", "server", "everything"): "its slow tool does not look at cancellation",
@@ -94,7 +95,7 @@ def lacks(case, server, client):
     kind = "*contract*" if server.contract else "*everything*"
     for role, name in (("server", server.name), ("server", kind), ("client", client.name)):
         if reason := LACKS.get((case, role, name)):
-            return f"{role} {name.strip('*')} {reason}"
+            return reason if name.startswith("*") else f"{role} {name}: {reason}"
     return None
 
 
