@@ -5,7 +5,7 @@ A story opens with a server, relatch and a client; its cases are judged one by o
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .world import Missed
 
@@ -122,7 +122,7 @@ def cancellation(world):
 def instant_restart(world):
     """Opens the story `restart`: what was set up before it is looked at by the cases after it."""
     link = world.link
-    if world.server_peer.name not in ("fastmcp",):
+    if world.server_peer.subscribes:
         link.ask("subscribe", uri=OTHER if world.server_peer.contract else DOCUMENT)
     link.ask("set_level", level="warning")
     work(world, "before")
@@ -308,7 +308,7 @@ class Story:
     json: bool = False
     nginx: bool = False
     # The first case prepares what the others look at, and always runs.
-    opening: bool = field(default=False)
+    opening: bool = False
 
 
 AFTER = "the same after a restart"

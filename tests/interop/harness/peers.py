@@ -21,6 +21,8 @@ class Server:
     contract: bool = True
     # How it refuses a dead session, for the table.
     dialect: str = ""
+    # Whether it has resources/subscribe.
+    subscribes: bool = True
 
     def built(self):
         return all(Path(part).exists() for part in self.command if part.startswith("/"))
@@ -60,7 +62,7 @@ SERVERS = {
         Server("ts2", node(PEERS / "ts2/server.mjs"), dialect="404 -32001"),
         Server("py1", python("py1", "py1/server.py"), dialect='404 -32600, id "server-error"'),
         Server("py2", python("py2", "py2/server.py"), dialect="404 -32600, id null"),
-        Server("fastmcp", python("fastmcp", "fastmcp/server.py"), dialect="404 -32600, id null"),
+        Server("fastmcp", python("fastmcp", "fastmcp/server.py"), dialect="404 -32600, id null", subscribes=False),
         Server("rmcp", (str(SETUP / "rmcp/server"),), dialect="404 text"),
     )
 }
