@@ -109,15 +109,24 @@ impl Journal {
     /// The entries at or after `since`, oldest first.
     #[must_use]
     pub fn since(&self, since: Option<Timestamp>) -> Vec<Arc<Dated>> {
-        self.lock().entries.iter().filter(|entry| since.is_none_or(|since| entry.at >= since)).cloned().collect()
+        self.lock()
+            .entries
+            .iter()
+            .filter(|entry| since.is_none_or(|since| entry.at >= since))
+            .cloned()
+            .collect()
     }
 
     /// The entries at or after `since`, and from there on each new one: none is missed and none comes twice.
     #[must_use]
     pub fn follow(&self, since: Option<Timestamp>) -> (Vec<Arc<Dated>>, broadcast::Receiver<Arc<Dated>>) {
         let inner = self.lock();
-        let past =
-            inner.entries.iter().filter(|entry| since.is_none_or(|since| entry.at >= since)).cloned().collect();
+        let past = inner
+            .entries
+            .iter()
+            .filter(|entry| since.is_none_or(|since| entry.at >= since))
+            .cloned()
+            .collect();
         (past, inner.followers.subscribe())
     }
 
@@ -223,7 +232,8 @@ mod tests {
         drop(journal);
         // A line from a newer version, and one cut off by a crash.
         let mut file = OpenOptions::new().append(true).open(dir.path().join("journal.jsonl")).unwrap();
-        file.write_all(b"{\"at\":\"2030-01-01T00:00:00Z\",\"upstream\":\"x\",\"what\":\"later\"}\n{\"at\"\n").unwrap();
+        file.write_all(b"{\"at\":\"2030-01-01T00:00:00Z\",\"upstream\":\"x\",\"what\":\"later\"}\n{\"at\"\n")
+            .unwrap();
         let journal = Journal::in_dir(dir.path()).unwrap();
         journal.record(at(2), "gmail", entry("after"));
         assert_eq!(details(&journal.since(None)), ["before", "after"]);
@@ -239,8 +249,10 @@ mod tests {
         for _ in 0..40 {
             journal.record(at(1), "gmail", entry(&long));
         }
-        let sizes: Vec<u64> =
-            std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).collect();
+        let sizes: Vec<u64> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .collect();
         assert_eq!(sizes.len(), 2);
         assert!(sizes.iter().all(|size| *size <= FILE_LIMIT), "{sizes:?}");
     }

@@ -151,8 +151,7 @@ impl KeeperLink {
             write.write_all(&line).await?;
             Ok((read, write))
         });
-        let (read, write) =
-            sent.await.map_err(|_| LinkError::Hangs { pid: self.pid })?.map_err(broken)?;
+        let (read, write) = sent.await.map_err(|_| LinkError::Hangs { pid: self.pid })?.map_err(broken)?;
         Ok(Conversation { pid: self.pid, read: BufReader::new(read), _write: write })
     }
 
@@ -199,9 +198,7 @@ impl LogLines {
             Answer::Entry(entry) => Ok(Some(LogLine::Entry(entry))),
             Answer::Missed(count) => Ok(Some(LogLine::Missed(count))),
             Answer::End(_) => Ok(None),
-            other => {
-                Err(LinkError::Strange { pid: self.conversation.pid, cause: format!("{other:?}") })
-            }
+            other => Err(LinkError::Strange { pid: self.conversation.pid, cause: format!("{other:?}") }),
         }
     }
 }

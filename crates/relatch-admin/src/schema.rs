@@ -366,8 +366,21 @@ mod tests {
         assert_eq!(json["keepers"][0]["kind"], "serve");
         let server = &json["keepers"][0]["servers"][0];
         for name in [
-            "name", "url", "health", "since", "reason", "conditions", "last_success", "last_failure",
-            "next_attempt", "server", "sessions", "totals", "latency_ms", "facets", "waiting",
+            "name",
+            "url",
+            "health",
+            "since",
+            "reason",
+            "conditions",
+            "last_success",
+            "last_failure",
+            "next_attempt",
+            "server",
+            "sessions",
+            "totals",
+            "latency_ms",
+            "facets",
+            "waiting",
         ] {
             assert!(server.get(name).is_some(), "`{name}` is missing");
         }
@@ -391,7 +404,10 @@ mod tests {
     #[test]
     fn an_address_is_shown_without_its_secrets() {
         assert_eq!(shown_url("http://127.0.0.1:8761/mcp"), "http://127.0.0.1:8761/mcp");
-        assert_eq!(shown_url("https://me:pw@a.example/mcp?key=s3cret&v=2#x"), "https://a.example/mcp?key=…&v=…");
+        assert_eq!(
+            shown_url("https://me:pw@a.example/mcp?key=s3cret&v=2#x"),
+            "https://a.example/mcp?key=…&v=…"
+        );
         assert_eq!(shown_url("nonsense"), "(not an address)");
     }
 }

@@ -188,8 +188,11 @@ impl Store for MemoryStore {
         keep: &HashSet<String>,
     ) -> Result<Vec<String>, StoreError> {
         let mut rows = self.rows();
-        let candidates =
-            rows.iter().filter(|(_, row)| !newer(&row.text)).map(|(id, row)| (row.last_used, id.clone())).collect();
+        let candidates = rows
+            .iter()
+            .filter(|(_, row)| !newer(&row.text))
+            .map(|(id, row)| (row.last_used, id.clone()))
+            .collect();
         let ended = ended(candidates, now_ms, max_age_ms, max_count, keep);
         for id in &ended {
             rows.remove(id);

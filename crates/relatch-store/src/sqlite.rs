@@ -152,7 +152,8 @@ impl Store for SqliteStore {
 
     fn unreadable(&self) -> Result<Vec<(String, RecordError)>, StoreError> {
         let connection = self.connection();
-        let mut query = connection.prepare("SELECT upstream, last_used, record, id FROM sessions ORDER BY id")?;
+        let mut query =
+            connection.prepare("SELECT upstream, last_used, record, id FROM sessions ORDER BY id")?;
         let mut found = Vec::new();
         for row in query.query_map([], |row| Ok((row.get::<_, String>(3)?, read_row(row)?)))? {
             let (id, row) = row?;
@@ -189,7 +190,8 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 
 /// Opens a file that only this user can read, making it if it is missing.
 fn private(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     Ok(file)
 }

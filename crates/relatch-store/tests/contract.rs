@@ -94,9 +94,7 @@ fn too_many_records_end_from_the_least_recently_used(store: &dyn Store) {
 fn a_record_of_a_newer_version_is_kept_and_refused(store: &dyn Store) {
     store.put(&Record { format: FORMAT + 1, ..record("newer-session-id", 1) }).unwrap();
     store.put(&record("readable", 2)).unwrap();
-    let refused = |result: Result<_, StoreError>| {
-        matches!(result, Err(StoreError::Record(RecordError::Newer { found })) if found == FORMAT + 1)
-    };
+    let refused = |result: Result<_, StoreError>| matches!(result, Err(StoreError::Record(RecordError::Newer { found })) if found == FORMAT + 1);
     assert!(refused(store.get("newer-session-id")));
     assert_eq!(ids(&store.all("gmail").unwrap()), ["readable"]);
     let unreadable = store.unreadable().unwrap();

@@ -6,9 +6,6 @@ use std::process::ExitCode;
 
 use relatch_admin::KeeperKind;
 
-/// How long an exchange waits for its upstream unless told otherwise.
-pub(crate) const DEFAULT_HOLD_MS: u64 = 45_000;
-
 /// Everything that a keeper needs to know to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Launch {
