@@ -1,2 +1,37 @@
-//! The program.
-fn main() {}
+//! The program `relatch`: reads the command line, runs one command, and says how it went.
+//!
+//! It decides nothing about connections. `cli/` has a file per command, `launch` what a keeper is started with,
+//! `drill/` the rehearsal, and `render/` is the only place that prints.
+
+mod cli;
+mod drill;
+mod exit;
+mod launch;
+mod render;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        render::bug(&panic.to_string());
+        std::process::exit(exit::BUG.into());
+    }));
+    // A reader that closes its end, as `head` does, is no bug; `render` sees the failed write.
+    let cli = cli::Cli::parse();
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("RELATCH_LOG") {
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(render::Style::stderr().coloured())
+            .init();
+    }
+    match cli.run() {
+        Ok(code) => code,
+        Err(failure) => {
+            render::failure(&failure);
+            ExitCode::from(failure.exit)
+        }
+    }
+}

@@ -3,7 +3,11 @@
 //! Decides nothing about exchanges; it only draws conclusions from dated evidence.
 
 mod report;
+mod tracker;
+
 pub use report::{
-    ClientSeen, Condition, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, SessionSeen, State,
-    Totals,
+    ClientSeen, Condition, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, SessionSeen,
+    State, Totals,
 };
+pub use tracker::Fresh;
+pub(crate) use tracker::{Judgement, Tracker};

@@ -1,0 +1,32 @@
+//! The seam between a running keeper and those who ask about it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Journal;
+use crate::schema::KeeperStatus;
+
+/// A running relatch process that owns latches, as the control socket and the API see it.
+///
+/// Every method answers from memory and at once; none waits for an upstream.
+pub trait Keeper: Send + Sync + 'static {
+    /// The truth about every upstream at this moment.
+    fn status(&self) -> KeeperStatus;
+
+    /// Asks for a relatch of every latch of `name`, or of all upstreams. An upstream that this keeper does not have
+    /// yields no outcome.
+    fn reconnect(&self, name: Option<&str>) -> Vec<ReconnectOutcome>;
+
+    /// What happened.
+    fn journal(&self) -> Arc<Journal>;
+}
+
+/// How many latches of one upstream were asked to relatch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReconnectOutcome {
+    /// The upstream's configured name.
+    pub name: String,
+    /// Latches that were asked; zero when no client is attached.
+    pub latches: usize,
+}

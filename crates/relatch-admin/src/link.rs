@@ -1,0 +1,246 @@
+//! The asking end of the control socket: finds every keeper of this user and asks it.
+//!
+//! A keeper gets [`PATIENCE`] to answer; one that hangs is reported as such, never waited for and never skipped.
+//! Sockets whose process is gone are removed on the way.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::control::{ANSWER_LIMIT, Answer, Request, read_line};
+use crate::journal::Dated;
+use crate::keeper::ReconnectOutcome;
+use crate::schema::{KeeperStatus, SCHEMA, Status, Unanswered};
+
+/// How long a keeper may take to answer.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A keeper that runs, by its socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeeperLink {
+    /// Its process.
+    pub pid: u32,
+    path: PathBuf,
+}
+
+/// Why a keeper gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// It did not answer in time.
+    #[error("process {pid} gave no answer within {} s", PATIENCE.as_secs())]
+    Hangs {
+        /// The process.
+        pid: u32,
+    },
+    /// The socket failed.
+    #[error("the connection to process {pid} failed: {cause}")]
+    Broken {
+        /// The process.
+        pid: u32,
+        /// How.
+        cause: io::Error,
+    },
+    /// It answered something that this version does not understand.
+    #[error("process {pid} answered what this version of relatch does not understand: {cause}")]
+    Strange {
+        /// The process.
+        pid: u32,
+        /// What.
+        cause: String,
+    },
+}
+
+/// The keepers whose sockets are in `dir`, by process id; removes the sockets of processes that are gone.
+///
+/// # Errors
+/// When the folder is there and can't be read.
+pub async fn all_keepers(dir: &Path) -> io::Result<Vec<KeeperLink>> {
+    let mut keepers = Vec::new();
+    let listed = match std::fs::read_dir(dir) {
+        Ok(listed) => listed,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(keepers),
+        Err(cause) => return Err(cause),
+    };
+    for file in listed {
+        let path = file?.path();
+        let Some(pid) = pid_of(&path) else { continue };
+        // A hanging keeper may have a full backlog; it is a keeper all the same.
+        let reached = tokio::time::timeout(PATIENCE, UnixStream::connect(&path)).await;
+        match reached {
+            Ok(Err(cause)) if cause.kind() == io::ErrorKind::ConnectionRefused && !lives(pid) => {
+                let _ = std::fs::remove_file(&path);
+            }
+            Ok(Err(cause)) if cause.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) | Err(_) => keepers.push(KeeperLink { pid, path }),
+        }
+    }
+    keepers.sort_by_key(|keeper| keeper.pid);
+    Ok(keepers)
+}
+
+/// Asks every keeper in `dir` for its status, all at the same time.
+///
+/// # Errors
+/// When the folder is there and can't be read.
+pub async fn status_of_all(dir: &Path) -> io::Result<Status> {
+    let mut status = Status { schema: SCHEMA, keepers: Vec::new(), unanswered: Vec::new() };
+    let mut asked = tokio::task::JoinSet::new();
+    for keeper in all_keepers(dir).await? {
+        asked.spawn(async move { (keeper.pid, keeper.status().await) });
+    }
+    while let Some(answer) = asked.join_next().await {
+        match answer.map_err(io::Error::other)? {
+            (_, Ok(keeper)) => status.keepers.push(keeper),
+            (pid, Err(cause)) => status.unanswered.push(Unanswered { pid, cause: cause.to_string() }),
+        }
+    }
+    status.keepers.sort_by_key(|keeper| (keeper.since, keeper.pid));
+    status.unanswered.sort_by_key(|keeper| keeper.pid);
+    Ok(status)
+}
+
+impl KeeperLink {
+    /// What it knows about its upstreams.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn status(&self) -> Result<KeeperStatus, LinkError> {
+        match self.ask(&Request::Status).await?.next_in_time().await? {
+            Answer::Status(status) => Ok(status),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    /// Asks for a relatch of `name`, or of all upstreams; empty where it has none of that name.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn reconnect(&self, name: Option<&str>) -> Result<Vec<ReconnectOutcome>, LinkError> {
+        let request = Request::Reconnect { name: name.map(str::to_owned) };
+        match self.ask(&request).await?.next_in_time().await? {
+            Answer::Reconnected(outcomes) => Ok(outcomes),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    /// Its journal, of one upstream or all, from `since` on.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn log(
+        &self,
+        name: Option<&str>,
+        since: Option<Timestamp>,
+        follow: bool,
+    ) -> Result<LogLines, LinkError> {
+        let request = Request::Log { since, name: name.map(str::to_owned), follow };
+        Ok(LogLines { conversation: self.ask(&request).await?, follow })
+    }
+
+    async fn ask(&self, request: &Request) -> Result<Conversation, LinkError> {
+        let broken = |cause| LinkError::Broken { pid: self.pid, cause };
+        let mut line = serde_json::to_vec(request).map_err(|cause| broken(cause.into()))?;
+        line.push(b'\n');
+        let sent = tokio::time::timeout(PATIENCE, async {
+            let (read, mut write) = UnixStream::connect(&self.path).await?.into_split();
+            write.write_all(&line).await?;
+            Ok((read, write))
+        });
+        let (read, write) = sent.await.map_err(|_| LinkError::Hangs { pid: self.pid })?.map_err(broken)?;
+        Ok(Conversation { pid: self.pid, read: BufReader::new(read), _write: write })
+    }
+
+    fn strange(&self, answer: &Answer) -> LinkError {
+        let cause = match answer {
+            Answer::Error(cause) => cause.clone(),
+            other => format!("{other:?}").chars().take(100).collect(),
+        };
+        LinkError::Strange { pid: self.pid, cause }
+    }
+}
+
+/// A line of a journal as it arrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogLine {
+    /// An entry.
+    Entry(Dated),
+    /// The keeper wrote faster than this end read: so many entries are missing here.
+    Missed(u64),
+}
+
+/// A journal as it arrives.
+#[derive(Debug)]
+pub struct LogLines {
+    conversation: Conversation,
+    follow: bool,
+}
+
+impl LogLines {
+    /// The next line; none at the journal's end, or when the keeper of a followed one ended.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn next(&mut self) -> Result<Option<LogLine>, LinkError> {
+        let answer = if self.follow {
+            match self.conversation.next().await? {
+                Some(answer) => answer,
+                None => return Ok(None),
+            }
+        } else {
+            self.conversation.next_in_time().await?
+        };
+        match answer {
+            Answer::Entry(entry) => Ok(Some(LogLine::Entry(entry))),
+            Answer::Missed(count) => Ok(Some(LogLine::Missed(count))),
+            Answer::End(_) => Ok(None),
+            other => Err(LinkError::Strange { pid: self.conversation.pid, cause: format!("{other:?}") }),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Conversation {
+    pid: u32,
+    read: BufReader<OwnedReadHalf>,
+    // Kept open: its end would tell the keeper to stop.
+    _write: OwnedWriteHalf,
+}
+
+impl Conversation {
+    async fn next_in_time(&mut self) -> Result<Answer, LinkError> {
+        let pid = self.pid;
+        let answer =
+            tokio::time::timeout(PATIENCE, self.next()).await.map_err(|_| LinkError::Hangs { pid })??;
+        answer.ok_or(LinkError::Broken { pid, cause: io::ErrorKind::UnexpectedEof.into() })
+    }
+
+    async fn next(&mut self) -> Result<Option<Answer>, LinkError> {
+        let pid = self.pid;
+        let line = read_line(&mut self.read, ANSWER_LIMIT)
+            .await
+            .map_err(|cause| LinkError::Broken { pid, cause })?;
+        line.map(|line| {
+            serde_json::from_slice(&line)
+                .map_err(|cause| LinkError::Strange { pid, cause: cause.to_string() })
+        })
+        .transpose()
+    }
+}
+
+fn pid_of(path: &Path) -> Option<u32> {
+    if path.extension()? != "sock" {
+        return None;
+    }
+    path.file_stem()?.to_str()?.parse().ok().filter(|pid| *pid > 0)
+}
+
+fn lives(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
+    // A process of another user, which may not be asked, lives too.
+    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+}

@@ -1,0 +1,86 @@
+//! One request of a client's and its one final answer.
+//!
+//! Holds what is known of an exchange; what follows from it is in [`verdict`] and in the machine.
+
+mod verdict;
+mod words;
+
+use std::collections::BTreeSet;
+
+use relatch_wire::method::RetryClass;
+
+pub use verdict::{Delivery, Verdict, verdict};
+
+use crate::input::Ask;
+use crate::{At, AttemptId, Gen, LatchId};
+
+/// An exchange that is not over.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) latch: LatchId,
+    pub(crate) ask: Ask,
+    pub(crate) class: RetryClass,
+    pub(crate) asked: At,
+    pub(crate) state: ExState,
+    /// The hold ends here; set when it first waits.
+    pub(crate) deadline: Option<At>,
+    /// An attempt of it has been written since the deadline was set.
+    pub(crate) written: bool,
+    /// How often it was written, refusals included.
+    pub(crate) sendings: u32,
+    /// Sessions that have seen its id.
+    pub(crate) seen_by: BTreeSet<Gen>,
+    /// Sessions that refused it as gone.
+    pub(crate) refused_by: BTreeSet<Gen>,
+    /// How often a session that is alive refused it as gone.
+    pub(crate) misled: u32,
+    /// Not before this: the server asked for a pause.
+    pub(crate) not_before: Option<At>,
+    /// The next attempt needs a new connection.
+    pub(crate) fresh: bool,
+    pub(crate) client: Client,
+    /// It was counted as held.
+    pub(crate) held: bool,
+    /// Tries to resume its stream since the last success.
+    pub(crate) resumes: u32,
+}
+
+/// Whether somebody still waits for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// Yes.
+    Waits,
+    /// Its connection is gone.
+    Left,
+    /// It has told the server to stop.
+    Cancelled,
+}
+
+/// Where an exchange stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExState {
+    /// It waits for its latch or its upstream.
+    Waiting,
+    /// A `ping` goes ahead of it.
+    Looking(AttemptId),
+    /// An attempt is under way.
+    Sent(AttemptId),
+    /// A long answer streams through; it is never sent again.
+    Passing(AttemptId),
+    /// Its answer is kept while the session is asked about.
+    Doubted(AttemptId),
+}
+
+impl Exchange {
+    pub(crate) fn attempt(&self) -> Option<AttemptId> {
+        match self.state {
+            ExState::Waiting | ExState::Looking(_) => None,
+            ExState::Sent(a) | ExState::Passing(a) | ExState::Doubted(a) => Some(a),
+        }
+    }
+
+    /// The tool's name, or the method: what a person calls it.
+    pub(crate) fn title(&self) -> &str {
+        self.ask.tool.as_deref().unwrap_or(&self.ask.method)
+    }
+}

@@ -1,0 +1,240 @@
+//! What relatch says when an exchange ends without the server's answer: one function per sentence.
+
+use relatch_wire::failure::{Code, Executed};
+
+use super::Exchange;
+use crate::At;
+use crate::effect::Failure;
+
+impl Failure {
+    fn new(code: Code, executed: Executed, message: String) -> Failure {
+        Failure { code, executed, message, since: None, cause: None, hint: None, retry_after: None }
+    }
+
+    pub(crate) fn since(mut self, since: At) -> Failure {
+        self.since = Some(since);
+        self
+    }
+
+    pub(crate) fn cause(mut self, cause: impl Into<String>) -> Failure {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    fn hint(mut self, hint: String) -> Failure {
+        self.hint = Some(hint);
+        self
+    }
+}
+
+/// Seconds as people say them.
+pub(crate) fn seconds(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..120_000 if ms.is_multiple_of(1_000) => format!("{} s", ms / 1_000),
+        1_000..120_000 => format!("{:.1} s", ms as f64 / 1_000.0),
+        _ => format!("{} min", ms / 60_000),
+    }
+}
+
+impl Exchange {
+    /// The connection broke after the call was written.
+    pub(crate) fn unknown(&self, upstream: &str, cause: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::DeliveryUnknown,
+            Executed::Unknown,
+            format!(
+                "The connection to `{upstream}` broke after `{what}` was sent. It may have run. relatch did not send it again."
+            ),
+        )
+        .cause(cause)
+        .hint(format!("Look in `{upstream}` before you call again"))
+    }
+
+    /// The hold is over.
+    pub(crate) fn held_too_long(&self, upstream: &str, code: Code, waited: u64, cause: &str) -> Failure {
+        let what = self.title();
+        let ran = if self.sendings == 0 { Executed::No } else { self.executed_when_waiting() };
+        let tail = match ran {
+            Executed::No => "did not run",
+            Executed::Unknown => "got no answer",
+        };
+        Failure::new(
+            code,
+            ran,
+            format!("`{upstream}` did not answer within {}. `{what}` {tail}.", seconds(waited)),
+        )
+        .cause(cause)
+        .hint(format!(
+            "relatch keeps trying to reach `{upstream}`; call again when `relatch status` shows it healthy"
+        ))
+    }
+
+    /// What waits again was refused or never written, unless it may always repeat.
+    fn executed_when_waiting(&self) -> Executed {
+        match self.class {
+            relatch_wire::method::RetryClass::Always => Executed::Unknown,
+            relatch_wire::method::RetryClass::IfNotDelivered | relatch_wire::method::RetryClass::Never => {
+                Executed::No
+            }
+        }
+    }
+
+    /// Too many wait already.
+    pub(crate) fn too_many_waiting(&self, upstream: &str, bound: usize, whose: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::HoldFull,
+            Executed::No,
+            format!("{bound} requests already wait for `{upstream}`, the bound for one {whose}. `{what}` did not run."),
+        )
+        .hint(format!("Call again when `{upstream}` answers; `relatch status {upstream}` shows it"))
+    }
+
+    /// The session is renewed again and again.
+    pub(crate) fn flapping(&self, upstream: &str, rest: u64) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::SessionFlapping,
+            Executed::No,
+            format!(
+                "`{upstream}` refused every new session before it answered a request; relatch rests for {}. `{what}` did not run.",
+                seconds(rest)
+            ),
+        )
+        .hint(format!("Look at the server behind `{upstream}`, then run `relatch reconnect {upstream}`"))
+    }
+
+    /// The session held work, which is gone.
+    pub(crate) fn state_lost(&self, upstream: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::StateLost,
+            Executed::No,
+            format!("The session of `{upstream}` was renewed and its state is gone. `{what}` did not run."),
+        )
+        .hint("Build the state up again, then call again".to_owned())
+    }
+
+    /// Configuration says never.
+    pub(crate) fn never_replayed(&self, upstream: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::NeverReplayed,
+            Executed::No,
+            format!("`{upstream}` turned `{what}` away because its session was gone. It did not run, and the configuration says that it is never sent again."),
+        )
+        .hint("Call it again yourself; the session is being renewed".to_owned())
+    }
+
+    /// The downstream session ended.
+    pub(crate) fn session_ended(&self, upstream: &str, executed: Executed) -> Failure {
+        let what = self.title();
+        let tail = match executed {
+            Executed::No => "did not run",
+            Executed::Unknown => "may have run",
+        };
+        Failure::new(
+            Code::SessionEnded,
+            executed,
+            format!("The client ended its session with `{upstream}`. `{what}` {tail}."),
+        )
+    }
+
+    /// The client cancelled it.
+    pub(crate) fn cancelled(&self, upstream: &str, executed: Executed) -> Failure {
+        let what = self.title();
+        let tail = match executed {
+            Executed::No => "before it was sent; it did not run",
+            Executed::Unknown => "after it was sent; it may have run",
+        };
+        Failure::new(Code::Cancelled, executed, format!("`{what}` to `{upstream}` was cancelled {tail}."))
+    }
+
+    /// The address sends relatch elsewhere.
+    pub(crate) fn redirected(&self, upstream: &str, location: Option<&str>) -> Failure {
+        let what = self.title();
+        let to = location.unwrap_or("an address that it does not name");
+        Failure::new(
+            Code::Redirected,
+            Executed::No,
+            format!("`{upstream}` redirects to `{to}`, which relatch does not follow. `{what}` did not run."),
+        )
+        .hint(format!("If the server has moved, configure `{upstream}` with the new address"))
+    }
+
+    /// TLS says no.
+    pub(crate) fn certificate(&self, upstream: &str, cause: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::CertificateRefused,
+            Executed::No,
+            format!("The certificate of `{upstream}` is not accepted. `{what}` did not run."),
+        )
+        .cause(cause)
+        .hint("Check the server's certificate and this machine's clock and trust store".to_owned())
+    }
+
+    /// DNS says no.
+    pub(crate) fn unknown_host(&self, upstream: &str, cause: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::UnknownHost,
+            Executed::No,
+            format!("The host name of `{upstream}` is unknown. `{what}` did not run."),
+        )
+        .cause(cause)
+        .hint(format!("Check the address of `{upstream}` and the name service"))
+    }
+
+    /// The answer broke a bound or is none.
+    pub(crate) fn garbled(&self, upstream: &str, cause: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::AnswerBroken,
+            Executed::Unknown,
+            format!("`{upstream}` answered `{what}` with something that is no MCP answer. It may have run."),
+        )
+        .cause(cause)
+        .hint(format!("Look in `{upstream}` before you call again"))
+    }
+
+    /// A long answer ended in the middle.
+    pub(crate) fn broken_off(&self, upstream: &str, cause: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::AnswerBroken,
+            Executed::Unknown,
+            format!("The answer of `{upstream}` to `{what}` broke off in the middle. It has run."),
+        )
+        .cause(cause)
+        .hint("Call again only if it may run twice".to_owned())
+    }
+
+    /// It will not be back in time, and says so.
+    pub(crate) fn come_back_later(&self, upstream: &str, retry_after: u64, cause: &str) -> Failure {
+        let what = self.title();
+        let mut failure = Failure::new(
+            Code::UpstreamDown,
+            Executed::No,
+            format!("`{upstream}` asks to come back in {}. `{what}` did not run.", seconds(retry_after)),
+        )
+        .cause(cause)
+        .hint(format!("Call again in {}", seconds(retry_after)));
+        failure.retry_after = Some(retry_after);
+        failure
+    }
+
+    /// The handshake is refused by a server that speaks MCP.
+    pub(crate) fn handshake_refused(&self, upstream: &str, cause: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::HandshakeRefused,
+            Executed::No,
+            format!("`{upstream}` refuses `initialize`. `{what}` did not run."),
+        )
+        .cause(cause)
+        .hint(format!("Look at the log of the server behind `{upstream}`"))
+    }
+}

@@ -1,0 +1,344 @@
+//! Dated evidence of one upstream, and what it adds up to.
+//!
+//! [`Judgement::Healthy`] holds a [`Fresh`], and a `Fresh` comes only from evidence younger than its bound: nothing can
+//! be called healthy otherwise.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    Condition, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, SessionSeen, State,
+    Totals,
+};
+use crate::{At, policy};
+
+/// Evidence that was fresh when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fresh(At);
+
+impl Fresh {
+    /// Evidence of `at`, seen at `now`; `None` when it is older than the bound.
+    #[must_use]
+    pub fn new(at: At, now: At) -> Option<Fresh> {
+        (now.since(at) < policy::FRESH_MS).then_some(Fresh(at))
+    }
+}
+
+/// What the evidence adds up to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// It answered, lately.
+    Healthy(Fresh),
+    /// A relatch or a question is under way.
+    Recovering { since: At },
+    /// It answers, and something fails.
+    Degraded { since: At, cause: String },
+    /// It can't be reached.
+    Down { since: At, cause: String },
+    /// There is no fresh evidence.
+    Unknown { since: At },
+}
+
+impl Judgement {
+    fn state(&self) -> State {
+        match self {
+            Judgement::Healthy(_) => State::Healthy,
+            Judgement::Recovering { .. } => State::Recovering,
+            Judgement::Degraded { .. } => State::Degraded,
+            Judgement::Down { .. } => State::Down,
+            Judgement::Unknown { .. } => State::Unknown,
+        }
+    }
+}
+
+/// The evidence of one upstream.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    began: At,
+    pub(crate) state: Judgement,
+    /// The last sign of life, of whatever kind.
+    heard: Option<At>,
+    /// Something has failed since.
+    bad: bool,
+    /// Healthy since, while it is.
+    well_since: Option<At>,
+    unsettled: Option<At>,
+    success: Option<LastSuccess>,
+    failure: Option<LastFailure>,
+    timeouts: u32,
+    silent: Option<(At, String)>,
+    facets: Facets,
+    conditions: BTreeMap<&'static str, Condition>,
+    pub(crate) totals: Totals,
+    latencies: VecDeque<u64>,
+}
+
+const LATENCIES: usize = 512;
+
+impl Tracker {
+    pub(crate) fn new(now: At) -> Tracker {
+        Tracker {
+            began: now,
+            state: Judgement::Unknown { since: now },
+            heard: None,
+            bad: false,
+            well_since: None,
+            unsettled: None,
+            success: None,
+            failure: None,
+            timeouts: 0,
+            silent: None,
+            facets: Facets::default(),
+            conditions: BTreeMap::new(),
+            totals: Totals::default(),
+            latencies: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn last_heard(&self) -> Option<At> {
+        self.heard
+    }
+
+    pub(crate) fn bad_news(&self) -> bool {
+        self.bad
+    }
+
+    pub(crate) fn timeouts(&self) -> u32 {
+        self.timeouts
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.is_some()
+    }
+
+    pub(crate) fn unsettled_since(&self, now: At) -> At {
+        self.unsettled.unwrap_or(now)
+    }
+
+    /// A sign of life.
+    pub(crate) fn heard(&mut self, now: At) {
+        let stale = self.heard.is_none_or(|at| Fresh::new(at, now).is_none());
+        if self.bad || stale {
+            self.well_since = Some(now);
+        }
+        self.heard = Some(now);
+        self.bad = false;
+        self.timeouts = 0;
+        self.silent = None;
+        self.unsettled = None;
+        for code in ["upstream-down", "endpoint-missing", "upstream-silent"] {
+            self.conditions.remove(code);
+        }
+    }
+
+    /// An answer to a request of anybody's.
+    pub(crate) fn answered(&mut self, now: At, method: &str, ms: u64, call: bool) {
+        self.heard(now);
+        self.success = Some(LastSuccess { at: now, method: method.to_owned(), ms });
+        if call {
+            self.facets.last_call = Some(true);
+            if self.latencies.len() == LATENCIES {
+                self.latencies.pop_front();
+            }
+            self.latencies.push_back(ms);
+        }
+    }
+
+    pub(crate) fn failed(&mut self, now: At, method: &str, cause: &str) {
+        self.bad = true;
+        self.failure = Some(LastFailure { at: now, method: method.to_owned(), cause: cause.to_owned() });
+    }
+
+    pub(crate) fn timed_out(&mut self, now: At, method: &str) {
+        self.timeouts += 1;
+        self.failed(now, method, "no answer in time");
+    }
+
+    /// Something came that is no good news.
+    pub(crate) fn doubt(&mut self, now: At) {
+        self.bad = true;
+        self.unsettled.get_or_insert(now);
+    }
+
+    pub(crate) fn away(&mut self, now: At, confirmed: bool) {
+        self.bad = true;
+        self.unsettled.get_or_insert(now);
+        if confirmed {
+            self.facets.session = None;
+        }
+    }
+
+    pub(crate) fn silent(&mut self, now: At, cause: &str) {
+        let since = self.silent.as_ref().map_or(now, |(at, _)| *at);
+        self.silent = Some((since, cause.to_owned()));
+    }
+
+    pub(crate) fn session(&mut self, now: At, alive: bool) {
+        self.facets.session = Some(alive);
+        if !alive {
+            self.unsettled.get_or_insert(now);
+        }
+    }
+
+    pub(crate) fn credentials(&mut self, now: At, accepted: bool, upstream: &str) {
+        self.facets.credentials = Some(accepted);
+        self.condition(
+            "credentials-refused",
+            now,
+            (!accepted).then(|| {
+                (
+                    format!("`{upstream}` answered 401 or 403"),
+                    "Calls of this client are refused".to_owned(),
+                    "Sign in again in the client, or check the configured headers".to_owned(),
+                )
+            }),
+        );
+    }
+
+    pub(crate) fn revision(&mut self, now: At, change: Option<(&str, &str)>) {
+        self.condition(
+            "revision-changed",
+            now,
+            change.map(|(promised, found)| {
+                (
+                    format!("the client was promised {promised}, and the restarted server speaks {found}"),
+                    "Calls go on; features of the older revision may be missing".to_owned(),
+                    "Restart the client when it suits you".to_owned(),
+                )
+            }),
+        );
+    }
+
+    pub(crate) fn not_shared(&mut self, now: At) {
+        self.condition(
+            "sessions-not-shared",
+            now,
+            Some((
+                "one server at this address refuses a session that another one knows".to_owned(),
+                "Calls are sent again until they reach the right server".to_owned(),
+                "Make the balancer keep a session on one server, or share the sessions".to_owned(),
+            )),
+        );
+    }
+
+    pub(crate) fn flapping(&mut self, now: At, rest: Option<u64>) {
+        self.condition(
+            "session-flapping",
+            now,
+            rest.map(|ms| {
+                (
+                    "new sessions are refused before they answer a request".to_owned(),
+                    format!("Calls are given back; the next handshake is in {} s", ms / 1_000),
+                    "Look at the log of the server".to_owned(),
+                )
+            }),
+        );
+    }
+
+    pub(crate) fn handshake(&mut self, now: At, refused: Option<&str>) {
+        self.condition(
+            "handshake-refused",
+            now,
+            refused.map(|cause| {
+                (
+                    cause.to_owned(),
+                    "No new session can be opened; calls wait and are then given back".to_owned(),
+                    "Look at the log of the server".to_owned(),
+                )
+            }),
+        );
+    }
+
+    fn condition(&mut self, code: &'static str, now: At, words: Option<(String, String, String)>) {
+        let Some((cause, effect, hint)) = words else {
+            self.conditions.remove(code);
+            return;
+        };
+        let since = self.conditions.get(code).map_or(now, |c| c.since);
+        self.conditions.insert(code, Condition { code, since, cause, effect, hint });
+    }
+
+    pub(crate) fn judge_silence(&self) -> Judgement {
+        match &self.silent {
+            Some((since, cause)) => Judgement::Down { since: *since, cause: cause.clone() },
+            None => Judgement::Unknown { since: self.began },
+        }
+    }
+
+    /// Without an outage or a relatch: what the evidence says.
+    pub(crate) fn judge(&self, now: At) -> Judgement {
+        let Some(heard) = self.heard else { return Judgement::Unknown { since: self.began } };
+        let Some(fresh) = Fresh::new(heard, now) else {
+            return Judgement::Unknown { since: heard.plus(policy::FRESH_MS) };
+        };
+        let trouble = self.conditions.values().find(|c| c.code != "revision-changed");
+        match trouble {
+            Some(c) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
+            None => Judgement::Healthy(fresh),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the machine hands over what only it knows, once")]
+    pub(crate) fn report(
+        &self,
+        now: At,
+        judgement: Judgement,
+        reachable: Option<bool>,
+        next_attempt: Option<At>,
+        server: Option<ServerSeen>,
+        sessions: Vec<SessionSeen>,
+        waiting: usize,
+    ) -> HealthReport {
+        let state = judgement.state();
+        let (since, reason) = match &judgement {
+            Judgement::Healthy(fresh) => (self.well_since.unwrap_or(fresh.0), None),
+            Judgement::Recovering { since } => (*since, Some("a new session is being opened".to_owned())),
+            Judgement::Degraded { since, cause } | Judgement::Down { since, cause } => {
+                (*since, Some(cause.clone()))
+            }
+            Judgement::Unknown { since } => (
+                *since,
+                Some(match self.heard {
+                    Some(heard) => format!("no answer seen for {} s", now.since(heard) / 1_000),
+                    None => "no answer seen yet".to_owned(),
+                }),
+            ),
+        };
+        let mut conditions: Vec<Condition> = self.conditions.values().cloned().collect();
+        if let Judgement::Down { since, cause } = &judgement {
+            conditions.push(Condition {
+                code: "upstream-down",
+                since: *since,
+                cause: cause.clone(),
+                effect: "Calls wait, and are given back when their hold ends".to_owned(),
+                hint: "Start the server; relatch finds it by itself".to_owned(),
+            });
+        }
+        conditions.sort_by_key(|c| c.since);
+        HealthReport {
+            at: now,
+            state,
+            since,
+            reason,
+            facets: Facets { reachable, ..self.facets },
+            conditions,
+            last_success: self.success.clone(),
+            last_failure: self.failure.clone(),
+            next_attempt,
+            server,
+            sessions,
+            waiting,
+            totals: self.totals,
+            latency: self.latency(),
+        }
+    }
+
+    fn latency(&self) -> Latency {
+        let mut sorted: Vec<u64> = self.latencies.iter().copied().collect();
+        sorted.sort_unstable();
+        let at = |share: f64| {
+            let last = sorted.len().saturating_sub(1);
+            sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(0) as f64
+        };
+        Latency { p50: at(0.5), p99: at(0.99) }
+    }
+}

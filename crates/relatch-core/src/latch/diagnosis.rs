@@ -1,0 +1,442 @@
+//! Settling doubt about a session by asking it.
+//!
+//! The sequence of the design (§3.3): `ping` on the session in doubt; if that is refused in the same way, a handshake
+//! for a second session and the same `ping` on it as control. And the shorter one for replicas that do not share
+//! sessions (§3.2): `ping` over fresh connections. One diagnosis per latch at a time; nothing else is sent meanwhile.
+
+use relatch_wire::failure::{Code, Executed};
+
+use super::reading::{self, Reading};
+use super::{Latch, LatchState};
+use crate::effect::{Connection, Effect, What};
+use crate::exchange::{Delivery, ExState};
+use crate::input::Answer;
+use crate::upstream::{
+    Absence, Attempt, Cleared, Machine, Outcome, Purpose, Question, executed_by, rpc_digest,
+};
+use crate::{At, AttemptId, ExId, Gen, LatchId, journal, policy};
+
+/// A diagnosis under way.
+#[derive(Debug)]
+pub(crate) struct Diagnosis {
+    pub(crate) step: Asked,
+    pub(crate) subjects: Vec<Subject>,
+    pub(crate) began: At,
+}
+
+/// What has been asked.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// `ping` on the session in doubt.
+    Ping(AttemptId),
+    /// A second session.
+    Trial(Gen, Same),
+    /// `notifications/initialized` on it.
+    TrialInitialized(AttemptId, Gen, Same),
+    /// `ping` on it.
+    Control(AttemptId, Gen, Same),
+    /// `ping` on the session in doubt, over a fresh connection; so many are left.
+    Replica(AttemptId, u32),
+}
+
+/// The refusal that the answer in doubt and the `ping` have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Same {
+    status: u16,
+    digest: u64,
+}
+
+/// An answer that raised the doubt, kept until it is settled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subject {
+    pub(crate) ex: Option<ExId>,
+    pub(crate) attempt: AttemptId,
+    same: Same,
+    /// Its text is about the session.
+    speaks: bool,
+}
+
+/// What a diagnosis found.
+enum Finding {
+    /// The session lives, or nothing was found against it, or the answer is not about it.
+    PassOn,
+    /// It is gone, by its own server's word: requests that got this very refusal did not run.
+    Gone(Same),
+}
+
+impl Machine {
+    /// An answer raised doubt. Returns false where no diagnosis is to be had: the answer is to be passed on.
+    pub(crate) fn doubt(
+        &mut self,
+        attempt: &Attempt,
+        ex: Option<ExId>,
+        id: AttemptId,
+        status: u16,
+        digest: u64,
+        speaks: bool,
+    ) -> bool {
+        let now = self.now;
+        self.cleared.retain(|c| c.until > now);
+        if self.cleared.iter().any(|c| c.status == status && c.digest == digest) {
+            return false;
+        }
+        let subject = Subject { ex, attempt: id, same: Same { status, digest }, speaks };
+        let Some(latch) = self.latches.get_mut(&attempt.latch) else { return false };
+        match &mut latch.state {
+            LatchState::Bound(generation) if *generation == attempt.generation => {
+                let generation = *generation;
+                let latch = attempt.latch;
+                let ping =
+                    self.ping(latch, generation, Question::Diagnose, Connection::Young, policy::PING_MS);
+                let diagnosis = Diagnosis { step: Asked::Ping(ping), subjects: vec![subject], began: now };
+                if let Some(latch) = self.latches.get_mut(&latch) {
+                    latch.state = LatchState::Doubted(generation, diagnosis);
+                }
+                let detail = format!("HTTP {status}");
+                self.journal(journal::What::Suspected, Some(latch), |entry| entry.detail = Some(detail));
+            }
+            LatchState::Doubted(generation, diagnosis)
+                if *generation == attempt.generation && !matches!(diagnosis.step, Asked::Replica(..)) =>
+            {
+                diagnosis.subjects.push(subject);
+            }
+            _ => return false,
+        }
+        if let Some(exchange) = ex.and_then(|ex| self.exchanges.get_mut(&ex)) {
+            exchange.state = ExState::Doubted(id);
+        }
+        true
+    }
+
+    fn diagnosis(&mut self, id: LatchId, generation: Gen) -> Option<&mut Diagnosis> {
+        match self.latches.get_mut(&id).map(|l| &mut l.state) {
+            Some(LatchState::Doubted(g, diagnosis)) if *g == generation => Some(diagnosis),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn diagnose_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
+        let latch = attempt.latch;
+        let has_id = self.latches.get(&latch).is_some_and(|l| l.has_id);
+        let Some(diagnosis) = self.diagnosis(latch, attempt.generation) else { return };
+        if !matches!(diagnosis.step, Asked::Ping(a) if a == id) {
+            return;
+        }
+        let knows = |same: Same| diagnosis.subjects.iter().any(|s| s.same == same);
+        let same = match &outcome {
+            Outcome::Answered(Answer::Error { code, message }) => {
+                let same = Same { status: 200, digest: rpc_digest(*code, message) };
+                knows(same).then_some(same)
+            }
+            Outcome::Refused(refusal) => {
+                let same = Same { status: refusal.status, digest: refusal.digest };
+                if reading::read(refusal, has_id) == Reading::Gone {
+                    self.settle_doubt(latch, attempt.generation, Finding::Gone(same));
+                    return;
+                }
+                knows(same).then_some(same)
+            }
+            Outcome::Answered(Answer::Result)
+            | Outcome::Session(_)
+            | Outcome::Listed(_)
+            | Outcome::Cut(_)
+            | Outcome::Limit => None,
+        };
+        match outcome {
+            Outcome::Refused(refusal)
+                if matches!(reading::read(&refusal, has_id), Reading::Gateway | Reading::NotMcp) =>
+            {
+                self.missing(&refusal);
+                self.settle_doubt(latch, attempt.generation, Finding::PassOn);
+                return;
+            }
+            Outcome::Cut(cut) => {
+                self.mark_away(Absence {
+                    code: Code::UpstreamDown,
+                    cause: &cut.cause,
+                    confirmed: !cut.wrote,
+                    after: None,
+                });
+                self.scout_soon();
+            }
+            _ => {}
+        }
+        let Some(same) = same else {
+            self.settle_doubt(latch, attempt.generation, Finding::PassOn);
+            return;
+        };
+        let now = self.now;
+        let rested = self
+            .latches
+            .get(&latch)
+            .is_some_and(|l| l.trial_at.is_none_or(|at| now.since(at) >= policy::TRIAL_EVERY_MS));
+        if !rested {
+            self.settle_doubt(latch, attempt.generation, Finding::PassOn);
+            return;
+        }
+        let generation = self.next_generation(latch);
+        self.send(
+            latch,
+            generation,
+            What::Initialize { ex: None },
+            Purpose::Trial,
+            Connection::Young,
+            Some(policy::HANDSHAKE_STEP_MS),
+        );
+        if let Some(latch) = self.latches.get_mut(&latch) {
+            latch.trial_at = Some(now);
+        }
+        if let Some(diagnosis) = self.diagnosis(latch, attempt.generation) {
+            diagnosis.step = Asked::Trial(generation, same);
+        }
+    }
+
+    /// The session in doubt of the trial that this attempt belongs to.
+    fn tried(&self, attempt: &Attempt) -> Option<(Gen, Same)> {
+        match self.latches.get(&attempt.latch).map(|l| &l.state) {
+            Some(LatchState::Doubted(old, diagnosis)) => match diagnosis.step {
+                Asked::Trial(g, same) | Asked::TrialInitialized(_, g, same) | Asked::Control(_, g, same)
+                    if g == attempt.generation =>
+                {
+                    Some((*old, same))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    pub(crate) fn trial_over(&mut self, attempt: &Attempt, outcome: Outcome<'_>) {
+        let latch = attempt.latch;
+        let Some((old, same)) = self.tried(attempt) else {
+            if matches!(outcome, Outcome::Session(_)) {
+                self.send_delete(latch, attempt.generation);
+            }
+            return;
+        };
+        if !matches!(outcome, Outcome::Session(_)) {
+            self.not_about_the_session(latch, old, same);
+            return;
+        }
+        let generation = attempt.generation;
+        let told = self.send(
+            latch,
+            generation,
+            What::Initialized,
+            Purpose::Initialized,
+            Connection::Young,
+            Some(policy::REBUILD_STEP_MS),
+        );
+        if let Some(diagnosis) = self.diagnosis(latch, old) {
+            diagnosis.step = Asked::TrialInitialized(told, generation, same);
+        }
+    }
+
+    /// Whether this `initialized` was a trial's; if so, the control follows.
+    pub(crate) fn trial_initialized_over(&mut self, id: AttemptId, attempt: &Attempt) -> bool {
+        let latch = attempt.latch;
+        let Some((old, same)) = self.tried(attempt) else { return false };
+        let ours = matches!(
+            self.diagnosis(latch, old).map(|d| &d.step),
+            Some(Asked::TrialInitialized(a, _, _)) if *a == id
+        );
+        if ours {
+            let generation = attempt.generation;
+            let control = self.ping(latch, generation, Question::Control, Connection::Young, policy::PING_MS);
+            if let Some(diagnosis) = self.diagnosis(latch, old) {
+                diagnosis.step = Asked::Control(control, generation, same);
+            }
+        }
+        ours
+    }
+
+    pub(crate) fn control_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
+        let latch = attempt.latch;
+        let Some((old, same)) = self.tried(attempt) else { return };
+        if !matches!(self.diagnosis(latch, old).map(|d| &d.step), Some(Asked::Control(a, _, _)) if *a == id) {
+            return;
+        }
+        let held = match outcome {
+            Outcome::Answered(Answer::Result) => true,
+            Outcome::Answered(Answer::Error { code, message }) => {
+                same != Same { status: 200, digest: rpc_digest(code, message) }
+            }
+            Outcome::Refused(_)
+            | Outcome::Cut(_)
+            | Outcome::Limit
+            | Outcome::Session(_)
+            | Outcome::Listed(_) => false,
+        };
+        if held {
+            let subjects = self.take_subjects(latch, old);
+            self.promote(latch, old, attempt.generation);
+            self.judge_subjects(subjects, &Finding::Gone(same));
+        } else {
+            self.send_delete(latch, attempt.generation);
+            self.not_about_the_session(latch, old, same);
+        }
+    }
+
+    fn not_about_the_session(&mut self, latch: LatchId, old: Gen, same: Same) {
+        let until = self.now.plus(policy::CLEARED_MS);
+        if self.cleared.len() >= 64 {
+            self.cleared.remove(0);
+        }
+        self.cleared.push(Cleared { status: same.status, digest: same.digest, until });
+        self.settle_doubt(latch, old, Finding::PassOn);
+    }
+
+    /// A session that answered a moment ago is refused: do several servers answer at this address?
+    pub(crate) fn ask_replicas(&mut self, id: LatchId, generation: Gen, ex: Option<ExId>) {
+        let now = self.now;
+        if let Some(exchange) = ex.and_then(|ex| self.exchanges.get_mut(&ex)) {
+            exchange.misled += 1;
+        }
+        let ping = self.ping(id, generation, Question::Replica, Connection::Fresh, policy::PING_MS);
+        if let Some(latch) = self.latches.get_mut(&id) {
+            let step = Asked::Replica(ping, policy::REPLICA_PINGS - 1);
+            latch.state =
+                LatchState::Doubted(generation, Diagnosis { step, subjects: Vec::new(), began: now });
+        }
+    }
+
+    pub(crate) fn replica_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
+        let (latch, generation) = (attempt.latch, attempt.generation);
+        let has_id = self.latches.get(&latch).is_some_and(|l| l.has_id);
+        let left = match self.diagnosis(latch, generation).map(|d| &d.step) {
+            Some(Asked::Replica(a, left)) if *a == id => *left,
+            _ => return,
+        };
+        let alive = match outcome {
+            Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => true,
+            Outcome::Refused(refusal) => match reading::read(&refusal, has_id) {
+                Reading::Gone | Reading::Suspected | Reading::Redirected => false,
+                Reading::Gateway | Reading::NotMcp | Reading::Later => {
+                    self.missing(&refusal);
+                    self.bound_again(latch, generation);
+                    return;
+                }
+                Reading::AboutRequest | Reading::Credentials | Reading::WrongPlace => true,
+            },
+            Outcome::Cut(cut) => {
+                // The refusal stands; what was refused waits for the address to answer again.
+                self.mark_away(Absence {
+                    code: Code::UpstreamDown,
+                    cause: &cut.cause,
+                    confirmed: !cut.wrote,
+                    after: None,
+                });
+                self.scout_soon();
+                self.bound_again(latch, generation);
+                return;
+            }
+            Outcome::Limit => false,
+        };
+        if alive {
+            self.tracker.not_shared(self.now);
+            self.journal(journal::What::Cleared, Some(latch), |entry| {
+                entry.detail = Some("another server at this address knows the session".to_owned());
+            });
+            // What was refused goes out on a connection of its own.
+            let waiting = self.latches.get(&latch).map(|l| l.waiting.clone()).unwrap_or_default();
+            for ex in waiting {
+                if let Some(exchange) = self.exchanges.get_mut(&ex) {
+                    exchange.fresh = exchange.refused_by.remove(&generation);
+                }
+            }
+            self.bound_again(latch, generation);
+        } else if left > 0 {
+            let ping = self.ping(latch, generation, Question::Replica, Connection::Fresh, policy::PING_MS);
+            if let Some(diagnosis) = self.diagnosis(latch, generation) {
+                diagnosis.step = Asked::Replica(ping, left - 1);
+            }
+        } else {
+            self.lose(latch, generation);
+        }
+    }
+
+    fn bound_again(&mut self, id: LatchId, generation: Gen) {
+        if let Some(latch) = self.latches.get_mut(&id) {
+            latch.state = LatchState::Bound(generation);
+        }
+        self.dirty.insert(id);
+    }
+
+    fn take_subjects(&mut self, id: LatchId, generation: Gen) -> Vec<Subject> {
+        self.diagnosis(id, generation).map(|d| std::mem::take(&mut d.subjects)).unwrap_or_default()
+    }
+
+    fn settle_doubt(&mut self, id: LatchId, generation: Gen, finding: Finding) {
+        let subjects = self.take_subjects(id, generation);
+        let took = self.latches.get(&id).and_then(Latch::doubted_since).map(|began| self.now.since(began));
+        match finding {
+            Finding::PassOn => {
+                self.bound_again(id, generation);
+                self.journal(journal::What::Cleared, Some(id), |entry| entry.ms = took);
+            }
+            Finding::Gone(_) => self.lose(id, generation),
+        }
+        self.judge_subjects(subjects, &finding);
+    }
+
+    /// What becomes of the answers that were kept.
+    fn judge_subjects(&mut self, subjects: Vec<Subject>, finding: &Finding) {
+        for subject in subjects {
+            let (attempt, status) = (subject.attempt, subject.same.status);
+            let Some(ex) = subject
+                .ex
+                .filter(|ex| self.exchanges.get(ex).is_some_and(|e| e.state == ExState::Doubted(attempt)))
+            else {
+                self.out.push(Effect::Drop { attempt });
+                continue;
+            };
+            let proven = match finding {
+                Finding::PassOn => None,
+                Finding::Gone(same) => Some(
+                    *same == subject.same
+                        && match status {
+                            400..=499 | 503 => true,
+                            // These statuses are also what a handler's own failure looks like.
+                            _ => subject.speaks,
+                        },
+                ),
+            };
+            match proven {
+                None if status == 200 => {
+                    self.out.push(Effect::Pass { ex, attempt });
+                    self.forget(ex);
+                }
+                None => self.pass_refusal(attempt, ex, executed_by(status)),
+                Some(true) => self.refused_and_lost(attempt, ex),
+                Some(false) if executed_by(status) == Executed::No => {
+                    self.pass_refusal(attempt, ex, Executed::No);
+                }
+                Some(false) => {
+                    self.out.push(Effect::Drop { attempt });
+                    let cause = format!("HTTP {status} came in its place, and the session was lost");
+                    self.again_or_back(ex, Delivery::Unknown, &cause);
+                }
+            }
+        }
+    }
+
+    /// The diagnosis proved that it did not run.
+    fn refused_and_lost(&mut self, attempt: AttemptId, ex: ExId) {
+        let Some(exchange) = self.exchanges.get(&ex) else { return };
+        let Some(generation) = exchange.seen_by.last().copied() else { return };
+        let latch = exchange.latch;
+        let began = self.now;
+        let of = Attempt { latch, generation, purpose: Purpose::Exchange(ex), sent: began, begun: None };
+        self.refused_as_gone(attempt, &of, ex);
+    }
+}
+
+impl Latch {
+    /// How long the doubt has lasted.
+    pub(crate) fn doubted_since(&self) -> Option<At> {
+        match &self.state {
+            LatchState::Doubted(_, diagnosis) => Some(diagnosis.began),
+            _ => None,
+        }
+    }
+}

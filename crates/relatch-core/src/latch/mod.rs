@@ -1,0 +1,253 @@
+//! The binding of one downstream session to one upstream session.
+//!
+//! [`Latch`] is what is known of it. How it is lost and bound anew is in `relatch`, how doubt is settled in
+//! `diagnosis`, what an answer says in [`reading`], the standing stream in `stream`, comparison of lists in `compare`,
+//! messages without answer in `notes`.
+
+mod compare;
+mod diagnosis;
+mod notes;
+pub mod reading;
+mod relatch;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use relatch_wire::failure::Code;
+use relatch_wire::method::ListKind;
+
+pub(crate) use diagnosis::Diagnosis;
+pub(crate) use stream::StreamState;
+
+use crate::health::{ClientSeen, ServerSeen};
+use crate::input::Told;
+use crate::policy;
+use crate::{At, AttemptId, ExId, Gen, LatchId, NoteId};
+
+/// What is known of a latch.
+#[derive(Debug)]
+pub(crate) struct Latch {
+    pub(crate) id: LatchId,
+    pub(crate) opened: At,
+    pub(crate) last_used: At,
+    pub(crate) client: Option<ClientSeen>,
+    /// The revision that the client was promised.
+    pub(crate) promised: String,
+    pub(crate) server: Option<ServerSeen>,
+    pub(crate) digest: Option<u64>,
+    /// The client has sent `notifications/initialized`.
+    pub(crate) initialized: bool,
+    /// The session that has been told so.
+    pub(crate) announced: Option<Gen>,
+    pub(crate) state: LatchState,
+    /// How many handshakes were begun.
+    pub(crate) begun: u32,
+    /// The session in use, or in use last.
+    pub(crate) generation: Option<Gen>,
+    /// Whether it has an id, so that it can be refused.
+    pub(crate) has_id: bool,
+    pub(crate) bound: Option<At>,
+    /// When this session last answered a request of any kind.
+    pub(crate) answered: Option<At>,
+    /// Bindings since a client's request was last answered.
+    pub(crate) unanswered: u32,
+    /// How long it rested last.
+    pub(crate) rested: u64,
+    /// The client has a stream open, or sits on stdio.
+    pub(crate) attached: bool,
+    pub(crate) waiting: BTreeSet<ExId>,
+    pub(crate) notes: VecDeque<(NoteId, Told, Accepted)>,
+    pub(crate) note: Option<(AttemptId, NoteId, Told, Accepted)>,
+    /// Tools that may be repeated, by their annotations.
+    pub(crate) repeatable: BTreeSet<String>,
+    pub(crate) level: Option<String>,
+    pub(crate) subscriptions: BTreeMap<String, String>,
+    /// Kinds of lists that the client knows.
+    pub(crate) lists: BTreeSet<ListKind>,
+    pub(crate) stream: StreamState,
+    pub(crate) trial_at: Option<At>,
+    pub(crate) gap: Gap,
+    pub(crate) compared: Option<At>,
+    /// Sessions that still have open attempts.
+    pub(crate) old: BTreeMap<Gen, Farewell>,
+}
+
+/// Where a latch stands.
+#[derive(Debug)]
+pub(crate) enum LatchState {
+    /// The client's own `initialize` has no answer yet.
+    Opening(ExId),
+    /// In use.
+    Bound(Gen),
+    /// In use, and asked about.
+    Doubted(Gen, Diagnosis),
+    /// Gone, or its endpoint is; nothing is under way for it.
+    Refused(Loss),
+    /// A new session is being opened.
+    Relatching(Loss, Gen, Step),
+    /// The upstream refused the credentials of a request of relatch's own.
+    Parked(Loss),
+    /// The downstream session is over; open attempts end.
+    Ended,
+}
+
+/// What is known of a session that was refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Loss {
+    /// Which session; `None` where there never was one.
+    pub(crate) generation: Option<Gen>,
+    pub(crate) at: At,
+    pub(crate) doubt: Doubtful,
+    /// No handshake before this.
+    pub(crate) not_before: Option<At>,
+    /// How often a server refused the handshake.
+    pub(crate) tries: u32,
+    /// The last handshake's trouble.
+    pub(crate) trouble: Option<(Code, String)>,
+}
+
+/// Whether a session that is given up may still live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubtful {
+    /// The server has refused it.
+    Gone,
+    /// The endpoint was missing: ask it first.
+    AskFirst,
+    /// It is being asked.
+    Asking(AttemptId),
+    /// It lives, and is replaced by wish.
+    Replaced,
+}
+
+/// The steps of a handshake and of rebuilding.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// `initialize` is out.
+    Handshake(AttemptId),
+    /// `notifications/initialized` is out.
+    Initialized(AttemptId),
+    /// State is replayed, one request after the other.
+    Rebuild(AttemptId, VecDeque<Replay>),
+}
+
+/// Something replayed into a new session.
+#[derive(Clone, Debug)]
+pub(crate) enum Replay {
+    /// Raw params of `logging/setLevel`.
+    Level(String),
+    /// Raw params of `resources/subscribe`.
+    Subscribe(String),
+}
+
+/// Whether the client already has its 202.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    /// It has.
+    Yes,
+    /// It waits for the upstream's.
+    NotYet,
+}
+
+/// Whether server messages may have been lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// No.
+    Closed,
+    /// Yes, after a handshake or a restart: compare as soon as possible.
+    Open,
+    /// Yes, on a session that survived: compare, but not too often.
+    Mild,
+    /// Lists are being compared.
+    Comparing(AttemptId, Vec<ListKind>),
+}
+
+/// What happens to a session that is not in use any more, when its last attempt is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// It is gone; forget it.
+    Forget,
+    /// It may live; DELETE it.
+    Delete,
+}
+
+impl Latch {
+    pub(crate) fn new(id: LatchId, now: At, state: LatchState, client: Option<ClientSeen>) -> Latch {
+        Latch {
+            id,
+            opened: now,
+            last_used: now,
+            client,
+            promised: String::new(),
+            server: None,
+            digest: None,
+            initialized: false,
+            announced: None,
+            state,
+            begun: 0,
+            generation: None,
+            has_id: false,
+            bound: None,
+            answered: None,
+            unanswered: 0,
+            rested: 0,
+            attached: false,
+            waiting: BTreeSet::new(),
+            notes: VecDeque::new(),
+            note: None,
+            repeatable: BTreeSet::new(),
+            level: None,
+            subscriptions: BTreeMap::new(),
+            lists: BTreeSet::new(),
+            stream: StreamState::Off,
+            trial_at: None,
+            gap: Gap::Closed,
+            compared: None,
+            old: BTreeMap::new(),
+        }
+    }
+
+    /// Whether relatch works for it of its own accord.
+    pub(crate) fn wanted(&self, now: At) -> bool {
+        !matches!(self.state, LatchState::Ended)
+            && (self.attached || !self.waiting.is_empty() || now.since(self.last_used) < policy::ATTACHED_MS)
+    }
+
+    /// The session in use, where one is, doubted or not.
+    pub(crate) fn in_use(&self) -> Option<Gen> {
+        match &self.state {
+            LatchState::Bound(g) | LatchState::Doubted(g, _) => Some(*g),
+            LatchState::Opening(_)
+            | LatchState::Refused(_)
+            | LatchState::Relatching(..)
+            | LatchState::Parked(_)
+            | LatchState::Ended => None,
+        }
+    }
+
+    /// The session that may be alive at the server.
+    pub(crate) fn may_live(&self) -> Option<Gen> {
+        match &self.state {
+            LatchState::Bound(g) | LatchState::Doubted(g, _) => Some(*g),
+            LatchState::Refused(loss) | LatchState::Relatching(loss, ..) | LatchState::Parked(loss) => {
+                match loss.doubt {
+                    Doubtful::Gone => None,
+                    Doubtful::AskFirst | Doubtful::Asking(_) | Doubtful::Replaced => loss.generation,
+                }
+            }
+            LatchState::Opening(_) | LatchState::Ended => None,
+        }
+    }
+
+    /// The state in a word, for people.
+    pub(crate) fn word(&self) -> &'static str {
+        match self.state {
+            LatchState::Opening(_) => "opening",
+            LatchState::Bound(_) => "bound",
+            LatchState::Doubted(..) => "doubted",
+            LatchState::Refused(_) => "refused",
+            LatchState::Relatching(..) => "relatching",
+            LatchState::Parked(_) => "parked",
+            LatchState::Ended => "ended",
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Messages of the client's that expect no answer: notifications, and answers to the server's requests.
+//!
+//! Decides whether one goes on at once, waits its turn, or is let go (§3.7). One at a time per latch, in order.
+
+use super::reading::{self, Reading};
+use super::{Accepted, LatchState};
+use crate::effect::{Connection, Effect, What};
+use crate::exchange::{Client, ExState};
+use crate::input::Told;
+use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose};
+use crate::{AttemptId, ExId, Gen, LatchId, NoteId, journal, policy};
+use relatch_wire::failure::{Code, Executed};
+use relatch_wire::request_id::RequestId;
+
+impl Machine {
+    pub(crate) fn told(&mut self, id: LatchId, note: NoteId, told: Told) {
+        let now = self.now;
+        let answerable = match told {
+            Told::Answer(Some(generation)) => self.answerable(id, generation),
+            Told::Initialized | Told::Cancelled(_) | Told::Answer(None) | Told::Other => false,
+        };
+        let Some(latch) = self.latches.get_mut(&id) else {
+            self.out.push(Effect::DropNote { note });
+            return;
+        };
+        latch.last_used = now;
+        self.dirty.insert(id);
+        match told {
+            Told::Initialized => {
+                let again = std::mem::replace(&mut latch.initialized, true);
+                let fresh = matches!(latch.state, LatchState::Bound(g) if latch.announced != Some(g));
+                if again || !fresh {
+                    // A relatch sends its own.
+                    self.out.push(Effect::DropNote { note });
+                } else {
+                    latch.notes.push_back((note, Told::Initialized, Accepted::NotYet));
+                }
+                self.out.push(Effect::Record { latch: id });
+            }
+            Told::Cancelled(request) => self.cancelled(id, note, &request),
+            Told::Answer(Some(generation)) if answerable => {
+                self.send_note(id, generation, note);
+            }
+            Told::Answer(_) => self.out.push(Effect::DropNote { note }),
+            Told::Other => {
+                let quiet = matches!(latch.state, LatchState::Bound(_));
+                if latch.notes.len() >= policy::NOTES_PER_LATCH || matches!(latch.state, LatchState::Ended) {
+                    self.out.push(Effect::DropNote { note });
+                    self.journal(journal::What::Skipped, Some(id), |entry| {
+                        entry.detail = Some("too many notifications wait".to_owned());
+                    });
+                } else if quiet && self.reach_is_up() {
+                    self.enqueue(id, note, Accepted::NotYet);
+                } else {
+                    self.out.push(Effect::Accept { note });
+                    self.enqueue(id, note, Accepted::Yes);
+                }
+            }
+        }
+    }
+
+    fn enqueue(&mut self, id: LatchId, note: NoteId, accepted: Accepted) {
+        if let Some(latch) = self.latches.get_mut(&id) {
+            latch.notes.push_back((note, Told::Other, accepted));
+        }
+    }
+
+    fn reach_is_up(&self) -> bool {
+        self.away().is_none()
+    }
+
+    /// Whether the session that asked may still be waiting for this answer.
+    fn answerable(&self, id: LatchId, generation: Gen) -> bool {
+        let Some(latch) = self.latches.get(&id) else { return false };
+        latch.may_live() == Some(generation)
+            || self.attempts.values().any(|a| {
+                a.latch == id && a.generation == generation && matches!(a.purpose, Purpose::Exchange(_))
+            })
+    }
+
+    fn send_note(&mut self, id: LatchId, generation: Gen, note: NoteId) -> AttemptId {
+        self.send(
+            id,
+            generation,
+            What::Note(note),
+            Purpose::Note(note),
+            Connection::Young,
+            Some(policy::HANDSHAKE_STEP_MS),
+        )
+    }
+
+    fn cancelled(&mut self, id: LatchId, note: NoteId, request: &RequestId) {
+        let name = self.policy.name.clone();
+        let found: Option<ExId> = self
+            .exchanges
+            .iter()
+            .find(|(_, e)| e.latch == id && e.ask.id == *request && e.ask.method != "initialize")
+            .map(|(ex, _)| *ex);
+        let Some((ex, exchange)) = found.and_then(|ex| self.exchanges.get_mut(&ex).map(|e| (ex, e))) else {
+            self.out.push(Effect::DropNote { note });
+            return;
+        };
+        match exchange.state {
+            ExState::Waiting | ExState::Looking(_) => {
+                let failure = exchange.cancelled(&name, Executed::No);
+                self.out.push(Effect::DropNote { note });
+                self.give_back(ex, Some(failure));
+            }
+            ExState::Sent(attempt) | ExState::Passing(attempt) | ExState::Doubted(attempt) => {
+                if exchange.client == Client::Waits {
+                    exchange.client = Client::Cancelled;
+                }
+                match self.attempts.get(&attempt).map(|a| a.generation) {
+                    Some(generation) => {
+                        self.send_note(id, generation, note);
+                    }
+                    None => self.out.push(Effect::DropNote { note }),
+                }
+            }
+        }
+    }
+
+    /// Sends the next message, unless one is under way.
+    pub(crate) fn flush_notes(&mut self, id: LatchId, generation: Gen) {
+        let Some(latch) = self.latches.get_mut(&id) else { return };
+        if latch.note.is_some() {
+            return;
+        }
+        let Some((note, told, accepted)) = latch.notes.pop_front() else { return };
+        if told == Told::Initialized {
+            if latch.announced == Some(generation) {
+                self.out.push(Effect::DropNote { note });
+                self.dirty.insert(id);
+                return;
+            }
+            latch.announced = Some(generation);
+        }
+        let attempt = self.send_note(id, generation, note);
+        if let Some(latch) = self.latches.get_mut(&id) {
+            latch.note = Some((attempt, note, told, accepted));
+        }
+    }
+
+    pub(crate) fn note_over(&mut self, id: AttemptId, attempt: &Attempt, note: NoteId, outcome: Outcome<'_>) {
+        let latch_id = attempt.latch;
+        let Some(latch) = self.latches.get_mut(&latch_id) else { return };
+        let queued = match &latch.note {
+            Some((current, _, told, accepted)) if *current == id => Some((told.clone(), *accepted)),
+            _ => None,
+        };
+        if queued.is_some() {
+            latch.note = None;
+        }
+        let has_id = latch.has_id;
+        let again = match &outcome {
+            Outcome::Refused(refusal) if reading::read(refusal, has_id) == Reading::Gone => true,
+            Outcome::Cut(cut) => !cut.wrote,
+            Outcome::Answered(_)
+            | Outcome::Refused(_)
+            | Outcome::Session(_)
+            | Outcome::Listed(_)
+            | Outcome::Limit => false,
+        };
+        match queued {
+            Some((Told::Other, accepted)) if again => {
+                if accepted == Accepted::NotYet {
+                    self.out.push(Effect::Accept { note });
+                }
+                if let Some(latch) = self.latches.get_mut(&latch_id) {
+                    latch.notes.push_front((note, Told::Other, Accepted::Yes));
+                }
+            }
+            Some((_, Accepted::Yes)) => self.out.push(Effect::DropNote { note }),
+            Some((_, Accepted::NotYet)) | None => {
+                self.out.push(Effect::Accept { note });
+                self.out.push(Effect::DropNote { note });
+            }
+        }
+        match outcome {
+            Outcome::Refused(refusal) if again => {
+                let _ = refusal;
+                self.session_refused(latch_id, attempt.generation, None);
+            }
+            Outcome::Refused(refusal)
+                if matches!(reading::read(&refusal, has_id), Reading::Gateway | Reading::NotMcp) =>
+            {
+                self.missing(&refusal);
+            }
+            Outcome::Cut(cut) if !cut.wrote => self.mark_away(Absence {
+                code: Code::UpstreamDown,
+                cause: &cut.cause,
+                confirmed: true,
+                after: None,
+            }),
+            Outcome::Cut(cut) => self.connection_broke(&cut.cause),
+            Outcome::Refused(_)
+            | Outcome::Answered(_)
+            | Outcome::Session(_)
+            | Outcome::Listed(_)
+            | Outcome::Limit => {}
+        }
+    }
+}

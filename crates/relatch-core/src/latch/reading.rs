@@ -1,0 +1,150 @@
+//! What a refusal says: is it about the session, the address, the request, or can only a question tell?
+//!
+//! One pure function, [`read`], is the table of the design (§3.3). It sees one answer and knows nothing of latches;
+//! the sequence of questions that follows [`Reading::Suspected`] is in `diagnosis`.
+
+use crate::input::Refusal;
+
+/// What one HTTP refusal says about a request that carried a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reading {
+    /// The session is gone; the request was refused before it ran.
+    Gone,
+    /// About the request, its version, its size: the session lives.
+    AboutRequest,
+    /// The credentials are not accepted, and a challenge says how to mend it.
+    Credentials,
+    /// Turned away for now: too many requests, or not yet ready; it did not run.
+    Later,
+    /// This connection leads to the wrong server; it did not run.
+    WrongPlace,
+    /// A gateway without a usable answer of its backend; it may have run.
+    Gateway,
+    /// Somewhere else, which relatch does not follow.
+    Redirected,
+    /// Not an MCP server: the address is, for now, somebody else's.
+    NotMcp,
+    /// Only a question to the session can tell.
+    Suspected,
+}
+
+/// Reads a refusal. `has_id`: the session that the request belongs to has an id, which the request carried.
+#[must_use]
+pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
+    let session = speaks_of_session(refusal.body);
+    match refusal.status {
+        200..=299 => Reading::NotMcp,
+        300..=399 => Reading::Redirected,
+        404 if matches!(refusal.rpc_code, Some(-32601 | -32602)) && !session => Reading::AboutRequest,
+        // Without an id there is no session that could be gone: the address lost its server.
+        404 if !has_id && !session => Reading::NotMcp,
+        404 | 410 => Reading::Gone,
+        400 if is_about_the_request(refusal) => Reading::AboutRequest,
+        400 if session => Reading::Gone,
+        422 if contains(refusal.body, "expect initialize request") => Reading::Gone,
+        401 if !refusal.challenge && contains(refusal.body, "session not found") => Reading::Gone,
+        401 | 403 if refusal.challenge => Reading::Credentials,
+        405 | 406 | 413 | 415 => Reading::AboutRequest,
+        421 => Reading::WrongPlace,
+        429 => Reading::Later,
+        503 if refusal.retry_after.is_some() => Reading::Later,
+        502 | 504 | 520..=529 => Reading::Gateway,
+        _ => Reading::Suspected,
+    }
+}
+
+/// What a refusal of `initialize` says about the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Door {
+    /// No MCP server behind it now: a proxy, another program, an error page.
+    Missing,
+    /// Credentials are asked for.
+    Credentials,
+    /// Come back later.
+    Later,
+    /// Somewhere else.
+    Redirected,
+    /// An MCP server that refuses this handshake.
+    Refused,
+}
+
+/// Reads a refusal of `initialize`, which carries no session.
+#[must_use]
+pub fn read_door(refusal: &Refusal<'_>) -> Door {
+    match refusal.status {
+        401 | 403 => Door::Credentials,
+        429 => Door::Later,
+        503 if refusal.retry_after.is_some() => Door::Later,
+        300..=399 => Door::Redirected,
+        200..=299 | 404 | 405 | 501 | 500 | 502..=599 => Door::Missing,
+        _ if looks_like_html(refusal.body) => Door::Missing,
+        _ => Door::Refused,
+    }
+}
+
+/// Whether a text speaks of the session as servers do when it is gone.
+#[must_use]
+pub fn speaks_of_session(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    if text.contains("server not initialized") {
+        return true;
+    }
+    if !text.contains("session") {
+        return false;
+    }
+    const WORDS: [&str; 10] = [
+        "valid session id",
+        "session not found",
+        "invalid session id",
+        "session is required",
+        "session id is required",
+        "session id required",
+        "not initialized",
+        "expired",
+        "terminated",
+        "not supported in stateless mode",
+    ];
+    WORDS.iter().any(|word| text.contains(word))
+        || (text.contains("session")
+            && [
+                "unknown",
+                "missing",
+                "no active",
+                "does not exist",
+                "was not found",
+                "not found",
+                "required",
+            ]
+            .iter()
+            .any(|word| text.contains(word)))
+        || text.contains("not or an initialize request")
+}
+
+/// Whether a JSON-RPC error in a 200 answer raises doubt about the session.
+#[must_use]
+pub fn error_raises_doubt(code: i64, message: &str) -> bool {
+    code != -32602 && code != -32601 && (speaks_of_session(message) || during_initialization(message))
+}
+
+fn during_initialization(message: &str) -> bool {
+    contains(message, "during session initialization")
+}
+
+fn is_about_the_request(refusal: &Refusal<'_>) -> bool {
+    contains(refusal.body, "unsupported protocol version")
+        || matches!(refusal.rpc_code, Some(-32700))
+        || matches!(refusal.rpc_code, Some(-32029..=-32020))
+}
+
+fn contains(text: &str, word: &str) -> bool {
+    text.to_ascii_lowercase().contains(word)
+}
+
+fn looks_like_html(body: &str) -> bool {
+    let start = body.trim_start();
+    start.get(..5).is_some_and(|s| s.eq_ignore_ascii_case("<html"))
+        || start.get(..9).is_some_and(|s| s.eq_ignore_ascii_case("<!doctype"))
+}
+
+#[cfg(test)]
+mod tests;

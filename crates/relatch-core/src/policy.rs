@@ -1,0 +1,147 @@
+//! What the user has decided about one upstream, and every bound that the core keeps.
+
+use relatch_wire::method::{self, RetryClass};
+
+/// The settings of one upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The configured name.
+    pub name: String,
+    /// The address, for messages.
+    pub url: String,
+    /// How long an exchange waits for an upstream that is away, in milliseconds.
+    pub hold_ms: u64,
+    /// The session holds work: it is renewed, but calls are not run against an empty one.
+    pub stateful: bool,
+    /// Per tool, by glob, first match wins: may it always be repeated, or never.
+    pub replay: Vec<(String, bool)>,
+    /// A proxy in front answers 502, 503 and 504 only when it has no backend.
+    pub gateway_errors_refused: bool,
+    /// The address is loopback or private: looks and probes cost nobody anything.
+    pub local: bool,
+}
+
+impl Policy {
+    /// The defaults for an upstream of this name and address.
+    #[must_use]
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Policy {
+        Policy {
+            name: name.into(),
+            url: url.into(),
+            hold_ms: HOLD_MS,
+            stateful: false,
+            replay: Vec::new(),
+            gateway_errors_refused: false,
+            local: true,
+        }
+    }
+
+    /// How often this request may run: the user's word first, then the tool's annotations, then the method.
+    #[must_use]
+    pub fn class(&self, method: &str, tool: Option<&str>, repeatable: bool) -> RetryClass {
+        if let Some(tool) = tool {
+            if let Some((_, always)) = self.replay.iter().find(|(glob, _)| matches(glob, tool)) {
+                return if *always { RetryClass::Always } else { RetryClass::Never };
+            }
+            if repeatable {
+                return RetryClass::Always;
+            }
+        }
+        method::retry_class(method)
+    }
+}
+
+/// Whether `text` matches `glob`, in which `*` stands for any characters and `?` for one.
+#[must_use]
+pub fn matches(glob: &str, text: &str) -> bool {
+    let (glob, text): (Vec<char>, Vec<char>) = (glob.chars().collect(), text.chars().collect());
+    let (mut g, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if g < glob.len() && glob[g] == '*' {
+            star = Some((g, t));
+            g += 1;
+        } else if g < glob.len() && (glob[g] == '?' || glob[g] == text[t]) {
+            g += 1;
+            t += 1;
+        } else if let Some((at, from)) = star {
+            g = at + 1;
+            t = from + 1;
+            star = Some((at, t));
+        } else {
+            return false;
+        }
+    }
+    glob[g..].iter().all(|c| *c == '*')
+}
+
+/// An exchange waits this long unless the user says otherwise.
+pub const HOLD_MS: u64 = 45_000;
+/// `initialize` is held no longer: common clients give a handshake 30 s.
+pub const HANDSHAKE_HOLD_MS: u64 = 20_000;
+/// A URL that has never spoken MCP and answers something else is named wrong after this.
+pub const NEVER_SPOKEN_MS: u64 = 3_000;
+/// Early SSE headers go out after this: Claude Code gives up at 60 s without a byte.
+pub const EARLY_MS: u64 = 10_000;
+/// Limit of a handshake step.
+pub const HANDSHAKE_STEP_MS: u64 = 20_000;
+/// Limit of a `ping`.
+pub const PING_MS: u64 = 2_000;
+/// Limit of the look before a call.
+pub const LOOK_MS: u64 = 1_000;
+/// Evidence older than this calls for a look before a call that may not repeat.
+pub const LOOK_AFTER_MS: u64 = 5_000;
+/// A gateway error is remembered this long for the look.
+pub const GATEWAY_MEMORY_MS: u64 = 24 * 3_600_000;
+/// Limit of relatch's own list requests.
+pub const LIST_MS: u64 = 10_000;
+/// Limit of a step of rebuilding.
+pub const REBUILD_STEP_MS: u64 = 5_000;
+/// A 404 on a session that answered less than this ago is asked about first.
+pub const LIVELY_MS: u64 = 10_000;
+/// How many pings over fresh connections that is worth.
+pub const REPLICA_PINGS: u32 = 3;
+/// Handshakes without an answered request in between before a latch rests.
+pub const FLAPS: u32 = 3;
+/// The first rest; it doubles.
+pub const REST_MS: u64 = 5_000;
+/// The longest rest.
+pub const REST_MAX_MS: u64 = 300_000;
+/// A client that was heard from less than this ago counts as attached.
+pub const ATTACHED_MS: u64 = 300_000;
+/// Handshakes under way per upstream.
+pub const HANDSHAKES: usize = 8;
+/// At most one trial handshake per latch in this time.
+pub const TRIAL_EVERY_MS: u64 = 60_000;
+/// An answer that was found not to be about the session stays so for this long.
+pub const CLEARED_MS: u64 = 600_000;
+/// Exchanges waiting per latch.
+pub const WAITING_PER_LATCH: usize = 64;
+/// Exchanges waiting per upstream.
+pub const WAITING: usize = 1_000;
+/// Messages without answer waiting per latch.
+pub const NOTES_PER_LATCH: usize = 256;
+/// Subscriptions remembered per latch.
+pub const SUBSCRIPTIONS: usize = 1_000;
+/// Tries to resume a stream.
+pub const RESUMES: u32 = 3;
+/// A stream is resumed after this, unless the server says otherwise.
+pub const RESUME_AFTER_MS: u64 = 1_000;
+/// The longest pause before resuming that still is worth waiting for.
+pub const RESUME_WITHIN_MS: u64 = 5_000;
+/// A standing stream re-opened within this time has lost nothing worth a comparison.
+pub const STREAM_GRACE_MS: u64 = 5_000;
+/// A standing stream that was refused for now is asked for again after this.
+pub const STREAM_PAUSE_MS: u64 = 8_000;
+/// One that was refused with words about the session, which lives, after this.
+pub const STREAM_DOUBTED_MS: u64 = 60_000;
+/// Comparisons that follow no handshake are this far apart at least.
+pub const COMPARE_EVERY_MS: u64 = 300_000;
+/// Sendings of one exchange that may repeat, all in all.
+pub const SENDINGS: u32 = 6;
+/// An answer counts as fresh evidence for this long.
+pub const FRESH_MS: u64 = 60_000;
+/// Time-outs in a row before an upstream is called down.
+pub const TIMEOUTS_DOWN: u32 = 3;
+/// An idle upstream is probed this often while a client is attached.
+pub const PROBE_MS: u64 = 30_000;

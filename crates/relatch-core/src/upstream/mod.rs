@@ -1,0 +1,451 @@
+//! One upstream: its latches, exchanges, reach and health in one machine.
+//!
+//! [`Machine::on`] is the whole interface: a fact in, effects out. This file holds the machine, its entrance and the
+//! bookkeeping of attempts; the decisions stand where their subject is: `exchange`, `latch`, `reach`, `health`.
+
+mod exchanges;
+mod reach;
+mod timers;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use exchanges::{executed_by, rpc_digest};
+pub(crate) use reach::{Absence, Reach};
+pub use timers::{Deadline, Why};
+
+use crate::effect::{Connection, Effect, Send, What};
+use crate::exchange::Exchange;
+use crate::health::Tracker;
+use crate::input::{Answer, Begun, Cut, Input, Listed, Refusal, SessionFacts};
+use crate::latch::{Farewell, Latch, LatchState};
+use crate::policy::Policy;
+use crate::{At, AttemptId, ExId, Gen, LatchId, NoteId, journal};
+use relatch_wire::method::ListKind;
+use timers::Timers;
+pub use watch::Snapshot;
+
+/// One upstream. See the crate's page.
+#[derive(Debug)]
+pub struct Machine {
+    pub(crate) policy: Policy,
+    pub(crate) now: At,
+    pub(crate) out: Vec<Effect>,
+    chance: u64,
+    next_attempt: u64,
+    pub(crate) latches: BTreeMap<LatchId, Latch>,
+    pub(crate) exchanges: BTreeMap<ExId, Exchange>,
+    pub(crate) attempts: BTreeMap<AttemptId, Attempt>,
+    pub(crate) timers: Timers,
+    pub(crate) reach: Reach,
+    pub(crate) tracker: Tracker,
+    /// Latches whose situation has changed: looked at before `on` returns.
+    pub(crate) dirty: BTreeSet<LatchId>,
+    /// Latches whose client is there.
+    pub(crate) attached: BTreeSet<LatchId>,
+    /// Latches that are being bound anew or asked about.
+    pub(crate) unsettled: BTreeSet<LatchId>,
+    /// Exchanges that came or came back in this turn.
+    pub(crate) fresh: BTreeSet<ExId>,
+    /// This address has spoken MCP.
+    pub(crate) spoken: bool,
+    pub(crate) gateway_seen: Option<At>,
+    /// Answers that were found not to be about the session.
+    pub(crate) cleared: Vec<Cleared>,
+    /// The `ping` that goes ahead of a call.
+    pub(crate) looking: Option<AttemptId>,
+}
+
+/// An attempt that is under way.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) latch: LatchId,
+    pub(crate) generation: Gen,
+    pub(crate) purpose: Purpose,
+    pub(crate) sent: At,
+    pub(crate) begun: Option<Begun>,
+}
+
+/// What an attempt is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A client's request.
+    Exchange(ExId),
+    /// The client's own `initialize`.
+    Open(ExId),
+    /// A handshake that relatches.
+    Handshake,
+    /// A handshake for the second session of a diagnosis.
+    Trial,
+    /// `notifications/initialized` of a relatch or a trial.
+    Initialized,
+    /// A step of rebuilding.
+    Rebuild,
+    /// A `ping`, and what it asks.
+    Ping(Question),
+    /// A page of a list, for the comparison.
+    List(ListKind),
+    /// A message of the client's.
+    Note(NoteId),
+    /// The standing stream.
+    Stream,
+    /// The rest of a cut stream.
+    Resume(AttemptId),
+    /// The end of an upstream session.
+    Delete,
+}
+
+/// What a `ping` asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// Is the server there, before this call goes out?
+    Look(ExId),
+    /// Is the upstream back?
+    Scout,
+    /// Is the idle upstream still there?
+    Idle,
+    /// Does the session live that a missing endpoint made doubtful?
+    StillThere,
+    /// Does the session live that an answer made doubtful?
+    Diagnose,
+    /// Does the same question to a new session get another answer?
+    Control,
+    /// Does the session live on another connection?
+    Replica,
+}
+
+/// An answer that is not about the session.
+#[derive(Debug)]
+pub(crate) struct Cleared {
+    pub(crate) status: u16,
+    pub(crate) digest: u64,
+    pub(crate) until: At,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Outcome<'a> {
+    Answered(Answer<'a>),
+    Session(SessionFacts),
+    Listed(Listed),
+    Refused(Refusal<'a>),
+    Cut(Cut),
+    /// It took longer than it may.
+    Limit,
+}
+
+impl Machine {
+    /// A machine for one upstream. `chance` seeds its jitter.
+    #[must_use]
+    pub fn new(policy: Policy, now: At, chance: u64) -> Machine {
+        Machine {
+            tracker: Tracker::new(now),
+            policy,
+            now,
+            out: Vec::new(),
+            chance,
+            next_attempt: 0,
+            latches: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            timers: Timers::default(),
+            reach: Reach::Up,
+            dirty: BTreeSet::new(),
+            attached: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+            spoken: false,
+            gateway_seen: None,
+            cleared: Vec::new(),
+            looking: None,
+        }
+    }
+
+    /// The settings of this upstream.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Takes one fact and appends what is to be done about it, in order.
+    pub fn on(&mut self, now: At, input: Input<'_>, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        std::mem::swap(&mut self.out, effects);
+        match input {
+            Input::Opened { latch, ex, ask, client } => self.opened(latch, ex, ask, client),
+            Input::Restored { latch, restored } => self.restored(latch, restored),
+            Input::Asked { latch, ex, ask } => self.asked(latch, ex, ask),
+            Input::Told { latch, note, told } => self.told(latch, note, told),
+            Input::Left { ex } => self.left(ex),
+            Input::Attached { latch } => self.attached(latch, true),
+            Input::Detached { latch } => self.attached(latch, false),
+            Input::Ended { latch } => self.ended(latch),
+            Input::Begun { attempt, begun } => self.begun(attempt, begun),
+            Input::Answered { attempt, answer } => self.over(attempt, Outcome::Answered(answer)),
+            Input::Session { attempt, session } => self.over(attempt, Outcome::Session(session)),
+            Input::Listed { attempt, listed } => self.over(attempt, Outcome::Listed(listed)),
+            Input::Hinted { latch, hints } => self.hinted(latch, hints),
+            Input::Refused { attempt, refusal } => self.over(attempt, Outcome::Refused(refusal)),
+            Input::Cut { attempt, cut } => self.over(attempt, Outcome::Cut(cut)),
+            Input::Tick => self.tick(),
+            Input::Reconnect { latch } => self.reconnect(latch),
+        }
+        self.settle();
+        std::mem::swap(&mut self.out, effects);
+    }
+
+    /// When to wake the machine with [`Input::Tick`], and why.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.timers.first()
+    }
+
+    /// Looks at every latch that changed until nothing changes any more, then lets newcomers begin to wait.
+    fn settle(&mut self) {
+        // Each look either sends something or leaves the latch as it is, so this ends; the bound catches a mistake.
+        for _ in 0..10_000 {
+            let Some(latch) = self.dirty.pop_first() else { break };
+            self.advance(latch);
+            self.file(latch);
+        }
+        debug_assert!(self.dirty.is_empty(), "the machine does not settle");
+        for ex in std::mem::take(&mut self.fresh) {
+            self.begin_hold(ex);
+        }
+        self.arm_idle_probe();
+        self.tracker.state = self.judge();
+        #[cfg(debug_assertions)]
+        self.check();
+    }
+
+    /// Keeps the sets that spare a walk over all latches.
+    fn file(&mut self, id: LatchId) {
+        let latch = self.latches.get(&id);
+        let unsettled = latch.is_some_and(|l| {
+            l.wanted(self.now)
+                && matches!(
+                    l.state,
+                    LatchState::Doubted(..) | LatchState::Refused(_) | LatchState::Relatching(..)
+                )
+        });
+        let attached = latch.is_some_and(|l| l.attached && !matches!(l.state, LatchState::Ended));
+        if unsettled {
+            self.unsettled.insert(id)
+        } else {
+            self.unsettled.remove(&id)
+        };
+        if attached {
+            self.attached.insert(id)
+        } else {
+            self.attached.remove(&id)
+        };
+    }
+
+    fn tick(&mut self) {
+        let now = self.now;
+        while let Some(why) = self.timers.due(now) {
+            match why {
+                Why::AttemptLimit(attempt) => {
+                    self.out.push(Effect::Abort { attempt });
+                    self.over(attempt, Outcome::Limit);
+                }
+                Why::HoldEnds(ex) => self.hold_ends(ex),
+                Why::EarlyDue(ex) => self.early(ex),
+                Why::PauseEnds(ex) => {
+                    if let Some(exchange) = self.exchanges.get(&ex) {
+                        self.dirty.insert(exchange.latch);
+                    }
+                }
+                Why::ResumeDue(of) => self.resume(of),
+                Why::RestEnds(latch) | Why::StreamAgain(latch) | Why::CompareDue(latch) => {
+                    self.dirty.insert(latch);
+                }
+                Why::Scout => self.scout(),
+                Why::IdleProbe => self.idle_probe(),
+            }
+        }
+    }
+
+    /// Begins an attempt.
+    pub(crate) fn send(
+        &mut self,
+        latch: LatchId,
+        generation: Gen,
+        what: What,
+        purpose: Purpose,
+        connection: Connection,
+        limit: Option<u64>,
+    ) -> AttemptId {
+        self.next_attempt += 1;
+        let attempt = AttemptId(self.next_attempt);
+        let now = self.now;
+        self.attempts.insert(attempt, Attempt { latch, generation, purpose, sent: now, begun: None });
+        if let Some(limit) = limit {
+            self.timers.set(Why::AttemptLimit(attempt), now.plus(limit));
+        }
+        self.out.push(Effect::Send(Send { attempt, latch, generation, what, connection }));
+        attempt
+    }
+
+    /// An attempt has ended: hand the outcome to whoever sent it.
+    fn over(&mut self, id: AttemptId, outcome: Outcome<'_>) {
+        let Some(attempt) = self.attempts.get(&id) else {
+            // It was aborted, and its end crossed that on the way.
+            return;
+        };
+        // An exchange's attempt stays while its stream is resumed; every other is over now.
+        let (latch, generation, purpose, sent, begun) =
+            (attempt.latch, attempt.generation, attempt.purpose.clone(), attempt.sent, attempt.begun);
+        self.timers.clear(Why::AttemptLimit(id));
+        if !matches!(purpose, Purpose::Exchange(_)) {
+            self.attempts.remove(&id);
+        }
+        let attempt = Attempt { latch, generation, purpose: purpose.clone(), sent, begun };
+        self.scout_returned(id);
+        self.hear(&attempt, &outcome);
+        match purpose {
+            Purpose::Exchange(ex) => self.exchange_over(id, &attempt, ex, outcome),
+            Purpose::Open(ex) => self.opening_over(id, &attempt, ex, outcome),
+            Purpose::Handshake => self.handshake_over(id, &attempt, outcome),
+            Purpose::Trial => self.trial_over(&attempt, outcome),
+            Purpose::Initialized => self.initialized_over(id, &attempt, outcome),
+            Purpose::Rebuild => self.rebuild_over(id, &attempt, outcome),
+            Purpose::Ping(question) => self.ping_over(id, &attempt, question, outcome),
+            Purpose::List(kind) => self.list_over(id, &attempt, kind, outcome),
+            Purpose::Note(note) => self.note_over(id, &attempt, note, outcome),
+            Purpose::Stream => self.stream_over(id, &attempt, outcome),
+            Purpose::Resume(of) => self.resume_over(of, outcome),
+            Purpose::Delete => self.out.push(Effect::Forget { latch, generation }),
+        }
+        self.dirty.insert(latch);
+        self.part(latch);
+    }
+
+    /// Forgets an attempt without waiting for its end.
+    pub(crate) fn abort(&mut self, attempt: AttemptId) {
+        self.timers.clear(Why::AttemptLimit(attempt));
+        if self.attempts.remove(&attempt).is_some() {
+            self.out.push(Effect::Abort { attempt });
+            self.scout_returned(attempt);
+        }
+    }
+
+    fn ping_over(&mut self, id: AttemptId, attempt: &Attempt, question: Question, outcome: Outcome<'_>) {
+        match question {
+            Question::Look(ex) => self.look_over(attempt, ex, outcome),
+            Question::Scout | Question::Idle => self.scout_over(attempt, outcome),
+            Question::StillThere => self.still_there_over(attempt, outcome),
+            Question::Diagnose => self.diagnose_over(id, attempt, outcome),
+            Question::Control => self.control_over(id, attempt, outcome),
+            Question::Replica => self.replica_over(id, attempt, outcome),
+        }
+    }
+
+    /// Takes what the latch can do next.
+    fn advance(&mut self, id: LatchId) {
+        let Some(latch) = self.latches.get(&id) else { return };
+        match &latch.state {
+            LatchState::Opening(ex) => {
+                let ex = *ex;
+                self.advance_opening(id, ex);
+            }
+            LatchState::Bound(generation) => {
+                let generation = *generation;
+                self.advance_bound(id, generation);
+            }
+            LatchState::Refused(_) => self.advance_refused(id),
+            LatchState::Doubted(..) | LatchState::Relatching(..) | LatchState::Parked(_) => {}
+            LatchState::Ended => self.bury(id),
+        }
+    }
+
+    /// The client's own `initialize` goes out, unless it is out.
+    fn advance_opening(&mut self, id: LatchId, ex: ExId) {
+        let under_way = self.attempts.values().any(|a| a.latch == id && a.purpose == Purpose::Open(ex));
+        if under_way || !self.exchanges.contains_key(&ex) {
+            return;
+        }
+        if self.away().is_some() {
+            self.scout_for_request();
+        } else {
+            self.send_opening(id, ex);
+        }
+    }
+
+    /// Everything that a bound latch has pending, in order.
+    fn advance_bound(&mut self, id: LatchId, generation: Gen) {
+        if self.away().is_some() {
+            if self.latches.get(&id).is_some_and(|l| !l.waiting.is_empty() || !l.notes.is_empty()) {
+                self.scout_for_request();
+            } else if self.latches.get(&id).is_some_and(|l| l.wanted(self.now))
+                && self.timers.get(Why::Scout).is_none()
+                && self.away().is_some_and(|away| away.scout.is_none())
+            {
+                let tries = self.away().map_or(0, |away| away.tries);
+                let at = self.now.plus(self.backoff(tries));
+                self.timers.set(Why::Scout, at);
+            }
+            return;
+        }
+        self.flush_notes(id, generation);
+        self.start_waiting(id, generation);
+        self.open_stream(id, generation);
+        self.close_gap(id, generation);
+    }
+
+    /// Sessions that are not in use and whose last attempt is over get their farewell.
+    fn part(&mut self, id: LatchId) {
+        let Some(latch) = self.latches.get(&id).filter(|l| !l.old.is_empty()) else { return };
+        let open: BTreeSet<Gen> =
+            self.attempts.values().filter(|a| a.latch == id).map(|a| a.generation).collect();
+        let over: Vec<(Gen, Farewell)> =
+            latch.old.iter().filter(|(g, _)| !open.contains(*g)).map(|(g, f)| (*g, *f)).collect();
+        for (generation, farewell) in over {
+            if let Some(latch) = self.latches.get_mut(&id) {
+                latch.old.remove(&generation);
+            }
+            match farewell {
+                Farewell::Forget => self.out.push(Effect::Forget { latch: id, generation }),
+                Farewell::Delete => self.send_delete(id, generation),
+            }
+        }
+    }
+
+    pub(crate) fn send_delete(&mut self, id: LatchId, generation: Gen) {
+        self.send(
+            id,
+            generation,
+            What::Delete,
+            Purpose::Delete,
+            Connection::Young,
+            Some(crate::policy::REBUILD_STEP_MS),
+        );
+    }
+
+    /// Attempts that carry something of a client's or relatch's, standing streams left out.
+    pub(crate) fn open_attempts(&self) -> usize {
+        self.attempts.values().filter(|a| !matches!(a.purpose, Purpose::Stream | Purpose::Delete)).count()
+    }
+
+    /// A number below `below`, from the seed.
+    pub(crate) fn chance(&mut self, below: u64) -> u64 {
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.chance;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below.max(1)
+    }
+
+    /// Writes a line of the journal.
+    pub(crate) fn journal(
+        &mut self,
+        what: journal::What,
+        latch: Option<LatchId>,
+        fill: impl FnOnce(&mut journal::Entry),
+    ) {
+        let generation = latch.and_then(|id| self.latches.get(&id)).and_then(|l| l.generation);
+        let mut entry = journal::Entry { what, latch, generation, subject: None, ms: None, detail: None };
+        fill(&mut entry);
+        self.out.push(Effect::Journal(entry));
+    }
+}

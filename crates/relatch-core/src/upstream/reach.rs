@@ -1,0 +1,257 @@
+//! Whether the upstream can be reached, and the asking while it can't be.
+//!
+//! While it is away nothing is sent but one scout at a time: a `ping` on a session, or the handshake that a latch
+//! needs anyway. What a scout's answer means for its latch is decided where that answer is read.
+
+use relatch_wire::failure::Code;
+
+use super::timers::Why;
+use super::{Machine, Purpose, Question};
+use crate::effect::{Connection, Effect, What};
+use crate::journal;
+use crate::latch::{Doubtful, Gap, LatchState};
+use crate::{At, AttemptId, LatchId, policy};
+
+/// Whether the upstream can be reached.
+#[derive(Debug)]
+pub(crate) enum Reach {
+    /// As far as is known.
+    Up,
+    /// No, or in doubt.
+    Away(Away),
+}
+
+/// What is known while an upstream is away.
+#[derive(Debug)]
+pub(crate) struct Away {
+    pub(crate) since: At,
+    pub(crate) code: Code,
+    pub(crate) cause: String,
+    /// Evidence says so; otherwise one connection broke and a scout has yet to tell.
+    pub(crate) confirmed: bool,
+    pub(crate) tries: u32,
+    pub(crate) last_try: Option<At>,
+    pub(crate) scout: Option<AttemptId>,
+}
+
+/// Why an upstream is called away.
+pub(crate) struct Absence<'a> {
+    pub(crate) code: Code,
+    pub(crate) cause: &'a str,
+    pub(crate) confirmed: bool,
+    /// The server's own word on when to come back.
+    pub(crate) after: Option<u64>,
+}
+
+impl Machine {
+    pub(crate) fn away(&self) -> Option<&Away> {
+        match &self.reach {
+            Reach::Up => None,
+            Reach::Away(away) => Some(away),
+        }
+    }
+
+    /// Evidence says that the upstream is away, or may be.
+    pub(crate) fn mark_away(&mut self, absence: Absence<'_>) {
+        let now = self.now;
+        if self.away().is_none() {
+            self.out.push(Effect::CloseIdle);
+            self.reach = Reach::Away(Away {
+                since: now,
+                code: absence.code,
+                cause: absence.cause.to_owned(),
+                confirmed: false,
+                tries: 0,
+                last_try: None,
+                scout: None,
+            });
+        }
+        let Reach::Away(away) = &mut self.reach else { return };
+        away.cause = absence.cause.to_owned();
+        away.code = absence.code;
+        let news = absence.confirmed && !away.confirmed;
+        away.confirmed |= absence.confirmed;
+        let tries = away.tries;
+        if away.scout.is_none() {
+            let pause = absence.after.unwrap_or(if absence.confirmed { self.backoff(tries) } else { 0 });
+            let at = now.plus(pause);
+            if absence.after.is_some() || self.timers.get(Why::Scout).is_none_or(|set| at < set) {
+                self.timers.set(Why::Scout, at);
+            }
+        }
+        if news {
+            let detail = absence.cause.to_owned();
+            self.journal(journal::What::Away, None, |entry| entry.detail = Some(detail));
+        }
+        self.tracker.away(now, absence.confirmed);
+    }
+
+    /// The upstream has answered as an MCP server does.
+    pub(crate) fn mark_back(&mut self) {
+        self.timers.clear(Why::Scout);
+        let Reach::Away(away) = std::mem::replace(&mut self.reach, Reach::Up) else { return };
+        if away.confirmed {
+            let gone = self.now.since(away.since);
+            self.journal(journal::What::Back, None, |entry| entry.ms = Some(gone));
+        }
+        for (id, latch) in &mut self.latches {
+            self.dirty.insert(*id);
+            if matches!(latch.state, LatchState::Bound(_)) && away.confirmed && latch.gap == Gap::Closed {
+                // Without an id nothing would ever be refused, and yet the state is gone.
+                latch.gap = if latch.has_id { Gap::Mild } else { Gap::Open };
+            }
+        }
+    }
+
+    /// The pause before try number `tries`, with jitter.
+    pub(crate) fn backoff(&mut self, tries: u32) -> u64 {
+        let (first, last) = if self.policy.local { (100, 1_000) } else { (1_000, 30_000) };
+        let pause = (first << tries.min(8)).min(last);
+        let spread = pause / 5;
+        pause - spread / 2 + self.chance(spread.max(1))
+    }
+
+    /// A request came, or the time has: ask the upstream, unless somebody does.
+    pub(crate) fn scout(&mut self) {
+        let Some(away) = self.away() else { return };
+        if away.scout.is_some() {
+            return;
+        }
+        let Some(latch) = self.scouting_latch() else { return };
+        let now = self.now;
+        if let Reach::Away(away) = &mut self.reach {
+            away.last_try = Some(now);
+            away.tries += 1;
+        }
+        let attempt = self.probe(latch);
+        let mut again = None;
+        if let Reach::Away(away) = &mut self.reach {
+            away.scout = attempt;
+            if attempt.is_none() {
+                again = Some(away.tries);
+            }
+        }
+        if let Some(tries) = again {
+            let at = now.plus(self.backoff(tries));
+            self.timers.set(Why::Scout, at);
+        }
+    }
+
+    /// Scouts at once when a request has just come, but not more often than the first pause.
+    pub(crate) fn scout_for_request(&mut self) {
+        let Some(away) = self.away() else { return };
+        let gap = if self.policy.local { 100 } else { 1_000 };
+        let soon = away.last_try.map_or(self.now, |last| last.plus(gap));
+        if away.scout.is_some() {
+            return;
+        }
+        if soon <= self.now {
+            self.scout();
+        } else if self.timers.get(Why::Scout).is_none_or(|at| soon < at) {
+            self.timers.set(Why::Scout, soon);
+        }
+    }
+
+    /// The latch whose exchange has waited longest, else one whose client is there.
+    fn scouting_latch(&self) -> Option<LatchId> {
+        let able = |id: &LatchId| {
+            self.latches.get(id).is_some_and(|latch| match &latch.state {
+                LatchState::Opening(_) | LatchState::Bound(_) => true,
+                LatchState::Refused(loss) => loss.not_before.is_none_or(|at| at <= self.now),
+                LatchState::Doubted(..)
+                | LatchState::Relatching(..)
+                | LatchState::Parked(_)
+                | LatchState::Ended => false,
+            })
+        };
+        let oldest =
+            self.latches.values().filter_map(|latch| latch.waiting.first().map(|ex| (*ex, latch.id)));
+        let mut waiting: Vec<_> = oldest.filter(|(_, id)| able(id)).collect();
+        waiting.sort();
+        waiting.first().map(|(_, id)| *id).or_else(|| {
+            self.latches.values().filter(|l| l.wanted(self.now) && able(&l.id)).map(|l| l.id).next_back()
+        })
+    }
+
+    /// Sends for this latch whatever tells most about its upstream.
+    fn probe(&mut self, id: LatchId) -> Option<AttemptId> {
+        let latch = self.latches.get(&id)?;
+        match &latch.state {
+            LatchState::Opening(ex) => {
+                let ex = *ex;
+                Some(self.send_opening(id, ex))
+            }
+            LatchState::Bound(generation) => {
+                let generation = *generation;
+                Some(self.ping(id, generation, Question::Scout, Connection::Young, policy::PING_MS))
+            }
+            LatchState::Refused(loss) => match (loss.doubt, loss.generation) {
+                (Doubtful::AskFirst, Some(generation)) => Some(self.ask_first(id, generation)),
+                (Doubtful::Asking(attempt), _) => Some(attempt),
+                _ => self.begin_handshake(id),
+            },
+            LatchState::Doubted(..)
+            | LatchState::Relatching(..)
+            | LatchState::Parked(_)
+            | LatchState::Ended => None,
+        }
+    }
+
+    /// An attempt is over; if it was the scout, another may go.
+    pub(crate) fn scout_returned(&mut self, attempt: AttemptId) {
+        let Reach::Away(away) = &mut self.reach else { return };
+        if away.scout == Some(attempt) {
+            away.scout = None;
+            let tries = away.tries;
+            // Whatever reads the answer either marks the upstream back or sends another scout; this is the net below.
+            let at = self.now.plus(self.backoff(tries));
+            self.timers.set(Why::Scout, at);
+        }
+    }
+
+    /// The scout's work is carried on by another attempt.
+    pub(crate) fn scout_goes_on(&mut self, attempt: Option<AttemptId>) {
+        if let (Reach::Away(away), Some(attempt)) = (&mut self.reach, attempt) {
+            away.scout = Some(attempt);
+            self.timers.clear(Why::Scout);
+        }
+    }
+
+    /// Probes an idle upstream on the latch that was used last.
+    pub(crate) fn idle_probe(&mut self) {
+        if !self.policy.local || self.away().is_some() || self.open_attempts() > 0 {
+            return;
+        }
+        let fresh = self.tracker.last_heard().is_some_and(|at| self.now.since(at) < policy::PROBE_MS);
+        if fresh {
+            return;
+        }
+        let latest = self
+            .attached
+            .iter()
+            .filter_map(|id| self.latches.get(id))
+            .filter(|l| matches!(l.state, LatchState::Bound(_)))
+            .max_by_key(|l| (l.last_used, l.id));
+        if let Some((id, Some(generation))) = latest.map(|l| (l.id, l.in_use())) {
+            self.ping(id, generation, Question::Idle, Connection::Young, policy::PING_MS);
+        }
+    }
+
+    /// Keeps the idle probe armed while a client is there.
+    pub(crate) fn arm_idle_probe(&mut self) {
+        if self.policy.local && !self.attached.is_empty() && self.timers.get(Why::IdleProbe).is_none() {
+            self.timers.set(Why::IdleProbe, self.now.plus(policy::PROBE_MS));
+        }
+    }
+
+    pub(crate) fn ping(
+        &mut self,
+        latch: LatchId,
+        generation: crate::Gen,
+        question: Question,
+        connection: Connection,
+        limit: u64,
+    ) -> AttemptId {
+        self.send(latch, generation, What::Ping, Purpose::Ping(question), connection, Some(limit))
+    }
+}

@@ -1,0 +1,304 @@
+//! What is to be seen of a machine: evidence, report, snapshot, and its own invariants.
+
+use std::collections::BTreeMap;
+
+use relatch_wire::method::ListKind;
+
+use super::{Absence, Attempt, Machine, Outcome, Purpose, Question, Reach};
+use crate::exchange::ExState;
+use crate::health::{Judgement, SessionSeen};
+use crate::input::Answer;
+use crate::latch::LatchState;
+use crate::latch::reading::{self, Reading};
+use crate::{Gen, LatchId, policy};
+use relatch_wire::failure::Code;
+
+/// What a record has to hold of a latch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The generation in use, or in use last.
+    pub bound: Option<Gen>,
+    /// How many handshakes were begun.
+    pub begun: u32,
+    /// Whether the client has sent `notifications/initialized`.
+    pub initialized: bool,
+    /// The revision that the client was promised.
+    pub revision: String,
+    /// Raw params of the last `logging/setLevel`.
+    pub level: Option<String>,
+    /// Address to raw params.
+    pub subscriptions: BTreeMap<String, String>,
+    /// Kinds of lists that the client knows.
+    pub lists: Vec<ListKind>,
+    /// Tools that may be repeated.
+    pub repeatable: Vec<String>,
+}
+
+impl Machine {
+    /// What a record has to hold of this latch; `None` when there is none, or it has ended.
+    #[must_use]
+    pub fn snapshot(&self, id: LatchId) -> Option<Snapshot> {
+        let latch = self.latches.get(&id).filter(|l| !matches!(l.state, LatchState::Ended))?;
+        Some(Snapshot {
+            bound: latch.generation,
+            begun: latch.begun,
+            initialized: latch.initialized,
+            revision: latch.promised.clone(),
+            level: latch.level.clone(),
+            subscriptions: latch.subscriptions.clone(),
+            lists: latch.lists.iter().copied().collect(),
+            repeatable: latch.repeatable.iter().cloned().collect(),
+        })
+    }
+
+    /// Draws conclusions about reach from any outcome, before its own reader does.
+    pub(super) fn hear(&mut self, attempt: &Attempt, outcome: &Outcome<'_>) {
+        let now = self.now;
+        let has_id = self.latches.get(&attempt.latch).is_some_and(|l| l.has_id);
+        match outcome {
+            Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => {
+                self.mark_back();
+                let took = now.since(attempt.sent);
+                match attempt.purpose {
+                    Purpose::Ping(_) => self.tracker.answered(now, "ping", took, false),
+                    Purpose::List(kind) => self.tracker.answered(now, kind.method(), took, false),
+                    Purpose::Note(_) | Purpose::Initialized | Purpose::Rebuild => self.tracker.heard(now),
+                    // Their own readers say more of it.
+                    Purpose::Exchange(_)
+                    | Purpose::Open(_)
+                    | Purpose::Handshake
+                    | Purpose::Trial
+                    | Purpose::Stream
+                    | Purpose::Resume(_)
+                    | Purpose::Delete => {}
+                }
+                if let Outcome::Session(_) = outcome {
+                    self.tracker.answered(now, "initialize", took, false);
+                }
+                if let Some(latch) = self.latches.get_mut(&attempt.latch)
+                    && latch.in_use() == Some(attempt.generation)
+                    && !matches!(attempt.purpose, Purpose::Delete)
+                {
+                    latch.answered = Some(now);
+                    self.tracker.session(now, true);
+                }
+            }
+            Outcome::Refused(refusal) => {
+                let alive =
+                    !matches!(attempt.purpose, Purpose::Open(_) | Purpose::Handshake | Purpose::Trial)
+                        && matches!(
+                            reading::read(refusal, has_id),
+                            Reading::AboutRequest | Reading::Credentials
+                        );
+                if alive {
+                    self.mark_back();
+                    self.tracker.heard(now);
+                } else {
+                    self.tracker.doubt(now);
+                }
+            }
+            Outcome::Cut(cut) => self.tracker.failed(now, purpose_words(&attempt.purpose), &cut.cause),
+            Outcome::Limit => self.tracker.timed_out(now, purpose_words(&attempt.purpose)),
+        }
+    }
+
+    /// A `ping` that asked whether the upstream is there.
+    pub(super) fn scout_over(&mut self, attempt: &Attempt, outcome: Outcome<'_>) {
+        let (id, generation) = (attempt.latch, attempt.generation);
+        let has_id = self.latches.get(&id).is_some_and(|l| l.has_id);
+        match outcome {
+            Outcome::Answered(Answer::Error { code, message })
+                if reading::error_raises_doubt(code, message) =>
+            {
+                self.doubt(attempt, None, crate::AttemptId(0), 200, super::rpc_digest(code, message), true);
+            }
+            Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => self.mark_back(),
+            Outcome::Refused(refusal) => match reading::read(&refusal, has_id) {
+                Reading::Gone => {
+                    let bound = self
+                        .latches
+                        .get(&id)
+                        .is_some_and(|l| matches!(l.state, LatchState::Bound(g) if g == generation));
+                    if self.away().is_none() {
+                        self.session_refused(id, generation, None);
+                    } else if bound {
+                        // A proxy without a route says the same: only the handshake tells, in the scout's place.
+                        self.lose(id, generation);
+                        let rests = self.latches.get(&id).is_some_and(
+                            |l| matches!(&l.state, LatchState::Refused(loss) if loss.not_before.is_some()),
+                        );
+                        if !rests {
+                            let handshake = self.begin_handshake(id);
+                            self.scout_goes_on(handshake);
+                        }
+                    }
+                }
+                Reading::Gateway | Reading::NotMcp | Reading::Later | Reading::Redirected => {
+                    self.missing(&refusal);
+                }
+                Reading::Suspected if refusal.status == 503 => self.missing(&refusal),
+                Reading::Suspected => {
+                    self.mark_back();
+                    if has_id {
+                        let of = crate::AttemptId(0);
+                        self.doubt(attempt, None, of, refusal.status, refusal.digest, false);
+                    }
+                }
+                Reading::AboutRequest | Reading::Credentials | Reading::WrongPlace => self.mark_back(),
+            },
+            Outcome::Cut(cut) => {
+                let known = self.away().is_some();
+                self.mark_away(Absence {
+                    code: Code::UpstreamDown,
+                    cause: &cut.cause,
+                    confirmed: !cut.wrote || known,
+                    after: None,
+                });
+                self.scout_soon();
+            }
+            Outcome::Limit => {
+                // A busy server can't answer; a connection that is accepted is no proof of absence.
+                if self.away().is_some_and(|away| !away.confirmed || away.tries > policy::TIMEOUTS_DOWN) {
+                    self.mark_back();
+                }
+                if self.tracker.timeouts() >= policy::TIMEOUTS_DOWN {
+                    let cause = format!(
+                        "`{}` accepts connections and did not answer {} pings in a row",
+                        self.policy.url,
+                        self.tracker.timeouts()
+                    );
+                    self.tracker.silent(self.now, &cause);
+                }
+            }
+        }
+    }
+
+    /// Health in one word, from what is known now.
+    pub(super) fn judge(&self) -> Judgement {
+        if let Reach::Away(away) = &self.reach
+            && away.confirmed
+        {
+            return Judgement::Down { since: away.since, cause: away.cause.clone() };
+        }
+        if self.tracker.is_silent() {
+            return self.tracker.judge_silence();
+        }
+        if self.away().is_some() || !self.unsettled.is_empty() {
+            let since = self.away().map_or(self.tracker.unsettled_since(self.now), |away| away.since);
+            return Judgement::Recovering { since };
+        }
+        self.tracker.judge(self.now)
+    }
+
+    /// What is true of the upstream at this moment.
+    #[must_use]
+    pub fn report(&self, now: crate::At) -> crate::health::HealthReport {
+        let now = self.now.max(now);
+        let judgement = match self.judge() {
+            Judgement::Healthy(_) | Judgement::Unknown { .. } | Judgement::Degraded { .. } => {
+                self.tracker.judge(now)
+            }
+            other @ (Judgement::Down { .. } | Judgement::Recovering { .. }) => other,
+        };
+        let next = match &self.reach {
+            Reach::Away(_) => self.timers.get(super::Why::Scout),
+            Reach::Up => {
+                self.latches.keys().filter_map(|id| self.timers.get(super::Why::RestEnds(*id))).min()
+            }
+        };
+        let sessions = self
+            .latches
+            .values()
+            .filter(|l| !matches!(l.state, LatchState::Ended))
+            .map(|l| SessionSeen {
+                latch: l.id,
+                generation: l.generation.unwrap_or_default(),
+                state: l.word(),
+                opened: l.opened,
+                bound: l.bound,
+                last_used: l.last_used,
+                client: l.client.clone(),
+                open: self.exchanges.values().filter(|e| e.latch == l.id).count(),
+            })
+            .collect();
+        let server = self
+            .latches
+            .values()
+            .filter(|l| l.server.is_some())
+            .max_by_key(|l| l.bound)
+            .and_then(|l| l.server.clone());
+        let waiting = self.exchanges.values().filter(|e| e.state == ExState::Waiting).count();
+        let reachable = match &self.reach {
+            Reach::Away(away) if away.confirmed => Some(false),
+            Reach::Away(_) => None,
+            Reach::Up => {
+                self.tracker.last_heard().filter(|at| now.since(*at) < policy::FRESH_MS).map(|_| true)
+            }
+        };
+        self.tracker.report(now, judgement, reachable, next, server, sessions, waiting)
+    }
+
+    /// What must hold after every fact. Only our own mistakes can break it.
+    #[cfg(debug_assertions)]
+    pub(super) fn check(&self) {
+        for (id, latch) in &self.latches {
+            for ex in &latch.waiting {
+                let exchange = self.exchanges.get(ex);
+                debug_assert!(
+                    exchange.is_some_and(|e| e.state == ExState::Waiting && e.latch == *id),
+                    "{ex:?} waits in {id:?} and is {:?}",
+                    exchange.map(|e| e.state)
+                );
+            }
+            if let LatchState::Relatching(_, _, step) = &latch.state {
+                use crate::latch::Step;
+                let (Step::Handshake(a) | Step::Initialized(a) | Step::Rebuild(a, _)) = step;
+                debug_assert!(self.attempts.contains_key(a), "{id:?} relatches and nothing is under way");
+            }
+        }
+        for (ex, exchange) in &self.exchanges {
+            let latch = self.latches.get(&exchange.latch);
+            debug_assert!(latch.is_some(), "{ex:?} has no latch");
+            match exchange.state {
+                ExState::Waiting => {
+                    debug_assert!(latch.is_some_and(|l| l.waiting.contains(ex)), "{ex:?} waits nowhere");
+                    debug_assert!(
+                        self.timers.get(super::Why::HoldEnds(*ex)).is_some(),
+                        "{ex:?} waits without an end"
+                    );
+                }
+                ExState::Sent(a) | ExState::Passing(a) | ExState::Looking(a) => {
+                    debug_assert!(self.attempts.contains_key(&a), "{ex:?} is sent and nothing is under way");
+                }
+                ExState::Doubted(_) => {
+                    debug_assert!(
+                        latch.is_some_and(|l| matches!(l.state, LatchState::Doubted(..))),
+                        "{ex:?} is doubted and nobody asks"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn purpose_words(purpose: &Purpose) -> &'static str {
+    match purpose {
+        Purpose::Exchange(_) => "a request",
+        Purpose::Open(_) | Purpose::Handshake | Purpose::Trial => "initialize",
+        Purpose::Initialized => "notifications/initialized",
+        Purpose::Rebuild => "rebuilding",
+        Purpose::Ping(
+            Question::Look(_)
+            | Question::Scout
+            | Question::Idle
+            | Question::StillThere
+            | Question::Diagnose
+            | Question::Control
+            | Question::Replica,
+        ) => "ping",
+        Purpose::List(kind) => kind.method(),
+        Purpose::Note(_) => "a notification",
+        Purpose::Stream | Purpose::Resume(_) => "the stream",
+        Purpose::Delete => "DELETE",
+    }
+}

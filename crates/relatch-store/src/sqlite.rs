@@ -1,0 +1,197 @@
+//! Records in a private SQLite file: one row per session, write-ahead log, one keeper at a time.
+//!
+//! The row's text is the record; the columns beside it exist for searching, and `last_used` for cheap touching.
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use relatch_core::record::{Record, RecordError};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::{Row, Store, StoreError, ended, newer, shown};
+
+/// The layout of the table; a record has its own format besides.
+const LAYOUT: i64 = 1;
+/// How long a call waits for somebody else's look into the file (a backup, a curious `sqlite3`).
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Records in `DIR/sessions.sqlite`.
+#[derive(Debug)]
+pub struct SqliteStore {
+    connection: Mutex<Connection>,
+    // Held for as long as the store is open; the system lets go of it even after a crash.
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the store in `dir`, which is made if it is missing, and locks every other keeper out.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another keeper has it open; [`StoreError::Newer`] when a newer version wrote it;
+    /// [`StoreError::Place`] when the folder can't be used.
+    pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |cause: io::Error| StoreError::Place { path, cause }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
+        std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(at(dir))?;
+        let lock = lock(dir)?;
+        let path = dir.join("sessions.sqlite");
+        // Made here, since SQLite would make it readable for others; its side files take over the mode.
+        private(&path).map_err(at(&path))?;
+
+        let connection = Connection::open(&path)?;
+        connection.busy_timeout(BUSY)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // With the write-ahead log a crash of relatch loses nothing; a power cut may lose the last touches.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if found > LAYOUT {
+            return Err(StoreError::Newer { path, found });
+        }
+        connection.execute_batch(
+            "CREATE TABLE IF NOT EXISTS sessions (
+                 id TEXT PRIMARY KEY NOT NULL,
+                 upstream TEXT NOT NULL,
+                 format INTEGER NOT NULL,
+                 last_used INTEGER NOT NULL,
+                 record TEXT NOT NULL
+             ) STRICT;
+             CREATE INDEX IF NOT EXISTS sessions_by_use ON sessions (upstream, last_used);",
+        )?;
+        connection.pragma_update(None, "user_version", LAYOUT)?;
+        Ok(SqliteStore { connection: Mutex::new(connection), _lock: lock })
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for SqliteStore {
+    fn put(&self, record: &Record) -> Result<(), StoreError> {
+        let connection = self.connection();
+        let present: Option<String> = connection
+            .prepare_cached("SELECT record FROM sessions WHERE id = ?1")?
+            .query_row([&record.id], |row| row.get(0))
+            .optional()?;
+        if present.is_some_and(|text| newer(&text)) {
+            return Err(StoreError::Kept);
+        }
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO sessions (id, upstream, format, last_used, record) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![record.id, record.upstream, record.format, record.last_used, record.write()])?;
+        Ok(())
+    }
+
+    fn get(&self, id: &str) -> Result<Option<Record>, StoreError> {
+        let connection = self.connection();
+        let row = connection
+            .prepare_cached("SELECT upstream, last_used, record FROM sessions WHERE id = ?1")?
+            .query_row([id], read_row)
+            .optional()?;
+        Ok(row.map(|row| row.read()).transpose()?)
+    }
+
+    fn remove(&self, id: &str) -> Result<(), StoreError> {
+        self.connection().prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id])?;
+        Ok(())
+    }
+
+    fn all(&self, upstream: &str) -> Result<Vec<Record>, StoreError> {
+        let connection = self.connection();
+        let mut query = connection.prepare_cached(
+            "SELECT upstream, last_used, record FROM sessions WHERE upstream = ?1 ORDER BY last_used, id",
+        )?;
+        let mut records = Vec::new();
+        for row in query.query_map([upstream], read_row)? {
+            records.extend(row?.read().ok());
+        }
+        Ok(records)
+    }
+
+    fn touch(&self, id: &str, last_used_ms: i64) -> Result<(), StoreError> {
+        self.connection()
+            .prepare_cached("UPDATE sessions SET last_used = max(last_used, ?2) WHERE id = ?1")?
+            .execute(params![id, last_used_ms])?;
+        Ok(())
+    }
+
+    fn expire(
+        &self,
+        now_ms: i64,
+        max_age_ms: i64,
+        max_count: usize,
+        keep: &HashSet<String>,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut connection = self.connection();
+        let step = connection.transaction()?;
+        let ended = {
+            let mut query = step.prepare("SELECT last_used, id FROM sessions WHERE format <= ?1")?;
+            let candidates = query
+                .query_map([relatch_core::record::FORMAT], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<Result<Vec<_>, _>>()?;
+            let ended = ended(candidates, now_ms, max_age_ms, max_count, keep);
+            let mut delete = step.prepare("DELETE FROM sessions WHERE id = ?1")?;
+            for id in &ended {
+                delete.execute([id])?;
+            }
+            ended
+        };
+        step.commit()?;
+        Ok(ended)
+    }
+
+    fn unreadable(&self) -> Result<Vec<(String, RecordError)>, StoreError> {
+        let connection = self.connection();
+        let mut query =
+            connection.prepare("SELECT upstream, last_used, record, id FROM sessions ORDER BY id")?;
+        let mut found = Vec::new();
+        for row in query.query_map([], |row| Ok((row.get::<_, String>(3)?, read_row(row)?)))? {
+            let (id, row) = row?;
+            found.extend(row.read().err().map(|cause| (shown(&id), cause)));
+        }
+        Ok(found)
+    }
+}
+
+fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    Ok(Row { upstream: row.get(0)?, last_used: row.get(1)?, text: row.get(2)? })
+}
+
+/// Takes the lock of `dir`, leaving this process's id for whoever comes second.
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let place = |cause| StoreError::Place { path: path.clone(), cause };
+    let mut file = private(&path).map_err(place)?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).map_err(place)?;
+            file.rewind().map_err(place)?;
+            writeln!(file, "{}", std::process::id()).map_err(place)?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut left = String::new();
+            let _ = file.take(32).read_to_string(&mut left);
+            Err(StoreError::Locked { dir: dir.to_owned(), holder: left.trim().parse().ok() })
+        }
+        Err(TryLockError::Error(cause)) => Err(place(cause)),
+    }
+}
+
+/// Opens a file that only this user can read, making it if it is missing.
+fn private(path: &Path) -> io::Result<File> {
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}

@@ -1,0 +1,51 @@
+//! Finding the keepers and the upstream that was asked for; the answers when there are none.
+
+use std::collections::BTreeSet;
+
+use relatch_admin::Status;
+use relatch_admin::link::{KeeperLink, all_keepers, status_of_all};
+use relatch_admin::runtime::runtime_dir;
+
+use crate::exit;
+use crate::render::Failure;
+
+/// The status of every keeper of this user.
+pub(crate) async fn status() -> Result<Status, Failure> {
+    let dir = runtime_dir();
+    let status = status_of_all(&dir).await.map_err(|cause| unreadable(&dir, &cause))?;
+    if status.keepers.is_empty() && status.unanswered.is_empty() {
+        return Err(no_keeper());
+    }
+    Ok(status)
+}
+
+/// Every keeper of this user, at least one.
+pub(crate) async fn keepers() -> Result<Vec<KeeperLink>, Failure> {
+    let dir = runtime_dir();
+    let keepers = all_keepers(&dir).await.map_err(|cause| unreadable(&dir, &cause))?;
+    if keepers.is_empty() { Err(no_keeper()) } else { Ok(keepers) }
+}
+
+/// That no upstream has this name, and which names there are.
+pub(crate) fn unknown_name(name: &str, status: &Status) -> Failure {
+    let known: BTreeSet<&str> =
+        status.keepers.iter().flat_map(|keeper| &keeper.servers).map(|server| server.name.as_str()).collect();
+    let failure = Failure::usage(format!("No keeper has a server called `{name}`"));
+    if known.is_empty() {
+        return failure.hint("Run `relatch status` to see which keepers run");
+    }
+    let known: Vec<&str> = known.into_iter().collect();
+    failure.hint(format!("The known ones are `{}`", known.join("`, `")))
+}
+
+fn no_keeper() -> Failure {
+    Failure::new("No keeper of this user runs")
+        .hint("Start one with `relatch serve NAME=URL`, or let a client start `relatch stdio URL`")
+        .exit(exit::NO_KEEPER)
+}
+
+fn unreadable(dir: &std::path::Path, cause: &std::io::Error) -> Failure {
+    Failure::new(format!("The folder of keepers, `{}`, can't be read", dir.display()))
+        .cause(cause)
+        .exit(exit::REFUSED)
+}

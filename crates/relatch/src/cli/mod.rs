@@ -1,0 +1,95 @@
+//! The command line: a file per command. Reads and checks what was typed; what a command finds, `render` prints.
+
+mod ask;
+mod drill;
+mod explain;
+mod log;
+mod parse;
+mod reconnect;
+mod serve;
+mod status;
+mod stdio;
+mod upstream;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::render::Failure;
+
+/// Keeps MCP connections alive: a server may restart, its clients don't notice
+#[derive(Debug, Parser)]
+#[command(
+    name = "relatch",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "Examples:
+  relatch drill                                        see it work, with nothing set up
+  claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
+  relatch serve gmail=http://127.0.0.1:8761/mcp        many clients, many servers
+  relatch status                                       the truth about every connection
+
+Exit codes:
+  0 done · 1 the answer is no · 2 wrong usage
+  3 no keeper reached · 4 refused · 70 a bug in relatch"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Stdio(stdio::Arguments),
+    Serve(serve::Arguments),
+    Status(status::Arguments),
+    Reconnect(reconnect::Arguments),
+    Log(log::Arguments),
+    Drill(drill::Arguments),
+    Explain(explain::Arguments),
+    #[command(hide = true)]
+    DrillServer(drill::ServerArguments),
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        match self.command {
+            Command::Stdio(arguments) => stdio::run(arguments),
+            Command::Serve(arguments) => serve::run(arguments),
+            Command::Status(arguments) => wait_for(status::run(arguments)),
+            Command::Reconnect(arguments) => wait_for(reconnect::run(arguments)),
+            Command::Log(arguments) => wait_for(log::run(arguments)),
+            Command::Drill(arguments) => wait_for(drill::run(arguments)),
+            Command::Explain(arguments) => explain::run(&arguments),
+            Command::DrillServer(arguments) => wait_for(drill::run_server(arguments)),
+        }
+    }
+}
+
+/// Runs one command to its end; tasks that it left behind end with it.
+fn wait_for(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| Failure::new("The system gives relatch no event queue").cause(cause))?;
+    let done = runtime.block_on(command);
+    runtime.shutdown_background();
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_command_has_an_example() {
+        let cli = super::Cli::command();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "`{}` has no example", command.get_name());
+        }
+    }
+}

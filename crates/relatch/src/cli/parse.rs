@@ -1,0 +1,204 @@
+//! Values of the command line. An error says what was expected; it never repeats a value that may be a secret.
+
+use std::net::SocketAddr;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::render::Failure;
+
+/// The longest span that makes sense anywhere on the command line.
+const LONGEST_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Headers that belong to the connection or to relatch; a configured one would break either.
+const NOT_CONFIGURABLE: [&str; 15] = [
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "last-event-id",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// `45s`, `5m`, `1h`, `500ms`, in milliseconds.
+pub(crate) fn duration(text: &str) -> Result<u64, String> {
+    let expected = || "expected a number with its unit, such as `500ms`, `45s`, `5m` or `1h`".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(expected()),
+    };
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    number.checked_mul(unit).filter(|ms| *ms <= LONGEST_MS).ok_or_else(|| "longer than `24h`".to_owned())
+}
+
+/// `ADDR:PORT`.
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "expected an address with its port, such as `127.0.0.1:7332` or `[::1]:7332`".to_owned())
+}
+
+/// A host name or address without port, as it stands in `Host`.
+pub(crate) fn host(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty()
+        && text.len() <= 253
+        && text
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b':' | b'[' | b']'));
+    if fits {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("expected a host name, such as `mcp.example.com`".to_owned())
+    }
+}
+
+/// `GLOB=always|never`.
+pub(crate) fn replay(text: &str) -> Result<(String, bool), String> {
+    match text.rsplit_once('=') {
+        Some((glob, "always")) if !glob.is_empty() => Ok((glob.to_owned(), true)),
+        Some((glob, "never")) if !glob.is_empty() => Ok((glob.to_owned(), false)),
+        _ => Err("expected a tool or pattern and `always` or `never`, such as `send_*=never`".to_owned()),
+    }
+}
+
+/// A name of an upstream: it stands in paths, tables and commands.
+pub(crate) fn name(text: &str) -> Result<String, Failure> {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'_' | b'-');
+    let begins = text.bytes().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if begins && text.len() <= 64 && text.bytes().all(inner) {
+        return Ok(text.to_owned());
+    }
+    Err(Failure::usage(format!("`{text}` can't be the name of a server"))
+        .cause("a name has 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-` and begins with a letter or digit"))
+}
+
+/// The address of an upstream.
+pub(crate) fn address(text: &str) -> Result<url::Url, Failure> {
+    const LIKE: &str = "Give the whole address, such as `http://127.0.0.1:8761/mcp`";
+    let wrong = |cause: &str| {
+        Failure::usage(format!("`{}` is no address of an MCP server", without_secrets(text)))
+            .cause(cause)
+            .hint(LIKE)
+    };
+    let url = url::Url::parse(text).map_err(|cause| wrong(&cause.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(wrong(&format!("`{}` is neither `http` nor `https`", url.scheme())));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(wrong("it names no host"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("it carries a user or password")
+            .hint("Send credentials with `--header 'Authorization: …'`"));
+    }
+    if url.fragment().is_some() {
+        return Err(wrong("it has a part behind `#`, which is never sent"));
+    }
+    Ok(url)
+}
+
+/// `K:V`.
+pub(crate) fn header(text: &str) -> Result<(String, String), Failure> {
+    let (name, value) = text.split_once(':').ok_or_else(|| {
+        Failure::usage("A `--header` has no colon between name and value")
+            .hint("Write it as `--header 'Authorization: Bearer …'`")
+    })?;
+    let (name, value) = (name.trim(), value.trim());
+    let Ok(known) = name.parse::<HeaderName>() else {
+        return Err(Failure::usage("A `--header` has a name that HTTP does not allow")
+            .cause("a name is made of letters, digits and `-`"));
+    };
+    if NOT_CONFIGURABLE.contains(&known.as_str()) || known.as_str().starts_with("relatch-") {
+        return Err(Failure::usage(format!("`--header {name}` can't be set"))
+            .cause("relatch or the connection itself sets it for each request"));
+    }
+    if HeaderValue::from_str(value).is_err() {
+        return Err(Failure::usage(format!("`--header {name}` has a value that HTTP does not allow"))
+            .cause("line breaks and control characters can't be sent"));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// What was typed, as far as it can't be a secret.
+fn without_secrets(text: &str) -> &str {
+    if text.contains('@') {
+        return "(…@…)";
+    }
+    text.split(['?', '#']).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_a_limit() {
+        for (text, ms) in [("500ms", 500), ("45s", 45_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)] {
+            assert_eq!(duration(text), Ok(ms));
+        }
+        for text in ["", "45", "s", "-1s", "4 5s", "1.5s", "1d", "25h", "99999999999999999999s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_short_and_plain() {
+        for text in ["a", "gmail", "0a.b_c-d", &"a".repeat(64)] {
+            assert!(name(text).is_ok(), "{text}");
+        }
+        for text in ["", "Gmail", "-a", ".a", "a/b", "a b", "ä", &"a".repeat(65)] {
+            assert!(name(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_whole_and_without_credentials() {
+        assert!(address("http://127.0.0.1:8761/mcp?key=1").is_ok());
+        for text in ["", "127.0.0.1:8761", "/mcp", "ftp://a/b", "http://", "http://me:pw@a/", "http://a/#b"] {
+            let failure = address(text).unwrap_err();
+            assert_eq!(failure.exit, crate::exit::USAGE);
+            assert!(!failure.what.contains("pw"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn headers_are_checked_and_never_repeated_in_errors() {
+        assert_eq!(
+            header("Authorization: Bearer x:y").unwrap(),
+            ("Authorization".into(), "Bearer x:y".into())
+        );
+        for text in [
+            "Bearer s3cret",
+            "a b: s3cret",
+            "X: s3cret\n",
+            "Host: s3cret",
+            "relatch-token: s3cret",
+            ": s3cret",
+        ] {
+            let text = if text.ends_with('\n') { "X: s3cret\nY: 1" } else { text };
+            let failure = header(text).unwrap_err();
+            assert!(!format!("{failure:?}").contains("s3cret"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn replay_is_a_pattern_and_a_word() {
+        assert_eq!(replay("send_*=never"), Ok(("send_*".to_owned(), false)));
+        assert_eq!(replay("a=b=always"), Ok(("a=b".to_owned(), true)));
+        for text in ["send_*", "=always", "a=sometimes"] {
+            assert!(replay(text).is_err());
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! `relatch stdio`: stands between one client, on stdin and stdout, and one server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use relatch_admin::KeeperKind;
+
+use super::parse;
+use super::serve::{DEFAULT_LISTEN, state_dir};
+use super::upstream::Treatment;
+use crate::launch::{self, Launch};
+use crate::render::Failure;
+
+/// Keep the connection between one client, on stdin and stdout, and a server
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
+  relatch stdio https://mcp.example.com/mcp --header 'Authorization: Bearer …' --hold 5m")]
+pub(crate) struct Arguments {
+    /// The server's address, such as http://127.0.0.1:8761/mcp
+    url: String,
+
+    /// How the server is called in `relatch status` [default: from the address]
+    #[arg(long)]
+    name: Option<String>,
+
+    #[command(flatten)]
+    treatment: Treatment,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    Ok(launch::run_keeper(launch(&arguments)?)?)
+}
+
+fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
+    let url = parse::address(&arguments.url)?;
+    let name = match &arguments.name {
+        Some(name) => parse::name(name)?,
+        None => name_of(&url),
+    };
+    let headers = arguments.treatment.headers()?;
+    Ok(Launch {
+        kind: KeeperKind::Stdio,
+        servers: vec![arguments.treatment.spec(name, &url, headers)],
+        listen: DEFAULT_LISTEN,
+        // A client's only process must start on a machine without a home, too; it keeps no sessions there.
+        state_dir: state_dir(None).unwrap_or_else(|_| PathBuf::from("/nonexistent")),
+        token: true,
+        allow_hosts: Vec::new(),
+    })
+}
+
+/// The host, and the port where it says something: `mcp.linear.app`, `127.0.0.1-8761`.
+fn name_of(url: &url::Url) -> String {
+    let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
+    let port = url.port().map_or(String::new(), |port| format!("-{port}"));
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    let name: String = format!("{host}{port}").chars().map(plain).collect();
+    let name: String =
+        name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).chars().take(64).collect();
+    if name.is_empty() { "server".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_named_after_its_address() {
+        for (url, name) in [
+            ("http://127.0.0.1:8761/mcp", "127.0.0.1-8761"),
+            ("https://MCP.linear.app/mcp", "mcp.linear.app"),
+            ("http://[::1]:80/mcp", "1-"),
+            ("http://[::1]:8080/mcp", "1--8080"),
+        ] {
+            let made = name_of(&url::Url::parse(url).unwrap());
+            assert_eq!(made, name);
+            assert!(parse::name(&made).is_ok());
+        }
+        let long = format!("http://{}.{}/", "a".repeat(60), "b".repeat(60));
+        assert!(parse::name(&name_of(&url::Url::parse(&long).unwrap())).is_ok());
+    }
+}

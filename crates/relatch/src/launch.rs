@@ -1,0 +1,52 @@
+//! What a keeper is started with: everything from the command line, checked. Starts nothing itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use relatch_admin::KeeperKind;
+
+/// Everything that a keeper needs to know to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Launch {
+    /// `Stdio` has exactly one server; its clients' side is stdin and stdout.
+    pub(crate) kind: KeeperKind,
+    /// The upstreams; names are unique.
+    pub(crate) servers: Vec<ServerSpec>,
+    /// Where `serve` listens.
+    pub(crate) listen: SocketAddr,
+    /// Where records, token and journal live.
+    pub(crate) state_dir: PathBuf,
+    /// Whether the HTTP side asks for the token.
+    pub(crate) token: bool,
+    /// Further names under which the HTTP side may be reached.
+    pub(crate) allow_hosts: Vec<String>,
+}
+
+/// One upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerSpec {
+    /// `[a-z0-9][a-z0-9._-]{0,63}`.
+    pub(crate) name: String,
+    /// An `http` or `https` address with a host and without user, password or fragment.
+    pub(crate) url: String,
+    /// Sent with every request to this upstream, before the client's own of the same name.
+    pub(crate) headers: Vec<(String, String)>,
+    /// How long an exchange waits while the upstream is away.
+    pub(crate) hold_ms: u64,
+    /// Whether its sessions hold work, so that calls are given back after a relatch.
+    pub(crate) stateful: bool,
+    /// Tool name pattern (`*` any text, `?` one character) to "always" (`true`) or "never" (`false`); first match wins.
+    pub(crate) replay: Vec<(String, bool)>,
+    /// Whether 502, 503 and 504 prove that no server was behind the proxy.
+    pub(crate) gateway_errors_refused: bool,
+}
+
+/// Runs a keeper until it is told to end.
+///
+/// # Errors
+/// What kept it from starting, or ended it. A [`crate::render::Failure`] inside keeps its hint and exit code.
+pub(crate) fn run_keeper(launch: Launch) -> anyhow::Result<ExitCode> {
+    let names: Vec<&str> = launch.servers.iter().map(|server| server.name.as_str()).collect();
+    anyhow::bail!("This build of relatch can't keep `{}` yet", names.join("`, `"))
+}

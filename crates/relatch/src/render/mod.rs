@@ -1,0 +1,229 @@
+//! The only place that prints. Data goes to stdout, words to stderr; nothing needs colour to be understood.
+//!
+//! The files below turn what is known into text and print nothing; [`out`] and [`failure`] print. Text from the
+//! network passes [`clean`] first, so that no server writes to a terminal.
+
+pub(crate) mod drill;
+pub(crate) mod log;
+#[cfg_attr(not(test), expect(dead_code, reason = "the keeper that listens prints it"))]
+pub(crate) mod serve;
+pub(crate) mod status;
+mod table;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+
+use crate::exit;
+
+/// A command that could not do its work: what happened, why, and what can be done.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What happened, to which thing.
+    pub(crate) what: String,
+    /// Why, the nearest cause first.
+    pub(crate) causes: Vec<String>,
+    /// One thing that can be carried out.
+    pub(crate) hint: Option<String>,
+    /// One of [`crate::exit`].
+    pub(crate) exit: u8,
+}
+
+impl Failure {
+    /// Something that does not work.
+    pub(crate) fn new(what: impl Into<String>) -> Failure {
+        Failure { what: what.into(), causes: Vec::new(), hint: None, exit: exit::NO }
+    }
+
+    /// A wrong command line.
+    pub(crate) fn usage(what: impl Into<String>) -> Failure {
+        Failure::new(what).exit(exit::USAGE)
+    }
+
+    pub(crate) fn cause(mut self, cause: impl fmt::Display) -> Failure {
+        self.causes.push(cause.to_string());
+        self
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn exit(mut self, exit: u8) -> Failure {
+        self.exit = exit;
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        match error.downcast::<Failure>() {
+            Ok(failure) => failure,
+            Err(error) => {
+                let mut failure = Failure::new(error.to_string());
+                failure.causes = error.chain().skip(1).map(ToString::to_string).collect();
+                failure
+            }
+        }
+    }
+}
+
+/// Whether the reader sees colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    Plain,
+    Coloured,
+}
+
+/// The colours that are used, and for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tint {
+    Good,
+    Busy,
+    Bad,
+    Faint,
+    Strong,
+}
+
+impl Style {
+    pub(crate) fn stdout() -> Style {
+        Style::of(io::stdout().is_terminal())
+    }
+
+    pub(crate) fn stderr() -> Style {
+        Style::of(io::stderr().is_terminal())
+    }
+
+    fn of(terminal: bool) -> Style {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        if terminal && !unwanted { Style::Coloured } else { Style::Plain }
+    }
+
+    pub(crate) fn coloured(self) -> bool {
+        self == Style::Coloured
+    }
+
+    pub(crate) fn tint(self, tint: Tint, text: &str) -> String {
+        let code = match tint {
+            Tint::Good => "32",
+            Tint::Busy => "33",
+            Tint::Bad => "31",
+            Tint::Faint => "2",
+            Tint::Strong => "1",
+        };
+        match self {
+            Style::Plain => text.to_owned(),
+            Style::Coloured => format!("\x1b[{code}m{text}\x1b[0m"),
+        }
+    }
+}
+
+/// Prints data. `false` when the reader is gone, which is no failure.
+#[must_use]
+pub(crate) fn out(text: &str) -> bool {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+}
+
+/// Prints words. Nobody listening is no failure.
+pub(crate) fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Prints why a command could not do its work.
+pub(crate) fn failure(failure: &Failure) {
+    say(&failure_text(failure, Style::stderr()));
+}
+
+fn failure_text(failure: &Failure, style: Style) -> String {
+    let mut text = format!("{} {}\n", style.tint(Tint::Bad, "error:"), clean(&failure.what));
+    for cause in &failure.causes {
+        text.push_str(&format!("  cause: {}\n", clean(cause)));
+    }
+    if let Some(hint) = &failure.hint {
+        text.push_str(&format!("{} {}\n", style.tint(Tint::Strong, "hint:"), clean(hint)));
+    }
+    text
+}
+
+/// Prints that relatch itself is at fault.
+pub(crate) fn bug(what: &str) {
+    say(&format!(
+        "error: relatch {} met a bug of its own: {}\nhint: Report the line above together with what you did\n",
+        env!("CARGO_PKG_VERSION"),
+        clean(what)
+    ));
+}
+
+/// Text from elsewhere without control characters: a line stays a line, and a terminal is not written to.
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// A span of time as people say it, to two parts: `3s`, `14m`, `2h 10m`, `3d 4h`.
+pub(crate) fn span(ms: u64) -> String {
+    let seconds = ms / 1_000;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..600 if !seconds.is_multiple_of(60) => format!("{minutes}m {}s", seconds % 60),
+        60..3_600 => format!("{minutes}m"),
+        3_600..86_400 if !minutes.is_multiple_of(60) => format!("{hours}h {}m", minutes % 60),
+        3_600..86_400 => format!("{hours}h"),
+        _ if !hours.is_multiple_of(24) => format!("{days}d {}h", hours % 24),
+        _ => format!("{days}d"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_as_people_say_them() {
+        for (ms, said) in [
+            (0, "0s"),
+            (3_999, "3s"),
+            (60_000, "1m"),
+            (95_000, "1m 35s"),
+            (14 * 60_000 + 20_000, "14m"),
+            (7_800_000, "2h 10m"),
+            (7_200_000, "2h"),
+            (90_000_000, "1d 1h"),
+        ] {
+            assert_eq!(span(ms), said);
+        }
+    }
+
+    #[test]
+    fn a_failure_has_its_causes_and_a_hint() {
+        let failure = Failure::new("Upstream `files` \x1b[31mexited").cause("no `npx`").hint("Install it");
+        assert_eq!(
+            failure_text(&failure, Style::Plain),
+            "error: Upstream `files`  [31mexited\n  cause: no `npx`\nhint: Install it\n"
+        );
+    }
+
+    #[test]
+    fn a_failure_keeps_its_hint_on_the_way_through_anyhow() {
+        let kept: Failure =
+            anyhow::Error::from(Failure::new("a").hint("b").exit(exit::REFUSED)).context("around").into();
+        assert_eq!((kept.exit, kept.hint.as_deref()), (exit::REFUSED, Some("b")));
+        let made: Failure = anyhow::anyhow!("root").context("middle").context("top").into();
+        assert_eq!((made.what.as_str(), made.causes), ("top", vec!["middle".to_owned(), "root".to_owned()]));
+    }
+}

@@ -1,0 +1,51 @@
+//! What `serve` says once it listens: where each upstream is found, and the line to paste into a client.
+
+use std::net::SocketAddr;
+
+/// The address of one upstream below a listening keeper.
+pub(crate) fn address(listen: SocketAddr, name: &str) -> String {
+    // What listens everywhere is reached here by loopback.
+    let host = match listen {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => "127.0.0.1".to_owned(),
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => "[::1]".to_owned(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    };
+    format!("http://{host}:{}/{name}/mcp", listen.port())
+}
+
+/// One line per upstream with its address, then one per upstream to paste into a client. `listen` is the address that
+/// was bound, with its port.
+pub(crate) fn listening(listen: SocketAddr, names: &[&str], token: Option<&str>) -> String {
+    let width = names.iter().map(|name| name.len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for name in names {
+        text.push_str(&format!("{name:width$}  {}\n", address(listen, name)));
+    }
+    text.push('\n');
+    for name in names {
+        let header = token.map_or(String::new(), |token| format!(" --header \"Relatch-Token: {token}\""));
+        text.push_str(&format!("claude mcp add --transport http {name} {}{header}\n", address(listen, name)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listening_keeper_gives_the_lines_to_paste() {
+        let listen = "127.0.0.1:7332".parse().unwrap();
+        assert_eq!(
+            listening(listen, &["gmail", "fs"], Some("t0k")),
+            "gmail  http://127.0.0.1:7332/gmail/mcp\n\
+             fs     http://127.0.0.1:7332/fs/mcp\n\n\
+             claude mcp add --transport http gmail http://127.0.0.1:7332/gmail/mcp --header \"Relatch-Token: t0k\"\n\
+             claude mcp add --transport http fs http://127.0.0.1:7332/fs/mcp --header \"Relatch-Token: t0k\"\n"
+        );
+        assert!(!listening(listen, &["fs"], None).contains("Relatch-Token"));
+        assert_eq!(address("0.0.0.0:80".parse().unwrap(), "a"), "http://127.0.0.1:80/a/mcp");
+        assert_eq!(address("[::1]:80".parse().unwrap(), "a"), "http://[::1]:80/a/mcp");
+    }
+}

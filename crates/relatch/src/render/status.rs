@@ -1,0 +1,380 @@
+//! The truth about every upstream: a table that is read in two seconds, and the story of one.
+
+use jiff::Timestamp;
+use relatch_admin::schema::{ConditionStatus, SessionStatus, SuccessStatus};
+use relatch_admin::{KeeperStatus, ServerStatus, Status};
+use relatch_core::health::State;
+
+use super::table::{Cell, Side, Table};
+use super::{Style, Tint, clean, span};
+
+/// Every upstream of every keeper in one table; under what is not healthy stands why.
+pub(crate) fn table(status: &Status, now: Timestamp, style: Style) -> String {
+    let mut table = Table::new(&[
+        ("NAME", Side::Left),
+        ("HEALTH", Side::Left),
+        ("LAST ANSWER", Side::Left),
+        ("SESSION", Side::Left),
+        ("CALLS", Side::Right),
+        ("RELATCHED", Side::Right),
+        ("RESENT", Side::Right),
+        ("HELD", Side::Right),
+        ("GIVEN BACK", Side::Right),
+        ("P50/P99", Side::Right),
+        ("KEEPER", Side::Left),
+    ]);
+    for keeper in &status.keepers {
+        for server in &keeper.servers {
+            let totals = &server.totals;
+            table.row(
+                vec![
+                    Cell::tinted(clean(&server.name), Tint::Strong),
+                    health(server.health),
+                    Cell::new(evidence(server.last_success.as_ref(), now)),
+                    Cell::new(newest(&server.sessions, now)),
+                    Cell::new(totals.calls.to_string()),
+                    Cell::new(totals.relatched.to_string()),
+                    Cell::new(totals.resent.to_string()),
+                    Cell::new(totals.held.to_string()),
+                    Cell::new(totals.given_back.to_string()),
+                    Cell::new(latency(server)),
+                    Cell::tinted(format!("{} {}", keeper.kind.as_str(), keeper.pid), Tint::Faint),
+                ],
+                trouble(server, now, "  "),
+            );
+        }
+    }
+    let mut text = table.render(style, "");
+    for keeper in &status.unanswered {
+        text.push_str(&format!(
+            "keeper {}  {}  {}\n",
+            keeper.pid,
+            style.tint(Tint::Bad, "✗ hangs"),
+            clean(&keeper.cause)
+        ));
+    }
+    text
+}
+
+/// One upstream of one keeper with its sessions and clients.
+pub(crate) fn story(keeper: &KeeperStatus, server: &ServerStatus, now: Timestamp, style: Style) -> String {
+    let (mark, tint) = mark(server.health);
+    let word = style.tint(tint, &format!("{mark} {}", server.health.as_str()));
+    let mut text = format!(
+        "{}  {word} for {}\n",
+        style.tint(Tint::Strong, &clean(&server.name)),
+        ago(server.since, now)
+    );
+    text.push_str(&trouble(server, now, "  "));
+    let mut line = |name: &str, words: String| text.push_str(&format!("  {name:<13} {words}\n"));
+    line("address", clean(&server.url).into_owned());
+    if let Some(peer) = &server.server {
+        let name = peer.name.as_deref().unwrap_or("(no name)");
+        let version = peer.version.as_deref().map_or(String::new(), |version| format!(" {version}"));
+        line("server", clean(&format!("{name}{version}, MCP {} ({})", peer.protocol, peer.era)).into_owned());
+    }
+    line("last answer", evidence(server.last_success.as_ref(), now));
+    if let Some(failure) = &server.last_failure {
+        line(
+            "last failure",
+            clean(&format!("{} {} ago: {}", failure.method, ago(failure.at, now), failure.cause))
+                .into_owned(),
+        );
+    }
+    let facets = &server.facets;
+    line(
+        "known",
+        format!(
+            "reachable: {} · session: {} · credentials: {} · last call: {}",
+            known(facets.reachable, "yes", "no"),
+            known(facets.session, "alive", "gone"),
+            known(facets.credentials, "accepted", "refused"),
+            known(facets.last_call, "answered", "not answered"),
+        ),
+    );
+    let totals = &server.totals;
+    line(
+        "calls",
+        format!(
+            "{} · relatched {} · resent {} · held {} · given back {} (may have run: {})",
+            totals.calls,
+            totals.relatched,
+            totals.resent,
+            totals.held,
+            totals.given_back,
+            totals.delivery_unknown
+        ),
+    );
+    line("latency", format!("{} of tools/call (p50/p99)", latency(server)));
+    if server.waiting > 0 {
+        line("waiting", format!("{} now", count(server.waiting, "call")));
+    }
+    line(
+        "keeper",
+        format!(
+            "{}, process {}, relatch {}, running for {}",
+            keeper.kind.as_str(),
+            keeper.pid,
+            clean(&keeper.version),
+            ago(keeper.since, now)
+        ),
+    );
+    if server.sessions.is_empty() {
+        text.push_str("\n  No client is attached\n");
+        return text;
+    }
+    let mut table = Table::new(&[
+        ("SESSION", Side::Left),
+        ("CLIENT", Side::Left),
+        ("STATE", Side::Left),
+        ("GENERATION", Side::Right),
+        ("OPENED", Side::Left),
+        ("BOUND", Side::Left),
+        ("LAST USED", Side::Left),
+        ("OPEN CALLS", Side::Right),
+    ]);
+    for session in &server.sessions {
+        let client = session
+            .client
+            .as_ref()
+            .map_or("(unnamed)".to_owned(), |client| format!("{} {}", client.name, client.version));
+        table.row(
+            vec![
+                Cell::new(clean(&session.id)),
+                Cell::new(clean(&client)),
+                Cell::new(clean(&session.state)),
+                Cell::new(session.generation.to_string()),
+                Cell::new(format!("{} ago", ago(session.opened, now))),
+                Cell::new(session.bound.map_or("–".to_owned(), |bound| format!("{} ago", ago(bound, now)))),
+                Cell::new(format!("{} ago", ago(session.last_used, now))),
+                Cell::new(session.open.to_string()),
+            ],
+            String::new(),
+        );
+    }
+    text.push('\n');
+    text.push_str(&table.render(style, "  "));
+    text
+}
+
+fn mark(state: State) -> (&'static str, Tint) {
+    match state {
+        State::Healthy => ("✓", Tint::Good),
+        State::Recovering => ("↻", Tint::Busy),
+        State::Degraded => ("!", Tint::Busy),
+        State::Down => ("✗", Tint::Bad),
+        State::Unknown => ("?", Tint::Faint),
+    }
+}
+
+fn health(state: State) -> Cell {
+    let (mark, tint) = mark(state);
+    Cell::tinted(format!("{mark} {}", state.as_str()), tint)
+}
+
+/// `tools/call 3s ago (12 ms)`.
+fn evidence(success: Option<&SuccessStatus>, now: Timestamp) -> String {
+    success.map_or("none yet".to_owned(), |success| {
+        format!("{} {} ago ({:.0} ms)", clean(&success.method), ago(success.at, now), success.ms)
+    })
+}
+
+/// The session that was used last, and how many there are besides.
+fn newest(sessions: &[SessionStatus], now: Timestamp) -> String {
+    let Some(session) = sessions.iter().max_by_key(|session| session.last_used) else {
+        return "none".to_owned();
+    };
+    let age = ago(session.bound.unwrap_or(session.opened), now);
+    let more = if sessions.len() > 1 { format!(" +{}", sessions.len() - 1) } else { String::new() };
+    format!("gen {}, {age} old{more}", session.generation)
+}
+
+fn latency(server: &ServerStatus) -> String {
+    let latency = &server.latency_ms;
+    if latency.p99 == 0.0 {
+        return "–".to_owned();
+    }
+    let digits = |ms: f64| if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
+    format!("{}/{} ms", digits(latency.p50), digits(latency.p99))
+}
+
+/// Why it isn't healthy, what comes next, and each condition.
+fn trouble(server: &ServerStatus, now: Timestamp, indent: &str) -> String {
+    let mut text = String::new();
+    if server.health != State::Healthy {
+        let reason = server.reason.as_deref().unwrap_or("no reason known");
+        let next = server.next_attempt.map_or(String::new(), |next| {
+            let left = until(next, now);
+            if left == 0 {
+                " · next attempt now".to_owned()
+            } else {
+                format!(" · next attempt in {}", span(left))
+            }
+        });
+        let since = ago(server.since, now);
+        text.push_str(&format!("{indent}{} · {} for {since}{next}\n", clean(reason), server.health.as_str()));
+    }
+    for ConditionStatus { code, since, cause, effect, hint } in &server.conditions {
+        text.push_str(&format!("{indent}{} for {}: {}\n", clean(code), ago(*since, now), clean(cause)));
+        text.push_str(&format!("{indent}  effect: {}\n", clean(effect)));
+        text.push_str(&format!("{indent}  hint: {}\n", clean(hint)));
+    }
+    text
+}
+
+fn known(fact: Option<bool>, yes: &'static str, no: &'static str) -> &'static str {
+    match fact {
+        Some(true) => yes,
+        Some(false) => no,
+        None => "unknown",
+    }
+}
+
+pub(crate) fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    span(until(now, then))
+}
+
+fn until(then: Timestamp, now: Timestamp) -> u64 {
+    u64::try_from(then.as_millisecond() - now.as_millisecond()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use relatch_admin::KeeperKind;
+    use relatch_admin::schema::{ClientStatus, FailureStatus, LatencyStatus, PeerStatus, SCHEMA, Unanswered};
+    use relatch_core::health::{Facets, Totals};
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    fn healthy() -> ServerStatus {
+        ServerStatus {
+            name: "gmail".into(),
+            url: "http://127.0.0.1:8761/mcp".into(),
+            health: State::Healthy,
+            since: at(-720),
+            reason: None,
+            facets: Facets {
+                reachable: Some(true),
+                session: Some(true),
+                credentials: None,
+                last_call: Some(true),
+            },
+            conditions: vec![],
+            last_success: Some(SuccessStatus { at: at(-3), method: "tools/call".into(), ms: 12.0 }),
+            last_failure: None,
+            next_attempt: None,
+            server: Some(PeerStatus {
+                name: Some("gmail-mcp".into()),
+                version: Some("1.4.0".into()),
+                protocol: "2025-11-25".into(),
+                era: "legacy".into(),
+            }),
+            sessions: vec![SessionStatus {
+                id: "0a1b2c3d".into(),
+                generation: 4,
+                state: "bound".into(),
+                opened: at(-7_800),
+                bound: Some(at(-720)),
+                last_used: at(-3),
+                client: Some(ClientStatus { name: "claude-code".into(), version: "2.1.330".into() }),
+                open: 1,
+            }],
+            waiting: 0,
+            totals: Totals {
+                calls: 120,
+                relatched: 3,
+                resent: 2,
+                held: 1,
+                given_back: 0,
+                delivery_unknown: 0,
+            },
+            latency_ms: LatencyStatus { p50: 3.25, p99: 41.0 },
+        }
+    }
+
+    fn down() -> ServerStatus {
+        ServerStatus {
+            name: "linear".into(),
+            health: State::Down,
+            since: at(-70),
+            reason: Some("refused 3 connections (ECONNREFUSED 127.0.0.1:8931)".into()),
+            conditions: vec![ConditionStatus {
+                code: "endpoint-missing".into(),
+                since: at(-70),
+                cause: "`/mcp` answers 404\u{1b}[31m".into(),
+                effect: "Calls wait up to 45s".into(),
+                hint: "Start the server".into(),
+            }],
+            last_success: None,
+            last_failure: Some(FailureStatus { at: at(-5), method: "ping".into(), cause: "refused".into() }),
+            next_attempt: Some(at(8)),
+            server: None,
+            sessions: vec![],
+            totals: Totals::default(),
+            latency_ms: LatencyStatus::default(),
+            ..healthy()
+        }
+    }
+
+    fn keeper(servers: Vec<ServerStatus>) -> KeeperStatus {
+        KeeperStatus {
+            pid: 4711,
+            kind: KeeperKind::Serve,
+            version: "0.1.0".into(),
+            since: at(-7_900),
+            servers,
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_works_on_what_evidence_and_why_the_rest_does_not() {
+        let status = Status {
+            schema: SCHEMA,
+            keepers: vec![keeper(vec![healthy(), down()])],
+            unanswered: vec![Unanswered { pid: 99, cause: "process 99 gave no answer within 2 s".into() }],
+        };
+        insta::assert_snapshot!(table(&status, at(0), Style::Plain), @r"
+        NAME    HEALTH     LAST ANSWER                SESSION         CALLS  RELATCHED  RESENT  HELD  GIVEN BACK    P50/P99  KEEPER
+        gmail   ✓ healthy  tools/call 3s ago (12 ms)  gen 4, 12m old    120          3       2     1           0  3.2/41 ms  serve 4711
+        linear  ✗ down     none yet                   none                0          0       0     0           0          –  serve 4711
+          refused 3 connections (ECONNREFUSED 127.0.0.1:8931) · down for 1m 10s · next attempt in 8s
+          endpoint-missing for 1m 10s: `/mcp` answers 404 [31m
+            effect: Calls wait up to 45s
+            hint: Start the server
+        keeper 99  ✗ hangs  process 99 gave no answer within 2 s
+        ");
+    }
+
+    #[test]
+    fn the_story_of_one_upstream_has_its_sessions_and_clients() {
+        let server = healthy();
+        insta::assert_snapshot!(story(&keeper(vec![]), &server, at(0), Style::Plain), @r"
+        gmail  ✓ healthy for 12m
+          address       http://127.0.0.1:8761/mcp
+          server        gmail-mcp 1.4.0, MCP 2025-11-25 (legacy)
+          last answer   tools/call 3s ago (12 ms)
+          known         reachable: yes · session: alive · credentials: unknown · last call: answered
+          calls         120 · relatched 3 · resent 2 · held 1 · given back 0 (may have run: 0)
+          latency       3.2/41 ms of tools/call (p50/p99)
+          keeper        serve, process 4711, relatch 0.1.0, running for 2h 11m
+
+          SESSION   CLIENT               STATE  GENERATION  OPENED      BOUND    LAST USED  OPEN CALLS
+          0a1b2c3d  claude-code 2.1.330  bound           4  2h 10m ago  12m ago  3s ago              1
+        ");
+    }
+
+    #[test]
+    fn colour_is_added_and_never_needed() {
+        let status = Status { schema: SCHEMA, keepers: vec![keeper(vec![healthy()])], unanswered: vec![] };
+        let coloured = table(&status, at(0), Style::Coloured);
+        assert!(coloured.contains("\x1b[32m✓ healthy\x1b[0m"));
+    }
+}

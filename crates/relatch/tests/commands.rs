@@ -1,0 +1,326 @@
+//! What a person types and reads: the built program against keepers that answer on real control sockets.
+
+#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use relatch_admin::control::{self, Control};
+use relatch_admin::schema::{
+    ClientStatus, ConditionStatus, LatencyStatus, ServerStatus, SessionStatus, SuccessStatus,
+};
+use relatch_admin::{Journal, Keeper, KeeperKind, KeeperStatus, ReconnectOutcome};
+use relatch_core::Gen;
+use relatch_core::health::{Facets, State, Totals};
+use relatch_core::journal::{Entry, What};
+
+fn relatch(run: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relatch"));
+    command.env("RELATCH_RUNTIME_DIR", run).env("TZ", "UTC").env_remove("RELATCH_LOG").stdin(Stdio::null());
+    command
+}
+
+fn typed(run: &Path, line: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = relatch(run).args(line).output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+struct Still {
+    journal: Arc<Journal>,
+    servers: Vec<ServerStatus>,
+}
+
+impl Keeper for Still {
+    fn status(&self) -> KeeperStatus {
+        KeeperStatus {
+            pid: std::process::id(),
+            kind: KeeperKind::Serve,
+            version: "0.1.0".into(),
+            since: before(7_800),
+            servers: self.servers.clone(),
+        }
+    }
+
+    fn reconnect(&self, name: Option<&str>) -> Vec<ReconnectOutcome> {
+        self.servers
+            .iter()
+            .filter(|server| name.is_none_or(|name| name == server.name))
+            .map(|server| ReconnectOutcome { name: server.name.clone(), latches: server.sessions.len() })
+            .collect()
+    }
+
+    fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
+    }
+}
+
+fn before(seconds: i64) -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second() - seconds).unwrap()
+}
+
+fn server(name: &str, health: State) -> ServerStatus {
+    let well = health == State::Healthy;
+    ServerStatus {
+        name: name.to_owned(),
+        url: format!("http://127.0.0.1:8761/{name}"),
+        health,
+        since: before(600),
+        reason: (!well).then(|| "refused 3 connections".to_owned()),
+        facets: Facets { reachable: Some(well), ..Facets::default() },
+        conditions: if well { vec![] } else { vec![condition()] },
+        last_success: Some(SuccessStatus { at: before(180), method: "tools/call".into(), ms: 12.0 }),
+        last_failure: None,
+        next_attempt: None,
+        server: None,
+        sessions: vec![SessionStatus {
+            id: "0a1b2c3d".into(),
+            generation: 4,
+            state: "bound".into(),
+            opened: before(7_800),
+            bound: Some(before(720)),
+            last_used: before(180),
+            client: Some(ClientStatus { name: "claude-code".into(), version: "2.1.330".into() }),
+            open: 0,
+        }],
+        waiting: 0,
+        totals: Totals { calls: 120, relatched: 3, ..Totals::default() },
+        latency_ms: LatencyStatus { p50: 3.0, p99: 40.0 },
+    }
+}
+
+fn condition() -> ConditionStatus {
+    ConditionStatus {
+        code: "endpoint-missing".into(),
+        since: before(600),
+        cause: "the address answers 404".into(),
+        effect: "Calls wait up to 45s".into(),
+        hint: "Start the server".into(),
+    }
+}
+
+/// A keeper that runs in this test's process.
+struct Running {
+    dir: tempfile::TempDir,
+    journal: Arc<Journal>,
+    control: Option<Control>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Running {
+    fn with(servers: Vec<ServerStatus>) -> Running {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::in_memory();
+        let keeper = Arc::new(Still { journal: Arc::clone(&journal), servers });
+        let control = {
+            let _entered = runtime.enter();
+            control::serve(keeper, dir.path()).unwrap()
+        };
+        Running { dir, journal, control: Some(control), runtime }
+    }
+
+    fn run(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _entered = self.runtime.enter();
+        self.control.take();
+    }
+}
+
+fn relatched(detail: &str) -> Entry {
+    Entry {
+        what: What::Relatched,
+        latch: None,
+        generation: Some(Gen(4)),
+        subject: None,
+        ms: Some(12),
+        detail: Some(detail.to_owned()),
+    }
+}
+
+#[test]
+fn without_a_keeper_every_question_says_how_to_start_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for line in [&["status"][..], &["status", "gmail", "--json"], &["reconnect", "--all"], &["log"]] {
+        let (code, out, err) = typed(&dir.path().join("never-made"), line);
+        assert_eq!((code, out.as_str()), (3, ""), "{line:?}");
+        assert_eq!(
+            err,
+            "error: No keeper of this user runs\n\
+             hint: Start one with `relatch serve NAME=URL`, or let a client start `relatch stdio URL`\n"
+        );
+    }
+}
+
+#[test]
+fn status_is_zero_when_all_is_well_and_one_when_something_is_not() {
+    let keeper = Running::with(vec![server("gmail", State::Healthy)]);
+    let (code, out, err) = typed(keeper.run(), &["status"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("NAME   HEALTH"), "{out}");
+    assert!(out.contains("\ngmail  ✓ healthy  tools/call 3m ago (12 ms)  gen 4, 12m old"), "{out}");
+    assert!(!out.contains('\x1b'), "no colour without a terminal");
+
+    let keeper = Running::with(vec![server("gmail", State::Healthy), server("linear", State::Down)]);
+    let (code, out, _) = typed(keeper.run(), &["status"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("✗ down"), "{out}");
+    assert!(out.contains("\n  refused 3 connections · down for 10m"), "{out}");
+    assert!(out.contains("\n    hint: Start the server\n"), "{out}");
+    // One that is well is judged by itself.
+    let (code, out, _) = typed(keeper.run(), &["status", "gmail"]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("gmail  ✓ healthy for 10m\n"), "{out}");
+    assert!(out.contains("claude-code 2.1.330"), "{out}");
+}
+
+#[test]
+fn status_as_json_is_the_stable_schema() {
+    let keeper = Running::with(vec![server("gmail", State::Healthy)]);
+    let (code, out, _) = typed(keeper.run(), &["status", "--json"]);
+    assert_eq!(code, 0);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["keepers"][0]["pid"], std::process::id());
+    assert_eq!(json["keepers"][0]["servers"][0]["totals"]["relatched"], 3);
+}
+
+#[test]
+fn an_unknown_name_is_answered_with_the_known_ones() {
+    let keeper = Running::with(vec![server("linear", State::Healthy), server("gmail", State::Healthy)]);
+    for line in [&["status", "gmial"][..], &["reconnect", "gmial"], &["log", "gmial"]] {
+        let (code, out, err) = typed(keeper.run(), line);
+        assert_eq!((code, out.as_str()), (2, ""), "{line:?}");
+        assert_eq!(
+            err,
+            "error: No keeper has a server called `gmial`\nhint: The known ones are `gmail`, `linear`\n"
+        );
+    }
+}
+
+#[test]
+fn a_keeper_that_hangs_is_shown_and_is_not_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join(format!("{}.sock", std::process::id()));
+    let _listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    let (code, out, _) = typed(dir.path(), &["status"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("✗ hangs") && out.contains("no answer within 2 s"), "{out}");
+}
+
+#[test]
+fn reconnect_says_what_it_asked_for() {
+    let keeper = Running::with(vec![server("gmail", State::Healthy), server("linear", State::Healthy)]);
+    let pid = std::process::id();
+    let (code, out, _) = typed(keeper.run(), &["reconnect", "gmail"]);
+    assert_eq!((code, out), (0, format!("gmail  relatching 1 session (process {pid})\n")));
+    let (code, out, _) = typed(keeper.run(), &["reconnect", "--all"]);
+    assert_eq!((code, out.lines().count()), (0, 2));
+    let (code, _, err) = typed(keeper.run(), &["reconnect"]);
+    assert_eq!(code, 2, "{err}");
+}
+
+#[test]
+fn the_log_is_read_from_a_date_and_of_one_server() {
+    let keeper = Running::with(vec![server("gmail", State::Healthy), server("linear", State::Healthy)]);
+    keeper.journal.record("2020-01-01T10:00:00Z".parse().unwrap(), "gmail", relatched("long ago"));
+    keeper.journal.record(before(60), "linear", relatched("elsewhere"));
+    keeper.journal.record(before(30), "gmail", relatched("just now"));
+    let (code, out, _) = typed(keeper.run(), &["log"]);
+    assert_eq!(code, 0);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(
+        lines[0],
+        "2020-01-01 10:00:00.000  gmail        relatched           generation 4 · 12 ms · long ago"
+    );
+    let (_, out, _) = typed(keeper.run(), &["log", "gmail", "--since", "10m", "--json"]);
+    let entry: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(entry["detail"], "just now");
+    assert_eq!(entry["what"], "relatched");
+    let (_, out, _) = typed(keeper.run(), &["log", "--since", "2019-01-01T00:00:00Z"]);
+    assert_eq!(out.lines().count(), 3);
+}
+
+#[test]
+fn a_followed_log_goes_on_and_ends_with_its_keepers() {
+    let keeper = Running::with(vec![server("gmail", State::Healthy)]);
+    keeper.journal.record(before(1), "gmail", relatched("before"));
+    let mut child = relatch(keeper.run())
+        .args(["log", "--follow", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("\"before\""));
+    keeper.journal.record(Timestamp::now(), "gmail", relatched("after"));
+    assert!(lines.next().unwrap().unwrap().contains("\"after\""));
+    drop(keeper);
+    assert!(child.wait().unwrap().success());
+    assert!(lines.next().is_none(), "nothing came twice");
+}
+
+#[test]
+fn wrong_usage_has_its_own_words_and_never_repeats_a_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    for (line, said) in [
+        (&["stdio", "127.0.0.1:8761"][..], "is no address of an MCP server"),
+        (&["stdio", "http://h/", "--name", "A b"], "`A b` can't be the name of a server"),
+        (&["stdio", "http://h/", "--header", "s3cret"], "has no colon between name and value"),
+        (&["stdio", "http://h/", "--header", "Host: s3cret"], "`--header Host` can't be set"),
+        (&["stdio", "http://me:s3cret@h/"], "it carries a user or password"),
+        (&["stdio", "http://h/", "--hold", "45"], "expected a number with its unit"),
+        (
+            &["stdio", "http://h/", "--replay", "a=perhaps"],
+            "expected a tool or pattern and `always` or `never`",
+        ),
+        (&["serve", "a=http://h/", "a=http://h/"], "`a` is given twice"),
+        (&["serve", "a=http://h/", "--listen", "7332"], "expected an address with its port"),
+        (&["serve", "a=http://h/", "b=http://h/", "--header", "A: s3cret"], "has to say which one it is for"),
+        (&["serve", "a=http://h/", "--florist"], "unexpected argument '--florist'"),
+        (&["explain", "florist"], "There is no code `florist`"),
+        (&["drill", "http://h/"], "--restart <CMD>"),
+        (&["log", "--since", "soon"], "expected a span such as `10m`"),
+        (&["florist"], "unrecognized subcommand 'florist'"),
+    ] {
+        let (code, out, err) = typed(dir.path(), line);
+        assert_eq!((code, out.as_str()), (2, ""), "{line:?}: {err}");
+        assert!(err.contains(said), "{line:?}: {err}");
+        assert!(!err.contains("s3cret"), "{line:?}: {err}");
+    }
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["stdio", "serve", "status", "reconnect", "log", "drill", "explain"] {
+        let (code, out, _) = typed(dir.path(), &[command, "--help"]);
+        assert_eq!(code, 0);
+        assert!(out.contains("Example"), "{out}");
+    }
+    let (_, out, _) = typed(dir.path(), &["--help"]);
+    assert!(!out.contains("drill-server"), "the rehearsal's server is nobody's business");
+}
+
+#[test]
+fn a_reader_that_closes_early_is_no_bug() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = relatch(dir.path())
+        .args(["explain", "delivery-unknown"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert_ne!(ended.status.code(), Some(70), "{}", String::from_utf8_lossy(&ended.stderr));
+}

@@ -1,0 +1,81 @@
+//! The invariants of ARCHITECTURE.md that no compiler holds.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The names of every crate that `package` is built from.
+fn tree_of(package: &str) -> Vec<String> {
+    let out = Command::new(env!("CARGO"))
+        .current_dir(root())
+        .args(["tree", "--offline", "--locked", "-p", package, "-e", "normal", "--prefix", "none", "-f", "{p}"])
+        .output()
+        .expect("cargo runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8_lossy(&out.stdout);
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn wire_and_core_are_built_without_anything_that_does_io() {
+    for package in ["relatch-wire", "relatch-core"] {
+        let tree = tree_of(package);
+        assert!(tree.iter().any(|name| name == "serde_json"), "the tree of {package} was read: {tree:?}");
+        for io in ["tokio", "hyper", "mio", "socket2", "rustls", "rusqlite", "async-std", "reqwest", "jiff"] {
+            assert!(!tree.iter().any(|name| name == io), "{package} is built with {io}");
+        }
+    }
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let forbidden: [(&str, &[&str]); 5] = [
+        ("relatch-wire", &["relatch-core", "relatch-store", "relatch-net", "relatch-admin", "relatch"]),
+        ("relatch-core", &["relatch-store", "relatch-net", "relatch-admin", "relatch"]),
+        ("relatch-store", &["relatch-net", "relatch-admin", "relatch"]),
+        ("relatch-admin", &["relatch-net", "relatch"]),
+        ("relatch-net", &["relatch-admin", "relatch"]),
+    ];
+    for (package, others) in forbidden {
+        let tree = tree_of(package);
+        for other in others {
+            assert!(!tree[1..].iter().any(|name| name == other), "{package} depends on {other}");
+        }
+    }
+}
+
+#[test]
+fn only_the_core_asks_for_the_verdict() {
+    for place in ["relatch-net", "relatch-admin", "relatch-store", "relatch"] {
+        for file in rust_files(&root().join("crates").join(place).join("src")) {
+            let text = std::fs::read_to_string(&file).expect("a source file");
+            assert!(!text.contains("verdict("), "{} decides about sending again", file.display());
+        }
+    }
+}
+
+#[test]
+fn only_render_prints() {
+    for file in rust_files(&root().join("crates/relatch/src")) {
+        let path = file.to_string_lossy().replace('\\', "/");
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        let prints = ["println!(", "print!(", "eprintln!(", "eprint!("].iter().any(|p| text.contains(p));
+        assert!(!prints || path.contains("/render/") || path.ends_with("/render.rs"), "{path} prints");
+    }
+}
+
+fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a source folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}

@@ -1,0 +1,1 @@
+"""The interoperation tests' own code; `../run.py` is the way in."""

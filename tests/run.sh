@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Sets up what the tests need and runs all of them: `bash tests/run.sh`.
+#
+# Steps: format, lints, documentation, Rust tests, interoperation with real clients and servers (a part of the
+# matrix; all of it: `python3 tests/interop/run.py`), the official conformance suite direct and through relatch.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "format, lints, documentation"
+cargo fmt --all --check
+cargo clippy --locked --workspace --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+say "Rust tests"
+cargo test --locked --workspace --quiet
+
+say "the drill"
+cargo build --locked --quiet
+RELATCH="$PWD/target/debug/relatch"
+export RELATCH
+"$RELATCH" drill
+
+say "peers for the interoperation tests"
+bash tests/interop/setup.sh
+
+say "interoperation: 3 servers × 3 clients"
+python3 tests/interop/run.py --ci
+
+say "conformance: direct and through relatch"
+python3 tests/interop/conformance/run.py
