@@ -61,7 +61,7 @@ pub(crate) struct Exchange {
     /// Whether it is the client's `initialize`.
     pub(crate) opening: bool,
     /// Its share of what this keeper may keep.
-    pub(crate) kept: Option<OwnedSemaphorePermit>,
+    pub(crate) _kept: Option<OwnedSemaphorePermit>,
 }
 
 /// A message that expects no answer.
@@ -86,7 +86,7 @@ pub(crate) enum NoteReply {
 /// One sending.
 pub(crate) struct Attempt {
     pub(crate) latch: LatchId,
-    pub(crate) gen_: Gen,
+    pub(crate) generation: Gen,
     pub(crate) what: What,
     /// The id under which it travels.
     pub(crate) id: Option<RequestId>,
@@ -189,8 +189,10 @@ impl Desk {
     pub(crate) fn event_id(&mut self, of: AttemptId, id: String) {
         let Some(attempt) = self.attempts.get_mut(&of) else { return };
         if attempt.what == What::Stream
-            && let Some(session) =
-                self.latches.get_mut(&attempt.latch).and_then(|latch| latch.sessions.get_mut(&attempt.gen_))
+            && let Some(session) = self
+                .latches
+                .get_mut(&attempt.latch)
+                .and_then(|latch| latch.sessions.get_mut(&attempt.generation))
         {
             session.last_event = Some(id.clone());
         }
@@ -211,7 +213,7 @@ impl Desk {
 
     fn sift_one(&mut self, of: AttemptId, text: Bytes, envelope: &Envelope) -> Option<Sifted> {
         let attempt = self.attempts.get(&of)?;
-        let gen_ = attempt.gen_;
+        let generation = attempt.generation;
         let flow = attempt.flow;
         let text = match &envelope.kind {
             Kind::Result { id } if attempt.id.as_ref() == Some(id) => {
@@ -227,9 +229,9 @@ impl Desk {
                 if latch.pending.len() >= PENDING {
                     return None;
                 }
-                let id = server_request_id(gen_.0, id);
+                let id = server_request_id(generation.0, id);
                 let text = envelope.with_id(&text, &id);
-                latch.pending.insert(id, Pending { attempt: of, ex: flow, gen_ });
+                latch.pending.insert(id, Pending { attempt: of, ex: flow, generation });
                 text
             }
             Kind::Notification { method } => match method.as_str() {
@@ -254,7 +256,7 @@ impl Desk {
     fn server_cancels(&mut self, of: AttemptId, text: &Bytes, envelope: &Envelope) -> Bytes {
         let named = envelope.params(text).and_then(params::cancelled_request_id);
         let (Some((id, span)), Some(attempt)) = (named, self.attempts.get(&of)) else { return text.clone() };
-        let mapped = server_request_id(attempt.gen_.0, &id);
+        let mapped = server_request_id(attempt.generation.0, &id);
         match self.latches.get_mut(&attempt.latch).and_then(|latch| latch.pending.remove(&mapped)) {
             Some(_) => envelope.with_params_value(text, span, mapped.raw()),
             None => text.clone(),
@@ -297,18 +299,23 @@ impl Desk {
     }
 
     /// The id under which an open attempt of this session carries the request that the client knows by `id`.
-    pub(crate) fn travels_as(&self, latch: LatchId, gen_: Gen, id: &RequestId) -> Option<RequestId> {
+    pub(crate) fn travels_as(&self, latch: LatchId, generation: Gen, id: &RequestId) -> Option<RequestId> {
         self.attempts
             .iter()
-            .filter(|(_, attempt)| attempt.latch == latch && attempt.gen_ == gen_ && !attempt.ended)
+            .filter(|(_, attempt)| {
+                attempt.latch == latch && attempt.generation == generation && !attempt.ended
+            })
             .filter(|(_, attempt)| attempt.ex().is_some() && attempt.client_id.as_ref() == Some(id))
             .max_by_key(|(attempt, _)| **attempt)
             .and_then(|(_, attempt)| attempt.id.clone())
     }
 
-    /// Whether an attempt carries this note now.
-    pub(crate) fn carries(&self, note: NoteId) -> bool {
-        self.attempts.values().any(|attempt| attempt.what == What::Note(note) && !attempt.ended)
+    /// Whoever waits to hear of a message hears that it was taken.
+    pub(crate) fn accept(&mut self, note: NoteId) {
+        if let Some(reply) = self.notes.get_mut(&note).and_then(|note| note.reply.take()) {
+            // Who waited may have left.
+            drop(reply.send(NoteReply::Accepted));
+        }
     }
 }
 

@@ -137,25 +137,26 @@ impl Upstream {
             ending.ended = true;
             ending.answer = kept.clone();
             let (what, resumable) = (ending.what.clone(), ending.last_event.is_some());
-            let (refused, answered) =
-                (matches!(input, Input::Refused { .. }), matches!(input, Input::Answered { .. }));
+            // Whoever waits to hear of a message hears the upstream's refusal, if the machine lets the message go.
+            let hears = match (&what, &kept) {
+                (What::Note(note), Some(Kept::Refused(refused))) => {
+                    let reply = inside.desk.notes.get_mut(note).and_then(|note| note.reply.take());
+                    reply.map(|reply| (*note, reply, refused.clone()))
+                }
+                _ => None,
+            };
             self.step(&mut inside, input, &mut later);
             let desk = &mut inside.desk;
+            if let Some((note, reply, refused)) = hears {
+                let goes_on = desk.notes.contains_key(&note);
+                // Who waited may have left.
+                drop(reply.send(if goes_on { NoteReply::Accepted } else { NoteReply::Refused(refused) }));
+            }
             match what {
                 What::Exchange { .. } | What::Initialize { ex: Some(_) } => {
                     // Without an answer there is nothing left to name, unless its stream may be resumed.
                     if kept.is_none() && !resumable {
                         desk.attempts.remove(&attempt);
-                    }
-                }
-                What::Note(note) => {
-                    desk.attempts.remove(&attempt);
-                    if !desk.carries(note) {
-                        let reply = match (refused, kept) {
-                            (true, Some(Kept::Refused(refused))) => NoteReply::Refused(refused),
-                            _ => NoteReply::Accepted,
-                        };
-                        self.settle_note(desk, note, reply, answered);
                     }
                 }
                 What::Initialize { ex: None }
@@ -164,6 +165,7 @@ impl Upstream {
                 | What::SetLevel(_)
                 | What::Subscribe(_)
                 | What::List { .. }
+                | What::Note(_)
                 | What::Stream
                 | What::Resume { .. }
                 | What::Delete => {
@@ -272,7 +274,8 @@ impl Upstream {
             }
             Effect::Answer { ex, failure } => {
                 if let Some(exchange) = desk.close_exchange(ex) {
-                    let text = words::failure(&self.name, self.clock(), &failure).to_message(Some(&exchange.id));
+                    let text =
+                        words::failure(&self.name, self.clock(), &failure).to_message(Some(&exchange.id));
                     exchange.sink.put(Piece::Final(Final::Message { text, sse: false }));
                 }
             }
@@ -281,8 +284,11 @@ impl Upstream {
                     exchange.sink.put(Piece::Early);
                 }
             }
-            Effect::Accept { note } => self.settle_note(desk, note, NoteReply::Accepted, false),
-            Effect::DropNote { note } => self.settle_note(desk, note, NoteReply::Accepted, true),
+            Effect::Accept { note } => desk.accept(note),
+            Effect::DropNote { note } => {
+                desk.accept(note);
+                desk.notes.remove(&note);
+            }
             Effect::Tell { latch, tell } => {
                 if let Some(latch) = desk.latches.get(&latch) {
                     latch.outbox.push(telling(&tell));
@@ -291,9 +297,9 @@ impl Upstream {
             Effect::Withdraw { attempt } => desk.withdraw(attempt),
             Effect::CloseIdle => self.dialer.close_idle(),
             Effect::Record { latch } => self.record(desk, machine, latch),
-            Effect::Forget { latch, gen_ } => {
+            Effect::Forget { latch, generation } => {
                 if let Some(latch) = desk.latches.get_mut(&latch) {
-                    latch.sessions.remove(&gen_);
+                    latch.sessions.remove(&generation);
                 }
             }
             Effect::Close { latch } => {
@@ -348,17 +354,6 @@ impl Upstream {
             None => Final::Message { text: words::lost_answer(&self.name, &exchange.id), sse: false },
         };
         exchange.sink.put(Piece::Final(last));
-    }
-
-    fn settle_note(&self, desk: &mut Desk, note: relatch_core::NoteId, reply: NoteReply, over: bool) {
-        let Some(kept) = desk.notes.get_mut(&note) else { return };
-        if let Some(waiting) = kept.reply.take() {
-            // Who waited may have left.
-            drop(waiting.send(reply));
-        }
-        if over {
-            desk.notes.remove(&note);
-        }
     }
 
     fn record(&self, desk: &Desk, machine: &Machine, id: LatchId) {

@@ -144,8 +144,8 @@ impl Upstream {
         let known = self.desk(|desk| {
             let kept = desk.latches.get_mut(&latch)?;
             kept.credentials.seen(arrival.number, &arrival.headers);
-            if let (Told::Answer(gen_), Some(id)) = (&mut told, arrival.envelope.id()) {
-                *gen_ = kept.answered(id);
+            if let (Told::Answer(generation), Some(id)) = (&mut told, arrival.envelope.id()) {
+                *generation = kept.answered(id);
             }
             Some(())
         });
@@ -214,7 +214,12 @@ impl Upstream {
         self.desk(|desk| !desk.attempts.values().any(|attempt| attempt.latch == latch && !attempt.ended))
     }
 
-    fn exchange(self: &Arc<Self>, latch: LatchId, request: Request, opening: bool) -> (ExId, Asked, Exchange) {
+    fn exchange(
+        self: &Arc<Self>,
+        latch: LatchId,
+        request: Request,
+        opening: bool,
+    ) -> (ExId, Asked, Exchange) {
         let ex = ExId(self.common.next());
         let Request { arrival, id, takes_events, kept } = request;
         let (sink, pieces) = Sink::open(takes_events);
@@ -225,8 +230,17 @@ impl Upstream {
             .and_then(ListKind::from_method)
             .map(|kind| (kind, params::cursor(raw).is_none()));
         let token = params::progress_token(raw);
-        let exchange =
-            Exchange { latch, id: id.clone(), arrival, sink, token, progress: None, list, opening, kept };
+        let exchange = Exchange {
+            latch,
+            id: id.clone(),
+            arrival,
+            sink,
+            token,
+            progress: None,
+            list,
+            opening,
+            _kept: kept,
+        };
         (ex, Asked { up: Arc::clone(self), ex, id, pieces }, exchange)
     }
 }

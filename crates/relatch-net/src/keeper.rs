@@ -13,12 +13,13 @@ use relatch_core::health::HealthReport;
 use relatch_core::input::Input;
 use relatch_core::policy::Policy;
 use relatch_core::{LatchId, journal};
+use relatch_store::Store;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::driver::Upstream;
 use crate::entropy;
-use crate::records::{Records, Writer};
+use crate::records::Writer;
 use crate::sessions::Sessions;
 use crate::upstream::dial::{Dialer, Target, Tls};
 
@@ -50,7 +51,7 @@ pub struct KeeperConfig {
     /// The upstreams; their names are unique.
     pub servers: Vec<ServerConfig>,
     /// Where records of downstream sessions live; none keeps nothing beyond this process.
-    pub records: Option<Arc<dyn Records>>,
+    pub records: Option<Arc<dyn Store>>,
     /// Where journal entries go.
     pub journal: JournalSink,
     /// How TLS is spoken to upstreams.
@@ -251,7 +252,7 @@ async fn expire(keeper: std::sync::Weak<Keeper>) {
             let Some(keeper) = keeper.upgrade() else { return };
             keeper.trim();
             let unused = i64::try_from(UNUSED_MS).unwrap_or(i64::MAX);
-            keeper.common.writer.expire(Timestamp::now().as_millisecond().saturating_sub(unused)).await;
+            keeper.common.writer.expire(unused, SESSIONS, keeper.common.sessions.ids()).await;
         }
         tokio::time::sleep(EXPIRE_EVERY).await;
     }

@@ -64,7 +64,7 @@ pub(crate) struct Pending {
     /// The exchange in whose stream it went on; none by the standing stream.
     pub(crate) ex: Option<ExId>,
     /// Its session.
-    pub(crate) gen_: Gen,
+    pub(crate) generation: Gen,
 }
 
 /// The headers of a client's requests, numbered in the order of their arrival.
@@ -149,10 +149,10 @@ impl Latch {
     /// The session of a server's request that the client answers, once; none for an id that was never given out.
     pub(crate) fn answered(&mut self, id: &RequestId) -> Option<Gen> {
         if let Some(pending) = self.pending.remove(id) {
-            return Some(pending.gen_);
+            return Some(pending.generation);
         }
-        let (gen_, _) = relatch_wire::rewrite::split_server_request_id(id)?;
-        (self.inherited == Some(Gen(gen_))).then_some(Gen(gen_))
+        let (generation, _) = relatch_wire::rewrite::split_server_request_id(id)?;
+        (self.inherited == Some(Gen(generation))).then_some(Gen(generation))
     }
 
     /// Kinds of lists that the client knows.
@@ -183,7 +183,7 @@ impl Credentials {
 
     /// Whether these headers carry the credentials that the upstream accepted last.
     pub(crate) fn trusts(&self, headers: &HeaderMap) -> bool {
-        self.accepted.as_ref().is_some_and(|(_, accepted)| secrets(accepted).eq(secrets(headers)))
+        self.accepted.as_ref().is_some_and(|(_, accepted)| secrets(accepted) == secrets(headers))
     }
 }
 

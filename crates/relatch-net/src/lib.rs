@@ -17,7 +17,7 @@ pub mod keeper;
 mod latch;
 mod lists;
 mod outbox;
-pub mod records;
+mod records;
 pub mod redact;
 mod sessions;
 pub mod upstream;

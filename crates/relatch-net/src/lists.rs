@@ -137,7 +137,10 @@ mod tests {
         let mut lists = Lists::default();
         lists.passed(ListKind::Tools, true, &page(&[("a", 1)], Some("2")));
         lists.passed(ListKind::Tools, false, &page(&[("b", 2)], None));
-        assert_eq!(lists.fetched(ListKind::Tools, true, &page(&[("b", 2)], Some("x"))), Listed::More("x".into()));
+        assert_eq!(
+            lists.fetched(ListKind::Tools, true, &page(&[("b", 2)], Some("x"))),
+            Listed::More("x".into())
+        );
         assert_eq!(lists.fetched(ListKind::Tools, false, &page(&[("a", 1)], None)), Listed::Same);
         assert_eq!(
             lists.fetched(ListKind::Tools, true, &page(&[("b", 3), ("c", 1)], None)),
@@ -151,6 +154,9 @@ mod tests {
         let mut lists = Lists::default();
         lists.passed(ListKind::Tools, true, &page(&[("a", 1)], Some("2")));
         assert_eq!(lists.fetched(ListKind::Tools, true, &page(&[("a", 1), ("b", 2)], None)), Listed::Same);
-        assert_eq!(lists.fetched(ListKind::Tools, true, &page(&[("b", 2)], None)), Listed::Differs("-a".into()));
+        assert_eq!(
+            lists.fetched(ListKind::Tools, true, &page(&[("b", 2)], None)),
+            Listed::Differs("-a".into())
+        );
     }
 }

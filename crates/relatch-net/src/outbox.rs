@@ -54,6 +54,10 @@ impl Queue {
             if let Some(old) = self.messages.pop_front() {
                 self.bytes -= old.len();
                 self.lost += 1;
+                tracing::warn!(
+                    lost = self.lost,
+                    "a client does not read its standing stream: the oldest message is lost"
+                );
             }
         }
         self.bytes += message.len();
@@ -130,6 +134,7 @@ impl Outbox {
     }
 
     /// How many messages were lost for want of a reader.
+    #[cfg(test)]
     pub(crate) fn lost(&self) -> u64 {
         lock(&self.queue).lost
     }

@@ -1,48 +1,16 @@
-//! The shell's door to the store of records, and the one writer behind it.
+//! The one writer to the store of records.
 //!
 //! Writing happens beside the path of messages, in order and with the newest state of a record winning. Where records
 //! live, and how they are read, is the store's matter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use relatch_core::record::Record;
+use relatch_store::Store;
 use tokio::sync::oneshot;
 
 use crate::lock;
-
-/// Where records live. Every call may block for a moment and is made off the event loop.
-pub trait Records: Send + Sync + 'static {
-    /// Stores a record in place of an older one of the same id.
-    ///
-    /// # Errors
-    /// In words, for the log.
-    fn put(&self, record: &Record) -> Result<(), String>;
-
-    /// The record of this downstream id.
-    ///
-    /// # Errors
-    /// In words, for the log.
-    fn get(&self, id: &str) -> Result<Option<Record>, String>;
-
-    /// Forgets a record.
-    ///
-    /// # Errors
-    /// In words, for the log.
-    fn remove(&self, id: &str) -> Result<(), String>;
-
-    /// Notes that a session was used at this time (milliseconds since the Unix epoch).
-    ///
-    /// # Errors
-    /// In words, for the log.
-    fn touch(&self, id: &str, last_used: i64) -> Result<(), String>;
-
-    /// Forgets every record that was last used before this time. How many.
-    ///
-    /// # Errors
-    /// In words, for the log.
-    fn expire(&self, before: i64) -> Result<u64, String>;
-}
 
 /// What is to become of one record.
 #[derive(Debug)]
@@ -61,13 +29,13 @@ struct Waiting {
 
 /// Hands changes to the store, one writer at a time.
 pub(crate) struct Writer {
-    store: Option<Arc<dyn Records>>,
+    store: Option<Arc<dyn Store>>,
     waiting: Mutex<Waiting>,
 }
 
 impl Writer {
     /// A writer to this store, or one that keeps nothing.
-    pub(crate) fn new(store: Option<Arc<dyn Records>>) -> Arc<Writer> {
+    pub(crate) fn new(store: Option<Arc<dyn Store>>) -> Arc<Writer> {
         Arc::new(Writer { store, waiting: Mutex::default() })
     }
 
@@ -112,13 +80,17 @@ impl Writer {
         found.inspect_err(|cause| tracing::warn!("a session record can't be read: {cause}")).ok()?
     }
 
-    /// Forgets what was last used before this time.
-    pub(crate) async fn expire(self: &Arc<Self>, before: i64) {
+    /// Forgets what was not used for this long, and the oldest beyond this many, but none of those kept.
+    pub(crate) async fn expire(self: &Arc<Self>, max_age_ms: i64, max_count: usize, keep: HashSet<String>) {
         let Some(store) = self.store.clone() else { return };
-        match tokio::task::spawn_blocking(move || store.expire(before)).await {
-            Ok(Ok(0)) | Err(_) => {}
-            Ok(Ok(gone)) => tracing::info!("{gone} session records have expired"),
+        let now = jiff::Timestamp::now().as_millisecond();
+        let expired =
+            tokio::task::spawn_blocking(move || store.expire(now, max_age_ms, max_count, &keep)).await;
+        match expired {
+            Ok(Ok(gone)) if gone.is_empty() => {}
+            Ok(Ok(gone)) => tracing::info!("{} session records have expired", gone.len()),
             Ok(Err(cause)) => tracing::warn!("session records can't be expired: {cause}"),
+            Err(fault) => tracing::error!("expiring session records ended early: {fault}"),
         }
     }
 
@@ -148,7 +120,7 @@ impl Writer {
         tokio::task::spawn_blocking(move || writer.write(store.as_ref()));
     }
 
-    fn write(&self, store: &dyn Records) {
+    fn write(&self, store: &dyn Store) {
         loop {
             let (changes, flushes) = {
                 let mut waiting = lock(&self.waiting);
@@ -170,7 +142,7 @@ impl Writer {
             }
             for done in flushes {
                 // Who waited may have left.
-                drop(done.send(()));
+                let _ = done.send(());
             }
         }
     }

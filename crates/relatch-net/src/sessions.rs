@@ -2,7 +2,7 @@
 //!
 //! When a session ends is decided by its keeper and its machine.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use relatch_core::LatchId;
@@ -56,6 +56,11 @@ impl Sessions {
     /// The session is over.
     pub(crate) fn remove(&self, id: &str) {
         lock(&self.by_id).remove(id);
+    }
+
+    /// All ids.
+    pub(crate) fn ids(&self) -> HashSet<String> {
+        lock(&self.by_id).keys().map(ToString::to_string).collect()
     }
 
     /// How many there are.

@@ -157,7 +157,8 @@ mod tests {
     #[test]
     fn a_refusal_that_is_a_json_rpc_error_keeps_its_bytes_under_the_requests_id() {
         let id = RequestId::number(7);
-        let body = r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"no","data":1.10}}"#;
+        let body =
+            r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32600,"message":"no","data":1.10}}"#;
         let text = passed_refusal("x", &id, &refused(400, body), Executed::No);
         assert_eq!(text, body.replace("\"server-error\"", "7"));
     }

@@ -63,7 +63,7 @@ pub async fn serve(
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -108,7 +108,7 @@ async fn connection(stream: TcpStream, side: Arc<Side>, mut stop: watch::Receive
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stopped(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -116,6 +116,11 @@ async fn connection(stream: TcpStream, side: Arc<Side>, mut stop: watch::Receive
     if let Err(fault) = ended {
         tracing::debug!("a client's connection ended: {fault}");
     }
+}
+
+/// Waits until the side is to be closed, or nobody is left who could say so.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 impl Side {
@@ -199,7 +204,11 @@ impl Side {
     }
 
     /// The client ends its session.
-    async fn delete(&self, up: &Arc<Upstream>, headers: &HeaderMap) -> Result<Response<Body>, Response<Body>> {
+    async fn delete(
+        &self,
+        up: &Arc<Upstream>,
+        headers: &HeaderMap,
+    ) -> Result<Response<Body>, Response<Body>> {
         post::check_version(headers)?;
         let sid = post::session_id(headers)?;
         let latch = self.keeper.latch(up, sid).await.ok_or_else(post::session_not_found)?;

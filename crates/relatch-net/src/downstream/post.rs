@@ -183,7 +183,10 @@ impl Post<'_> {
         let request = intake::Request { arrival, id, takes_events, kept: Some(kept) };
         let asked = self.up.open(latch, Arc::clone(&sid), request);
         let mut response = reply::answer(asked, self.accepted).await;
-        if response.status() == StatusCode::OK && self.up.desk(|desk| desk.latches.contains_key(&latch)) {
+        let opened = |desk: &mut crate::desk::Desk| {
+            desk.latches.get(&latch).is_some_and(|latch| latch.promised.is_some())
+        };
+        if response.status() == StatusCode::OK && self.up.desk(opened) {
             // The client may count on its id from now on, so the record comes first.
             self.keeper.flush().await;
             if let Ok(value) = HeaderValue::from_str(&sid) {
@@ -362,9 +365,8 @@ async fn collect(
     length: Option<&str>,
     kept: &Arc<Semaphore>,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Response<Body>> {
-    let too_large = || {
-        refuse(StatusCode::PAYLOAD_TOO_LARGE, SERVER_ERROR, "Payload Too Large: a body is at most 32 MiB")
-    };
+    let too_large =
+        || refuse(StatusCode::PAYLOAD_TOO_LARGE, SERVER_ERROR, "Payload Too Large: a body is at most 32 MiB");
     if length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
         return Err(too_large());
     }
@@ -389,7 +391,8 @@ async fn collect(
             }
             all.extend_from_slice(&data);
         }
-        let due = size.div_ceil(1024).saturating_sub(share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        let due =
+            size.div_ceil(1024).saturating_sub(share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
         if due > 0 && !full {
             match Arc::clone(kept).try_acquire_many_owned(u32::try_from(due).unwrap_or(u32::MAX)) {
                 Ok(more) => match &mut share {

@@ -77,7 +77,7 @@ pub(crate) fn standing(
         tokio::select! {
             // The client is gone, another reader has taken over, or the session is over.
             _ = read_outbox(&outbox, reader, &out) => {}
-            _ = stop.wait_for(|stop| *stop) => {}
+            () = super::http::stopped(&mut stop) => {}
         }
         up.detach(latch, reader);
     });

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use relatch_core::AttemptId;
 use relatch_core::effect::{Send, What};
 use relatch_core::health::ServerSeen;
 use relatch_core::input::{Begun, Cut, CutKind, Input, SessionFacts};
-use relatch_core::AttemptId;
 use relatch_wire::handshake::ServerHello;
 use relatch_wire::headers::{self, SESSION_ID, returned_upstream_header, valid_session_id};
 use relatch_wire::scan::{IdReplacer, TopLevel};
@@ -54,7 +54,7 @@ pub(crate) enum End {
 /// Begins an attempt as a task of its own.
 pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
     let built = job::build(up, desk, &send);
-    let Send { attempt, latch, gen_, what, .. } = send;
+    let Send { attempt, latch, generation, what, .. } = send;
     let (job, names) = match built {
         Some((job, names)) => (Some(job), Some(names)),
         None => (None, None),
@@ -84,7 +84,7 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
         attempt,
         Attempt {
             latch,
-            gen_,
+            generation,
             what,
             id,
             client_id,
@@ -112,25 +112,34 @@ async fn run(up: Arc<Upstream>, job: Job) {
             // What is there already gives the connection back before the answer goes on.
             settle(&mut reply).await;
             match (&job.what, Envelope::read(&text).map(|envelope| envelope.kind)) {
-                (What::Initialize { .. }, Ok(Kind::Result { .. })) => session(&up, &job, &reply.head.headers, text, sse),
+                (What::Initialize { .. }, Ok(Kind::Result { .. })) => {
+                    session(&up, &job, &reply.head.headers, text, sse)
+                }
                 (What::List { kind, cursor }, Ok(Kind::Result { .. })) => {
                     let (kind, first) = (*kind, cursor.is_none());
                     listed(&up, attempt, kind, first, text);
                 }
                 _ => up.answered(of, Kept::Answer(text, sse)),
             }
-            if of != attempt {
-                up.desk(|desk| desk.attempts.remove(&attempt));
-            }
+            resumed(&up, attempt, of);
             drain(reply).await;
         }
         End::Passed(chunks) => {
             up.answered(of, Kept::Passed);
             drop(chunks);
+            resumed(&up, attempt, of);
             drain(reply).await;
         }
         End::Refused(refused) => up.refused(attempt, refused),
         End::Cut(broken) => up.finish(attempt, None, Input::Cut { attempt, cut: broken }),
+    }
+}
+
+/// The answer that this attempt brought was another's; its own end is told too.
+fn resumed(up: &Arc<Upstream>, attempt: AttemptId, of: AttemptId) {
+    if of != attempt {
+        let answer = relatch_core::input::Answer::Result;
+        up.finish(attempt, None, Input::Answered { attempt, answer });
     }
 }
 
@@ -141,7 +150,8 @@ async fn send(up: &Upstream, job: &Job) -> Result<Reply, Broken> {
     loop {
         let reply = up.dialer.send(request.clone(), job.rule).await?;
         let status = reply.head.status;
-        if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) || hops == HOPS {
+        if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) || hops == HOPS
+        {
             return Ok(reply);
         }
         let Some(path) = redirected(&up.dialer.target().url, request.uri(), &reply.head.headers) else {
@@ -214,7 +224,9 @@ async fn json(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> Result<End, B
         while let Some(chunk) = reply.chunk().await {
             all.extend_from_slice(&chunk?);
             if all.len() > COLLECTED {
-                return Ok(End::Cut(garbled("the answer is longer than 32 MiB and shows no `result`".to_owned())));
+                return Ok(End::Cut(garbled(
+                    "the answer is longer than 32 MiB and shows no `result`".to_owned(),
+                )));
             }
         }
         text = all.freeze();
@@ -277,7 +289,11 @@ impl Passage {
             if flows {
                 // Without a client the rest is read and let go.
                 let chunks = sink.map_or_else(|| mpsc::channel(1).0, |sink| sink.long(sse));
-                return Some(Passage { chunks, replacer: renamed.map(IdReplacer::new), scan: TopLevel::new() });
+                return Some(Passage {
+                    chunks,
+                    replacer: renamed.map(IdReplacer::new),
+                    scan: TopLevel::new(),
+                });
             }
             flowing.notified().await;
         }
@@ -346,14 +362,15 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         server: hello.name.map(|name| (name, hello.version.unwrap_or_default())),
         last_event: None,
     };
-    let (attempt, gen_, own) = (job.attempt, job.gen_, matches!(job.what, What::Initialize { ex: Some(_) }));
+    let (attempt, generation, own) =
+        (job.attempt, job.generation, matches!(job.what, What::Initialize { ex: Some(_) }));
     up.desk(|desk| {
         let Some(latch) = desk.attempts.get(&attempt).map(|attempt| attempt.latch) else { return };
         let Some(latch) = desk.latches.get_mut(&latch) else { return };
         if own {
             latch.promised = Some(session.revision.clone());
         }
-        latch.sessions.insert(gen_, session);
+        latch.sessions.insert(generation, session);
     });
     up.finish(attempt, Some(Kept::Answer(text, sse)), Input::Session { attempt, session: facts });
 }
@@ -387,8 +404,7 @@ fn listed(
 fn accept(up: &Upstream, attempt: AttemptId) {
     up.desk(|desk| {
         let Some(attempt) = desk.attempts.get(&attempt) else { return };
-        let (Some((number, headers)), Some(latch)) =
-            (&attempt.headers, desk.latches.get_mut(&attempt.latch))
+        let (Some((number, headers)), Some(latch)) = (&attempt.headers, desk.latches.get_mut(&attempt.latch))
         else {
             return;
         };

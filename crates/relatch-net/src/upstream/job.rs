@@ -10,9 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
 use relatch_core::effect::{Connection, IdRule, Send, What};
 use relatch_core::{AttemptId, Gen};
-use relatch_wire::handshake::{
-    initialize_message, initialized_message, ping_message, request_message,
-};
+use relatch_wire::handshake::{initialize_message, initialized_message, ping_message, request_message};
 use relatch_wire::headers::{ACCEPT_BOTH, JSON, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, SSE};
 use relatch_wire::rewrite::split_server_request_id;
 use relatch_wire::{Kind, RequestId, method, params};
@@ -26,7 +24,7 @@ pub(crate) struct Job {
     pub(crate) attempt: AttemptId,
     /// Whose events and answer its stream brings: its own, or those of the attempt that it resumes.
     pub(crate) of: AttemptId,
-    pub(crate) gen_: Gen,
+    pub(crate) generation: Gen,
     pub(crate) what: What,
     pub(crate) request: Request<Full<Bytes>>,
     pub(crate) rule: ConnRule,
@@ -45,7 +43,7 @@ pub(crate) struct Names {
 /// Builds an attempt; `None` when what it needs has left the desk.
 pub(crate) fn build(up: &Upstream, desk: &Desk, send: &Send) -> Option<(Job, Names)> {
     let latch = desk.latches.get(&send.latch);
-    let session = latch.and_then(|latch| latch.sessions.get(&send.gen_));
+    let session = latch.and_then(|latch| latch.sessions.get(&send.generation));
     let own = || latch.and_then(|latch| latch.credentials.own());
     let of_arrival = |arrival: &Arrival| Some((arrival.number, Arc::clone(&arrival.headers)));
 
@@ -164,7 +162,14 @@ pub(crate) fn build(up: &Upstream, desk: &Desk, send: &Send) -> Option<(Job, Nam
         Connection::Young => ConnRule::Young,
         Connection::Fresh => ConnRule::Fresh,
     };
-    let job = Job { attempt: send.attempt, of, gen_: send.gen_, what: send.what.clone(), request, rule };
+    let job = Job {
+        attempt: send.attempt,
+        of,
+        generation: send.generation,
+        what: send.what.clone(),
+        request,
+        rule,
+    };
     Some((job, names))
 }
 
@@ -187,7 +192,7 @@ fn note_message(desk: &Desk, send: &Send, arrival: &Arrival, cancels: Option<&Re
     let Arrival { message, envelope, .. } = arrival;
     match (&envelope.kind, cancels) {
         (Kind::Notification { .. }, Some(id)) => {
-            let travels_as = desk.travels_as(send.latch, send.gen_, id).filter(|sent| sent != id);
+            let travels_as = desk.travels_as(send.latch, send.generation, id).filter(|sent| sent != id);
             match (travels_as, envelope.params(message).and_then(params::cancelled_request_id)) {
                 (Some(sent), Some((_, span))) => envelope.with_params_value(message, span, sent.raw()),
                 (Some(_) | None, _) => message.clone(),
@@ -197,7 +202,9 @@ fn note_message(desk: &Desk, send: &Send, arrival: &Arrival, cancels: Option<&Re
             Some((_, original)) => envelope.with_id(message, &original),
             None => message.clone(),
         },
-        (Kind::Notification { .. } | Kind::Request { .. } | Kind::Error { id: None, .. }, _) => message.clone(),
+        (Kind::Notification { .. } | Kind::Request { .. } | Kind::Error { id: None, .. }, _) => {
+            message.clone()
+        }
     }
 }
 
@@ -207,4 +214,3 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: Option<&str>) {
         headers.insert(HeaderName::from_static(name), value);
     }
 }
-
