@@ -2,7 +2,6 @@
 //!
 //! What happens to messages in between is `relatch-net`'s, what happens to calls `relatch-core`'s.
 
-use std::collections::HashSet;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,25 +13,18 @@ use jiff::Timestamp;
 use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, Status, control, runtime, schema};
 use relatch_core::LatchId;
 use relatch_core::policy::Policy;
-use relatch_core::record::Record;
 use relatch_net::downstream::http::HttpConfig;
 use relatch_net::downstream::origin::{Allowed, token_file};
 use relatch_net::downstream::{http as http_side, stdio as stdio_side};
 use relatch_net::keeper::{Keeper, KeeperConfig, ServerConfig};
-use relatch_net::records::Records;
 use relatch_net::upstream::dial::{Nearness, Target, Tls};
 use relatch_store::{SqliteStore, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::exit;
 use crate::launch::{Launch, ServerSpec};
 use crate::render::{self, Failure};
-use crate::exit;
-
-/// Downstream sessions end after this long without use, in milliseconds: 30 days.
-const UNUSED_MS: i64 = 30 * 24 * 3_600_000;
-/// Beyond this many the least recently used ends.
-const SESSIONS: usize = 10_000;
 
 /// Runs a keeper until it is told to end.
 ///
@@ -59,7 +51,7 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
             let journal = Journal::in_dir(&launch.state_dir).with_context(|| {
                 format!("The journal in `{}` can't be opened", launch.state_dir.display())
             })?;
-            (Some(Arc::new(Stored(store)) as Arc<dyn Records>), journal)
+            (Some(Arc::new(store) as Arc<dyn Store>), journal)
         }
         // A session on stdio ends with its process, and several such keepers run side by side.
         KeeperKind::Stdio => (None, Journal::in_memory()),
@@ -79,7 +71,8 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
         journal,
     });
     // Without its control socket a keeper still serves; only `status` can't see it.
-    let control = control::serve(Arc::clone(&face) as Arc<dyn relatch_admin::Keeper>, &runtime::runtime_dir());
+    let control =
+        control::serve(Arc::clone(&face) as Arc<dyn relatch_admin::Keeper>, &runtime::runtime_dir());
     let _control = match control {
         Ok(control) => Some(control),
         Err(cause) => {
@@ -117,9 +110,11 @@ async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> any
     } else {
         None
     };
-    let allowed = Allowed::new(bound, &launch.allow_hosts).map_err(|fault| Failure::usage(fault.to_string()))?;
+    let allowed =
+        Allowed::new(bound, &launch.allow_hosts).map_err(|fault| Failure::usage(fault.to_string()))?;
     let names: Vec<&str> = launch.servers.iter().map(|s| s.name.as_str()).collect();
-    render::out(&render::serve::listening(bound, &names, token.as_deref()));
+    // Nobody reading it is no reason not to serve.
+    let _ = render::out(&render::serve::listening(bound, &names, token.as_deref()));
     let status: http_side::StatusPage = Arc::new(move || {
         let status = Status {
             schema: schema::SCHEMA,
@@ -250,32 +245,5 @@ impl relatch_admin::Keeper for Face {
 
     fn journal(&self) -> Arc<Journal> {
         Arc::clone(&self.journal)
-    }
-}
-
-/// The store as the shell writes to it.
-struct Stored(SqliteStore);
-
-impl Records for Stored {
-    fn put(&self, record: &Record) -> Result<(), String> {
-        self.0.put(record).map_err(|fault| fault.to_string())
-    }
-
-    fn get(&self, id: &str) -> Result<Option<Record>, String> {
-        self.0.get(id).map_err(|fault| fault.to_string())
-    }
-
-    fn remove(&self, id: &str) -> Result<(), String> {
-        self.0.remove(id).map_err(|fault| fault.to_string())
-    }
-
-    fn touch(&self, id: &str, last_used: i64) -> Result<(), String> {
-        self.0.touch(id, last_used).map_err(|fault| fault.to_string())
-    }
-
-    fn expire(&self, before: i64) -> Result<u64, String> {
-        let now = before.saturating_add(UNUSED_MS);
-        let ended = self.0.expire(now, UNUSED_MS, SESSIONS, &HashSet::new()).map_err(|fault| fault.to_string())?;
-        Ok(ended.len() as u64)
     }
 }
