@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use relatch_admin::KeeperKind;
 
@@ -40,13 +39,4 @@ pub(crate) struct ServerSpec {
     pub(crate) replay: Vec<(String, bool)>,
     /// Whether 502, 503 and 504 prove that no server was behind the proxy.
     pub(crate) gateway_errors_refused: bool,
-}
-
-/// Runs a keeper until it is told to end.
-///
-/// # Errors
-/// What kept it from starting, or ended it. A [`crate::render::Failure`] inside keeps its hint and exit code.
-pub(crate) fn run_keeper(launch: Launch) -> anyhow::Result<ExitCode> {
-    let names: Vec<&str> = launch.servers.iter().map(|server| server.name.as_str()).collect();
-    anyhow::bail!("This build of relatch can't keep `{}` yet", names.join("`, `"))
 }

@@ -9,7 +9,8 @@ use relatch_admin::KeeperKind;
 
 use super::parse;
 use super::upstream::Treatment;
-use crate::launch::{self, Launch};
+use crate::keeper;
+use crate::launch::Launch;
 use crate::render::Failure;
 
 /// Where `serve` listens unless told otherwise.
@@ -52,7 +53,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    Ok(launch::run_keeper(launch(&arguments)?)?)
+    Ok(keeper::run(launch(&arguments)?)?)
 }
 
 fn launch(arguments: &Arguments) -> Result<Launch, Failure> {

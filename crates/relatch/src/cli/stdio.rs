@@ -9,7 +9,8 @@ use relatch_admin::KeeperKind;
 use super::parse;
 use super::serve::{DEFAULT_LISTEN, state_dir};
 use super::upstream::Treatment;
-use crate::launch::{self, Launch};
+use crate::keeper;
+use crate::launch::Launch;
 use crate::render::Failure;
 
 /// Keep the connection between one client, on stdin and stdout, and a server
@@ -30,7 +31,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    Ok(launch::run_keeper(launch(&arguments)?)?)
+    Ok(keeper::run(launch(&arguments)?)?)
 }
 
 fn launch(arguments: &Arguments) -> Result<Launch, Failure> {

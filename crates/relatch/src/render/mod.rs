@@ -5,7 +5,6 @@
 
 pub(crate) mod drill;
 pub(crate) mod log;
-#[cfg_attr(not(test), expect(dead_code, reason = "the keeper that listens prints it"))]
 pub(crate) mod serve;
 pub(crate) mod status;
 mod table;

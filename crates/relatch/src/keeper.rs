@@ -1,0 +1,249 @@
+//! A keeper from start to end: builds it from a [`Launch`], opens its doors, and closes them when it is told to stop.
+//!
+//! What happens to messages in between is `relatch-net`'s, what happens to calls `relatch-core`'s.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
+use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, Status, control, runtime, schema};
+use relatch_core::LatchId;
+use relatch_core::policy::Policy;
+use relatch_net::downstream::http::HttpConfig;
+use relatch_net::downstream::origin::{Allowed, token_file};
+use relatch_net::downstream::{http as http_side, stdio as stdio_side};
+use relatch_net::keeper::{Keeper, KeeperConfig, ServerConfig};
+use relatch_net::upstream::dial::{Nearness, Target, Tls};
+use relatch_store::{SqliteStore, Store, StoreError};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::exit;
+use crate::launch::{Launch, ServerSpec};
+use crate::render::{self, Failure};
+
+/// Runs a keeper until it is told to end.
+///
+/// # Errors
+/// What kept it from starting, or ended it. A [`Failure`] inside keeps its hint and exit code.
+pub(crate) fn run(launch: Launch) -> anyhow::Result<ExitCode> {
+    let runtime = match launch.kind {
+        // One client at a time speaks here: a second thread would cost more than it brings.
+        KeeperKind::Stdio => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        KeeperKind::Serve => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+    }
+    .context("The asynchronous runtime can't be started")?;
+    let done = runtime.block_on(keep(launch));
+    // The reader of stdin is a blocking thread that nothing but input can wake.
+    runtime.shutdown_background();
+    done
+}
+
+async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
+    let servers = launch.servers.iter().map(server).collect::<Result<Vec<_>, Failure>>()?;
+    let (records, journal) = match launch.kind {
+        KeeperKind::Serve => {
+            let store = open_store(&launch)?;
+            let journal = Journal::in_dir(&launch.state_dir).with_context(|| {
+                format!("The journal in `{}` can't be opened", launch.state_dir.display())
+            })?;
+            (Some(Arc::new(store) as Arc<dyn Store>), journal)
+        }
+        // A session on stdio ends with its process, and several such keepers run side by side.
+        KeeperKind::Stdio => (None, Journal::in_memory()),
+    };
+    let sink = Arc::clone(&journal);
+    let keeper = Keeper::start(KeeperConfig {
+        servers,
+        records,
+        journal: Arc::new(move |upstream, at, entry| sink.record(at, upstream, entry)),
+        tls: Tls::platform(),
+    });
+    let face = Arc::new(Face {
+        keeper: Arc::clone(&keeper),
+        kind: launch.kind,
+        since: Timestamp::now(),
+        urls: launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect(),
+        journal,
+    });
+    // Without its control socket a keeper still serves; only `status` can't see it.
+    let control =
+        control::serve(Arc::clone(&face) as Arc<dyn relatch_admin::Keeper>, &runtime::runtime_dir());
+    let _control = match control {
+        Ok(control) => Some(control),
+        Err(cause) => {
+            tracing::warn!(%cause, "no control socket: `relatch status` will not see this keeper");
+            None
+        }
+    };
+    match launch.kind {
+        KeeperKind::Stdio => over_stdio(&launch, keeper).await,
+        KeeperKind::Serve => over_http(&launch, keeper, face).await,
+    }
+}
+
+async fn over_stdio(launch: &Launch, keeper: Arc<Keeper>) -> anyhow::Result<ExitCode> {
+    let [server] = &launch.servers[..] else { anyhow::bail!("stdio keeps exactly one server") };
+    let served =
+        stdio_side::serve(Arc::clone(&keeper), &server.name, tokio::io::stdin(), tokio::io::stdout());
+    tokio::select! {
+        served = served => served.context("The client's side ended")?,
+        () = told_to_stop() => {}
+    }
+    Ok(ExitCode::from(exit::DONE))
+}
+
+async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> anyhow::Result<ExitCode> {
+    let listener = TcpListener::bind(launch.listen).await.map_err(|cause| cannot_listen(launch, &cause))?;
+    let bound = listener.local_addr().context("The address that was bound can't be read")?;
+    let token = if launch.token {
+        Some(token_file(&launch.state_dir).map_err(|cause| {
+            Failure::new("The token for clients can't be kept")
+                .cause(cause)
+                .hint("Mend the file's mode, or serve without a token by `--no-token`")
+                .exit(exit::REFUSED)
+        })?)
+    } else {
+        None
+    };
+    let allowed =
+        Allowed::new(bound, &launch.allow_hosts).map_err(|fault| Failure::usage(fault.to_string()))?;
+    let names: Vec<&str> = launch.servers.iter().map(|s| s.name.as_str()).collect();
+    // Nobody reading it is no reason not to serve.
+    let _ = render::out(&render::serve::listening(bound, &names, token.as_deref()));
+    let status: http_side::StatusPage = Arc::new(move || {
+        let status = Status {
+            schema: schema::SCHEMA,
+            keepers: vec![relatch_admin::Keeper::status(&*face)],
+            unanswered: Vec::new(),
+        };
+        Bytes::from(serde_json::to_vec(&status).unwrap_or_default())
+    });
+    let (stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn(http_side::serve(
+        listener,
+        Arc::clone(&keeper),
+        HttpConfig { allowed, token, status },
+        stopped,
+    ));
+    told_to_stop().await;
+    let _ = stop.send(true);
+    serving.await.context("The HTTP side ended unexpectedly")?;
+    keeper.flush().await;
+    Ok(ExitCode::from(exit::DONE))
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+fn cannot_listen(launch: &Launch, cause: &io::Error) -> Failure {
+    let failure = Failure::new(format!("relatch can't listen on `{}`", launch.listen)).cause(cause);
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => failure.hint(
+            "Another program, perhaps another keeper, has this port: run `relatch status`, or choose one with `--listen`",
+        ),
+        io::ErrorKind::PermissionDenied => failure.hint("Choose a port above 1023 with `--listen`").exit(exit::REFUSED),
+        io::ErrorKind::AddrNotAvailable => {
+            failure.hint("Give an address of this machine to `--listen`, such as `127.0.0.1:7332`")
+        }
+        _ => failure,
+    }
+}
+
+fn open_store(launch: &Launch) -> Result<SqliteStore, Failure> {
+    let store = SqliteStore::open(&launch.state_dir).map_err(|fault| match &fault {
+        StoreError::Locked { .. } => Failure::new("Another keeper serves the sessions in this folder")
+            .cause(&fault)
+            .hint("Stop it first, or give this one a folder of its own with `--state-dir DIR`")
+            .exit(exit::REFUSED),
+        _ => Failure::new("The sessions of earlier keepers can't be read")
+            .cause(&fault)
+            .hint("Mend the folder, or give another one with `--state-dir DIR`")
+            .exit(exit::REFUSED),
+    })?;
+    if let Ok(unreadable) = store.unreadable() {
+        for (id, why) in unreadable {
+            tracing::warn!(session = %id, %why, "a session record is kept and not served");
+        }
+    }
+    Ok(store)
+}
+
+fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
+    let target = Target::parse(&spec.url).map_err(|fault| {
+        Failure::usage(format!("The address of `{}` can't be used", spec.name)).cause(fault)
+    })?;
+    let policy = Policy {
+        hold_ms: spec.hold_ms,
+        stateful: spec.stateful,
+        replay: spec.replay.clone(),
+        gateway_errors_refused: spec.gateway_errors_refused,
+        local: target.nearness() != Nearness::Public,
+        ..Policy::new(spec.name.clone(), spec.url.clone())
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in &spec.headers {
+        let pair = HeaderName::try_from(name.as_str()).ok().zip(HeaderValue::try_from(value.as_str()).ok());
+        let (name, mut value) = pair.ok_or_else(|| {
+            Failure::usage(format!("The header `{name}` of `{}` can't be sent", spec.name))
+                .hint("Names are letters, digits and hyphens; values are visible ASCII")
+        })?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    Ok(ServerConfig { policy, headers, target })
+}
+
+/// A keeper as `status`, `reconnect` and `log` see it.
+struct Face {
+    keeper: Arc<Keeper>,
+    kind: KeeperKind,
+    since: Timestamp,
+    urls: Vec<(String, String)>,
+    journal: Arc<Journal>,
+}
+
+impl relatch_admin::Keeper for Face {
+    fn status(&self) -> KeeperStatus {
+        let clock = self.keeper.clock();
+        let servers = self.urls.iter().filter_map(|(name, url)| {
+            let report = self.keeper.report(name)?;
+            let ids = self.keeper.session_ids(name);
+            let id = |latch: LatchId| ids.get(&latch).cloned().unwrap_or_default();
+            Some(schema::server_status(name, url, &report, &|at| clock.wall(at.0), &id))
+        });
+        KeeperStatus {
+            pid: std::process::id(),
+            kind: self.kind,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            since: self.since,
+            servers: servers.collect(),
+        }
+    }
+
+    fn reconnect(&self, name: Option<&str>) -> Vec<ReconnectOutcome> {
+        let asked = self.keeper.reconnect(name);
+        asked.into_iter().map(|(name, latches)| ReconnectOutcome { name, latches }).collect()
+    }
+
+    fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
+    }
+}
