@@ -1,0 +1,392 @@
+//! The HTTP side in front of scripted servers: everything passes, byte for byte, in both directions.
+
+mod world;
+
+use std::sync::{Arc, Mutex};
+
+use http::Method;
+use tokio::sync::mpsc;
+use world::*;
+
+/// An ordinary server whose calls are answered with this result, as raw JSON.
+async fn answering(result: &'static str) -> Server {
+    Server::ordinary(move |seen| async move {
+        json(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, seen.id()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_session_opens_and_its_calls_are_answered() {
+    let server = answering(r#"{"content":[],"n":1.10,"big":123456789012345678901234567890}"#).await;
+    let world = World::before(&server).await;
+    let mut client = world.client();
+    let opened = client.open("2025-06-18").await;
+    assert_eq!(opened.kind(), "application/json");
+    let text = opened.text().await;
+    assert!(
+        text.starts_with(
+            r#"{"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true}"#
+        ),
+        "{text}"
+    );
+
+    let sent = "{ \"method\":\"tools/call\", \"x-unknown\": {\"b\":1,\"a\":1.10},\n \"params\":{\"name\":\"echo\",\"arguments\":{\"n\":123456789012345678901234567890,\"v\":1.10}},\"id\":\"a\\u0062\",\"jsonrpc\":\"2.0\" }";
+    let answer = client.post(sent).await;
+    assert_eq!((answer.status, answer.kind()), (200, "application/json"));
+    assert_eq!(
+        answer.text().await,
+        r#"{"jsonrpc":"2.0","id":"ab","result":{"content":[],"n":1.10,"big":123456789012345678901234567890}}"#
+            .replace("\"ab\"", "\"a\\u0062\"")
+    );
+    let calls = server.seen(|seen| seen.method() == "tools/call");
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0].body, sent);
+    assert_eq!(calls[0].header("mcp-protocol-version"), Some("2025-06-18"));
+    assert_eq!(calls[0].header("accept"), Some("application/json, text/event-stream"));
+    assert_eq!(calls[0].header("accept-encoding"), Some("identity"));
+    assert!(calls[0].header("mcp-session-id").unwrap().starts_with("upstream-"));
+    let first = &server.seen(|seen| seen.method() == "initialize")[0];
+    assert_eq!((first.header("mcp-session-id"), first.header("mcp-protocol-version")), (None, None));
+    assert_eq!(first.json()["params"]["clientInfo"]["name"], "test");
+}
+
+#[tokio::test]
+async fn an_answer_as_events_stays_events_and_what_comes_before_it_goes_on_at_once() {
+    let (told, mut tell) = mpsc::unbounded_channel::<Voice>();
+    let server = Server::ordinary(move |_| {
+        let told = told.clone();
+        async move {
+            let (voice, said) = sse();
+            told.send(voice).unwrap();
+            said
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let call = r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"t","_meta":{"progressToken":"p"}}}"#;
+    let asking = tokio::spawn({
+        let (client, call) = (client.clone(), call.to_owned());
+        async move { client.post(&call).await }
+    });
+    let voice = soon("the call arrives", tell.recv()).await.unwrap();
+    let progress = |n: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":"p","progress":{n}}}}}"#
+        )
+    };
+    voice.event(&progress("1")).await;
+    let mut answer = asking.await.unwrap();
+    assert_eq!((answer.status, answer.kind()), (200, "text/event-stream"));
+    assert_eq!(answer.event().await.unwrap(), progress("1"));
+    // A value that does not grow is not told.
+    voice.event(&progress("1")).await;
+    voice.event(&progress("1.5")).await;
+    assert_eq!(answer.event().await.unwrap(), progress("1.5"));
+    let last = r#"{"id":5,"result":{"v":1.10},"jsonrpc":"2.0"}"#;
+    voice.event(last).await;
+    voice.event(&progress("9")).await;
+    assert_eq!(answer.event().await.unwrap(), last);
+    assert_eq!(answer.event().await, None);
+}
+
+#[tokio::test]
+async fn a_server_asks_its_client_and_the_answer_finds_its_way_back() {
+    let (told, mut tell) = mpsc::unbounded_channel::<Voice>();
+    let answers: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = Arc::clone(&answers);
+    let server = Server::ordinary(move |seen| {
+        let (told, heard) = (told.clone(), Arc::clone(&heard));
+        async move {
+            if seen.method() == "tools/call" {
+                let (voice, said) = sse();
+                told.send(voice).unwrap();
+                said
+            } else {
+                heard.lock().unwrap().push(String::from_utf8(seen.body.to_vec()).unwrap());
+                say(202, "", "")
+            }
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let asking = tokio::spawn({
+        let client = client.clone();
+        async move { client.call(1, "t").await }
+    });
+    let voice = soon("the call arrives", tell.recv()).await.unwrap();
+    voice.event(r#"{"jsonrpc":"2.0","id":1,"method":"sampling/createMessage","params":{"x":1.10}}"#).await;
+    let mut answer = asking.await.unwrap();
+    let asked = answer.event_json().await;
+    assert_eq!(
+        (asked["method"].as_str(), &asked["params"]["x"].to_string()[..]),
+        (Some("sampling/createMessage"), "1.1")
+    );
+    let id = asked["id"].as_str().unwrap().to_owned();
+    assert_eq!(id, "1:1");
+    let reply = client.post(&format!(r#"{{"id":"{id}","result":{{"y":1.10}},"jsonrpc":"2.0"}}"#)).await;
+    assert_eq!(reply.status, 202);
+    until("the answer arrives", || !answers.lock().unwrap().is_empty()).await;
+    assert_eq!(answers.lock().unwrap()[0], r#"{"id":1,"result":{"y":1.10},"jsonrpc":"2.0"}"#);
+    // A second answer, and one that nobody asked for, go nowhere.
+    client.post(&format!(r#"{{"jsonrpc":"2.0","id":"{id}","result":{{}}}}"#)).await;
+    client.post(r#"{"jsonrpc":"2.0","id":"1:7","result":{}}"#).await;
+    // What the server takes back is taken back under the id that the client knows.
+    voice.event(r#"{"jsonrpc":"2.0","id":"e","method":"elicitation/create","params":{}}"#).await;
+    assert_eq!(answer.event_json().await["id"], "1:\"e\"");
+    voice.event(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"e"}}"#).await;
+    assert_eq!(answer.event_json().await["params"]["requestId"], "1:\"e\"");
+    voice.event(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).await;
+    assert_eq!(answer.event_json().await["id"], 1);
+    assert_eq!(answers.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_standing_stream_brings_what_the_server_says_and_a_second_one_takes_over() {
+    let (told, mut tell) = mpsc::unbounded_channel::<Voice>();
+    let manners = Arc::new(told);
+    let server = Server::start(move |seen| {
+        let told = Arc::clone(&manners);
+        async move {
+            match (seen.verb.clone(), seen.method().as_str()) {
+                (Method::GET, _) => {
+                    let (voice, said) = sse();
+                    told.send(voice).unwrap();
+                    said
+                }
+                (_, "initialize") => {
+                    let mut said = json(format!(
+                        r#"{{"jsonrpc":"2.0","id":{},"result":{{"protocolVersion":"2025-11-25","capabilities":{{}},"serverInfo":{{"name":"s","version":"1"}}}}}}"#,
+                        seen.id()
+                    ));
+                    said.headers_mut().insert("mcp-session-id", "s1".parse().unwrap());
+                    said
+                }
+                _ => say(202, "", ""),
+            }
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let mut first = client.listen().await;
+    assert_eq!((first.status, first.kind()), (200, "text/event-stream"));
+    let voice = soon("the stream is opened", tell.recv()).await.unwrap();
+    let news = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1.10}}"#;
+    voice.event(news).await;
+    assert_eq!(first.event().await.unwrap(), news);
+    let mut second = client.listen().await;
+    assert_eq!(first.event().await, None);
+    voice.event(news).await;
+    assert_eq!(second.event().await.unwrap(), news);
+    // What comes while nobody listens waits.
+    drop(second);
+    until("the reader is gone", || world.keeper.report("x").is_some()).await;
+    voice.event(news).await;
+    let mut third = client.listen().await;
+    assert_eq!(third.event().await.unwrap(), news);
+}
+
+#[tokio::test]
+async fn an_ended_session_is_ended_upstream_and_answered_404() {
+    let server = answering("{}").await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let ended = client.send(Method::DELETE, "/x/mcp", "".into(), &[]).await;
+    assert_eq!(ended.status, 200);
+    until("DELETE goes upstream", || !server.seen(|seen| seen.verb == Method::DELETE).is_empty()).await;
+    let refused = client.call(1, "echo").await;
+    assert_eq!(refused.status, 404);
+    assert_eq!(
+        refused.text().await,
+        r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}"#
+    );
+    assert_eq!(client.listen().await.status, 404);
+}
+
+#[tokio::test]
+async fn a_batch_is_split_and_answered_together_on_the_one_revision_that_has_it() {
+    let server = answering("{}").await;
+    let world = World::before(&server).await;
+    let mut client = world.client();
+    client.open("2025-03-26").await;
+    let batch = r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"}},{"jsonrpc":"2.0","method":"notifications/x"},{"jsonrpc":"2.0","id":"b","method":"tools/list"}]"#;
+    let answers = client.post(batch).await.json().await;
+    let ids: Vec<_> = answers.as_array().unwrap().iter().map(|answer| answer["id"].to_string()).collect();
+    assert_eq!(ids, ["1", "\"b\""]);
+    until("the notification arrives", || server.methods().contains(&"notifications/x".to_owned())).await;
+
+    let client = world.opened().await;
+    let refused = client.post(batch).await;
+    assert_eq!(refused.status, 400);
+    assert_eq!(refused.json().await["error"]["code"], -32600);
+}
+
+#[tokio::test]
+async fn the_modern_eras_question_is_answered_at_once_and_never_forwarded() {
+    let server = answering("{}").await;
+    let world = World::before(&server).await;
+    let client = world.client();
+    let probe =
+        client.post(r#"{"jsonrpc":"2.0","id":"server-discover-probe-1","method":"server/discover"}"#).await;
+    assert_eq!(probe.status, 200);
+    let probe = probe.json().await;
+    assert_eq!(
+        (&probe["id"], &probe["error"]["code"]),
+        (&"server-discover-probe-1".into(), &(-32601).into())
+    );
+    let modern = r#"{"jsonrpc":"2.0","id":3,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let refused = client.post(modern).await;
+    assert_eq!(refused.status, 400);
+    let refused = refused.json().await;
+    assert_eq!((refused["error"]["code"].as_i64(), refused["id"].as_i64()), (Some(-32022), Some(3)));
+    assert!(server.methods().is_empty());
+}
+
+#[tokio::test]
+async fn a_bad_request_is_refused_for_what_is_wrong_with_it() {
+    let server = answering("{}").await;
+    let world = World::before(&server).await;
+    let client = world.client();
+    let post = |body: &'static str, more: &'static [(&str, &str)]| {
+        let client = client.clone();
+        async move { client.send(Method::POST, "/x/mcp", body.into(), more).await }
+    };
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let missing = post(call, &[]).await;
+    assert_eq!(missing.status, 400);
+    assert_eq!(missing.json().await["error"]["message"], "Bad Request: Mcp-Session-Id header is required");
+    for (body, more, status) in [
+        (call, &[("mcp-session-id", "unknown")][..], 404),
+        (call, &[("content-type", "text/plain")], 415),
+        (call, &[("accept", "text/html")], 406),
+        (call, &[("mcp-protocol-version", "1999-01-01")], 400),
+        (call, &[("host", "evil.example.com")], 403),
+        (call, &[("origin", "http://evil.example.com")], 403),
+        ("{", &[], 400),
+        (r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, &[], 400),
+        ("[]", &[], 400),
+    ] {
+        let answer = post(body, more).await;
+        assert_eq!(answer.status, status, "{body} {more:?}");
+    }
+    let id_is_null = post(r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, &[]).await.json().await;
+    assert_eq!(id_is_null["error"]["code"], -32600);
+    assert_eq!(post("{", &[]).await.json().await["error"]["code"], -32700);
+    let elsewhere = client.send(Method::POST, "/y/mcp", call.into(), &[]).await;
+    assert_eq!(elsewhere.status, 404);
+    assert!(elsewhere.text().await.contains("`/x/mcp`"));
+    assert_eq!(client.send(Method::PUT, "/x/mcp", "".into(), &[]).await.status, 405);
+    assert_eq!(client.send(Method::GET, "/livez", "".into(), &[]).await.status, 200);
+    assert_eq!(client.send(Method::GET, "/api/status", "".into(), &[]).await.text().await, "{}");
+    let large = vec![b' '; 33 * 1024 * 1024];
+    let large = client.send(Method::POST, "/x/mcp", large.into(), &[]).await;
+    assert_eq!(large.status, 413);
+    assert!(server.methods().is_empty());
+}
+
+#[tokio::test]
+async fn a_clients_headers_go_to_its_upstream_and_relatchs_own_do_not() {
+    let server = answering("{}").await;
+    let world = World::before(&server).await;
+    let mut client = world.client();
+    client.more = vec![
+        ("authorization", "Bearer a".to_owned()),
+        ("x-mine", "1".to_owned()),
+        ("relatch-token", "secret".to_owned()),
+        ("origin", "http://localhost:3000".to_owned()),
+        ("cookie", "c=1".to_owned()),
+    ];
+    client.open("2025-11-25").await;
+    client.call(1, "echo").await;
+    let call = &server.seen(|seen| seen.method() == "tools/call")[0];
+    assert_eq!(call.header("authorization"), Some("Bearer a"));
+    assert_eq!(call.header("x-mine"), Some("1"));
+    assert_eq!(call.header("cookie"), Some("c=1"));
+    assert_eq!(call.header("host"), Some(server.at.to_string().as_str()));
+    for absent in ["relatch-token", "origin"] {
+        assert_eq!(call.header(absent), None);
+    }
+}
+
+#[tokio::test]
+async fn what_an_upstream_refuses_comes_back_under_the_requests_own_id() {
+    let server = Server::ordinary(|seen| async move {
+        match seen.json()["params"]["name"].as_str().unwrap_or_default() {
+            "rpc" => say(
+                400,
+                "application/json",
+                r#"{"jsonrpc":"2.0","id":"server-error","error":{"code":-32602,"message":"bad arguments","data":1.10}}"#,
+            ),
+            "html" => say(405, "text/html", "<h1>No</h1>"),
+            "challenge" => {
+                let mut said = say(401, "text/plain", "sign in");
+                said.headers_mut().insert("www-authenticate", "Bearer realm=\"r\"".parse().unwrap());
+                said
+            }
+            "null-id" => json(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"no"}}"#),
+            other => panic!("{other}"),
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let rpc = client.call(1, "rpc").await;
+    assert_eq!(rpc.status, 200);
+    assert_eq!(
+        rpc.text().await,
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"bad arguments","data":1.10}}"#
+    );
+    let html = client.call(2, "html").await;
+    assert_eq!(html.status, 200);
+    let html = html.json().await;
+    assert_eq!(html["id"], 2);
+    assert_eq!(html["error"]["data"]["relatch"]["code"], "upstream-status");
+    assert_eq!(html["error"]["data"]["relatch"]["status"], 405);
+    let null = client.call(3, "null-id").await.json().await;
+    assert_eq!((null["id"].as_i64(), null["error"]["code"].as_i64()), (Some(3), Some(-32603)));
+    let challenge = client.call(4, "challenge").await;
+    assert_eq!(challenge.status, 401);
+    assert_eq!(challenge.headers["www-authenticate"], "Bearer realm=\"r\"");
+    assert_eq!(challenge.text().await, "sign in");
+}
+
+#[tokio::test]
+async fn a_cancelled_call_is_cancelled_upstream_and_two_calls_may_bear_one_id() {
+    let (told, mut tell) = mpsc::unbounded_channel::<(Seen, Voice)>();
+    let server = Server::ordinary(move |seen| {
+        let told = told.clone();
+        async move {
+            let (voice, said) = sse();
+            told.send((seen, voice)).unwrap();
+            said
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let ask = || {
+        let client = client.clone();
+        tokio::spawn(async move { client.call(9, "t").await })
+    };
+    let first = ask();
+    let (seen_first, voice_first) = soon("the first call", tell.recv()).await.unwrap();
+    let second = ask();
+    let (seen_second, voice_second) = soon("the second call", tell.recv()).await.unwrap();
+    assert_eq!(seen_first.id(), "9");
+    assert!(seen_second.id().starts_with("\"relatch-"), "{}", seen_second.id());
+    voice_second.event(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"n":2}}}}"#, seen_second.id())).await;
+    let mut second = second.await.unwrap();
+    assert_eq!(second.event().await.unwrap(), r#"{"jsonrpc":"2.0","id":9,"result":{"n":2}}"#);
+    let cancel =
+        r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":9,"reason":"r"}}"#;
+    assert_eq!(client.post(cancel).await.status, 202);
+    until("the cancellation arrives", || server.methods().contains(&"notifications/cancelled".to_owned()))
+        .await;
+    assert_eq!(server.seen(|seen| seen.method() == "notifications/cancelled")[0].body, cancel);
+    voice_first.event(r#"{"jsonrpc":"2.0","id":9,"error":{"code":-1,"message":"cancelled"}}"#).await;
+    let mut first = first.await.unwrap();
+    assert_eq!(first.event_json().await["error"]["code"], -1);
+}

@@ -1,0 +1,63 @@
+//! The stdio side in front of scripted servers.
+
+mod world;
+
+use http::Method;
+use tokio::sync::mpsc;
+use world::*;
+
+#[tokio::test]
+async fn lines_pass_in_both_directions_byte_for_byte() {
+    let server = Server::ordinary(|seen| async move {
+        json(format!("{{\"jsonrpc\":\"2.0\",\n \"id\":{},\r\n \"result\":{{\"v\":1.10}} }}", seen.id()))
+    })
+    .await;
+    let mut stdio = Stdio::opened(&server.url()).await;
+    let sent = r#"{ "jsonrpc":"2.0","id":"x","method":"tools/call","params":{"name":"t","arguments":{"n":1.10}},"later":[] }"#;
+    stdio.say(sent).await;
+    assert_eq!(stdio.hear().await, r#"{"jsonrpc":"2.0",  "id":"x",   "result":{"v":1.10} }"#);
+    assert_eq!(server.seen(|seen| seen.method() == "tools/call")[0].body, sent);
+    stdio.say(r#"{"jsonrpc":"2.0","id":2,"method":"server/discover"}"#).await;
+    assert_eq!(stdio.hear_json().await["error"]["code"], -32601);
+    stdio.say("nonsense").await;
+    let malformed = stdio.hear_json().await;
+    assert_eq!((malformed["error"]["code"].as_i64(), malformed["id"].is_null()), (Some(-32700), true));
+    stdio.close().await;
+    soon("relatch ends", &mut stdio.task).await.unwrap().unwrap();
+    assert_eq!(server.seen(|seen| seen.verb == Method::DELETE).len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_asked_before_initialize() {
+    let server = Server::ordinary(|_| async move { say(500, "", "") }).await;
+    let mut stdio = Stdio::before(&server.url()).await;
+    stdio.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).await;
+    assert_eq!(stdio.hear_json().await["error"]["code"], -32600);
+    assert!(server.methods().is_empty());
+}
+
+#[tokio::test]
+async fn events_before_an_answer_and_the_standing_stream_become_lines() {
+    let (told, mut tell) = mpsc::unbounded_channel::<Voice>();
+    let server = Server::ordinary(move |_| {
+        let told = told.clone();
+        async move {
+            let (voice, said) = sse();
+            told.send(voice).unwrap();
+            said
+        }
+    })
+    .await;
+    let mut stdio = Stdio::opened(&server.url()).await;
+    until("the standing stream is asked for", || !server.seen(|seen| seen.verb == Method::GET).is_empty())
+        .await;
+    stdio.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"}}"#).await;
+    let voice = soon("the call", tell.recv()).await.unwrap();
+    voice.event(r#"{"jsonrpc":"2.0","id":7,"method":"roots/list"}"#).await;
+    assert_eq!(stdio.hear_json().await["id"], "1:7");
+    stdio.say(r#"{"jsonrpc":"2.0","id":"1:7","result":{"roots":[]}}"#).await;
+    until("the answer arrives", || !server.seen(|seen| seen.json()["result"]["roots"].is_array()).is_empty())
+        .await;
+    voice.event(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).await;
+    assert_eq!(stdio.hear_json().await["id"], 1);
+}
