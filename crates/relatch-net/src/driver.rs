@@ -59,6 +59,9 @@ struct Inside {
     armed: Option<At>,
 }
 
+/// Annotations of tools that went to clients: tool, read-only, idempotent.
+type Hints = Vec<(LatchId, Vec<(String, bool, bool)>)>;
+
 /// What is done after the lock is let go.
 #[derive(Default)]
 struct Later {
@@ -222,7 +225,7 @@ impl Upstream {
         machine: &Machine,
         effect: Effect,
         later: &mut Later,
-        hints: &mut Vec<(LatchId, Vec<(String, bool, bool)>)>,
+        hints: &mut Hints,
     ) {
         match effect {
             Effect::Send(send) => attempt::begin(self, desk, send),
@@ -315,13 +318,7 @@ impl Upstream {
     }
 
     /// The attempt's answer goes to the client.
-    fn pass(
-        &self,
-        desk: &mut Desk,
-        ex: ExId,
-        attempt: AttemptId,
-        hints: &mut Vec<(LatchId, Vec<(String, bool, bool)>)>,
-    ) {
+    fn pass(&self, desk: &mut Desk, ex: ExId, attempt: AttemptId, hints: &mut Hints) {
         let answer = desk.attempts.remove(&attempt).and_then(|attempt| attempt.answer);
         let Some(exchange) = desk.close_exchange(ex) else { return };
         let last = match answer {
