@@ -232,7 +232,7 @@ async fn listing(at: std::net::SocketAddr, tool: &'static str) -> Server {
             let said = |result: String| json(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, seen.id()));
             if seen.method() == "initialize" {
                 let mut said = said(r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"s","version":"1"}}"#.into());
-                said.headers_mut().insert("mcp-session-id", sid.parse().unwrap());
+                said.headers_mut().insert("mcp-session-id", sid.parse().expect("a header"));
                 return said;
             }
             if seen.header("mcp-session-id") != Some(&sid) {

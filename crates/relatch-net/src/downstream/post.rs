@@ -374,8 +374,9 @@ async fn collect(
     length: Option<&str>,
     kept: &Arc<Semaphore>,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
-    let too_large =
-        || refused(StatusCode::PAYLOAD_TOO_LARGE, SERVER_ERROR, "Payload Too Large: a body is at most 32 MiB");
+    let too_large = || {
+        refused(StatusCode::PAYLOAD_TOO_LARGE, SERVER_ERROR, "Payload Too Large: a body is at most 32 MiB")
+    };
     if length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
         return Err(too_large());
     }
