@@ -83,6 +83,8 @@ pub const HANDSHAKE_HOLD_MS: u64 = 20_000;
 pub const NEVER_SPOKEN_MS: u64 = 3_000;
 /// Early SSE headers go out after this: Claude Code gives up at 60 s without a byte.
 pub const EARLY_MS: u64 = 10_000;
+/// What begins to wait after that has passed gets them after this: a relatch takes less.
+pub const EARLY_GRACE_MS: u64 = 1_000;
 /// Limit of a handshake step.
 pub const HANDSHAKE_STEP_MS: u64 = 20_000;
 /// Limit of a `ping`.
@@ -137,6 +139,14 @@ pub const STREAM_PAUSE_MS: u64 = 8_000;
 pub const STREAM_DOUBTED_MS: u64 = 60_000;
 /// Comparisons that follow no handshake are this far apart at least.
 pub const COMPARE_EVERY_MS: u64 = 300_000;
+/// A comparison that broke off begins anew after this.
+pub const COMPARE_AGAIN_MS: u64 = 5_000;
+/// Pages of one list that are fetched for a comparison.
+pub const LIST_PAGES: u32 = 200;
+/// A request that its client has cancelled is given up after this.
+pub const CANCELLED_MS: u64 = 20_000;
+/// Servers that do not share sessions are a condition for this long after they were last seen.
+pub const NOT_SHARED_MS: u64 = 600_000;
 /// Sendings of one exchange that may repeat, all in all.
 pub const SENDINGS: u32 = 6;
 /// An answer counts as fresh evidence for this long.

@@ -18,7 +18,7 @@ use relatch_wire::{Envelope, Kind, RequestId, params};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::AbortHandle;
 
-use crate::exchange::Sink;
+use crate::exchange::{Piece, Sink};
 use crate::latch::{Latch, Pending};
 use crate::outbox::Outbox;
 
@@ -183,6 +183,14 @@ impl Desk {
             stays
         });
         Some(latch)
+    }
+
+    /// The client may hear that a stream has begun, where the attempt flows.
+    pub(crate) fn stream_begins(&self, of: AttemptId) {
+        let flow = self.attempts.get(&of).and_then(|attempt| attempt.flow);
+        if let Some(exchange) = flow.and_then(|ex| self.exchanges.get(&ex)) {
+            exchange.sink.put(Piece::Begun);
+        }
     }
 
     /// Notes the event id of an attempt's stream.

@@ -27,6 +27,15 @@ pub fn relatch_id_prefix() -> String {
     format!("relatch-{}-", random_hex::<8>())
 }
 
+/// What the event ids of this process begin with, so that no other process takes them for its own.
+///
+/// # Panics
+/// When the operating system has no random bytes.
+#[must_use]
+pub fn event_prefix() -> String {
+    format!("{}.", random_hex::<4>())
+}
+
 fn random_hex<const N: usize>() -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut bytes = [0; N];

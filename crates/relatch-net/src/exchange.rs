@@ -20,6 +20,8 @@ const LONG_ROOM: usize = 4;
 pub(crate) enum Piece {
     /// The client is to hear something now, although there is nothing to tell.
     Early,
+    /// The upstream has begun a stream of events.
+    Begun,
     /// A message that belongs to the exchange and comes before its answer.
     Event(Bytes, OwnedSemaphorePermit),
     /// The answer, too long to be whole here. A `Final` follows it.

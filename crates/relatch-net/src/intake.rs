@@ -8,12 +8,14 @@ use relatch_core::health::{ClientSeen, ServerSeen};
 use relatch_core::input::{Ask, Input, Keep, Restored, Told};
 use relatch_core::record::Record;
 use relatch_core::{ExId, LatchId, NoteId};
+use relatch_wire::era::Revision;
 use relatch_wire::headers::forwarded_downstream_header;
 use relatch_wire::method::{self, ListKind};
 use relatch_wire::{Kind, RequestId, params};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::desk::{Arrival, Exchange, Note, NoteReply};
+use crate::downstream::stream::Streams;
 use crate::driver::Upstream;
 use crate::exchange::{Pieces, Sink};
 use crate::latch::Latch;
@@ -34,6 +36,7 @@ pub(crate) struct Request {
 pub(crate) struct Asked {
     up: Arc<Upstream>,
     ex: ExId,
+    latch: LatchId,
     pub(crate) id: RequestId,
     pub(crate) pieces: Pieces,
 }
@@ -42,6 +45,28 @@ impl Asked {
     /// The upstream's name.
     pub(crate) fn upstream(&self) -> &str {
         &self.up.name
+    }
+
+    /// The number of its stream, should it become one.
+    pub(crate) fn number(&self) -> u64 {
+        self.ex.0
+    }
+
+    /// What its event ids begin with.
+    pub(crate) fn event_prefix(&self) -> Arc<str> {
+        Arc::clone(&self.up.common.events)
+    }
+
+    /// Where its stream can be found again; `None` where the session has no id by which to come back.
+    pub(crate) fn streams(&self) -> Option<Arc<Streams>> {
+        self.up.desk(|desk| {
+            desk.latches.get(&self.latch).filter(|l| !l.sid.is_empty()).map(|l| Arc::clone(&l.streams))
+        })
+    }
+
+    /// The revision that the client was promised.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        self.up.desk(|desk| desk.latches.get(&self.latch)?.promised.as_deref().and_then(Revision::parse))
     }
 }
 
@@ -169,13 +194,14 @@ impl Upstream {
         self: &Arc<Self>,
         latch: LatchId,
         headers: Arc<HeaderMap>,
+        after: Option<u64>,
     ) -> Option<(Arc<Outbox>, u64)> {
         let mut taken = None;
         self.fact_after(
             |desk| {
                 let Some(kept) = desk.latches.get_mut(&latch) else { return false };
                 kept.credentials.seen(self.common.next(), &headers);
-                let number = kept.outbox.attach(kept.credentials.trusts(&headers));
+                let number = kept.outbox.attach(kept.credentials.trusts(&headers), after);
                 kept.reader = Some(headers);
                 taken = Some((Arc::clone(&kept.outbox), number));
                 true
@@ -183,6 +209,14 @@ impl Upstream {
             Input::Attached { latch },
         );
         taken
+    }
+
+    /// The streams that this client may come back to; none while its credentials are not known to be good.
+    pub(crate) fn streams(self: &Arc<Self>, latch: LatchId, headers: &HeaderMap) -> Option<Arc<Streams>> {
+        self.desk(|desk| {
+            let kept = desk.latches.get(&latch)?;
+            kept.credentials.trusts(headers).then(|| Arc::clone(&kept.streams))
+        })
     }
 
     /// A reader of the standing stream leaves.
@@ -241,7 +275,7 @@ impl Upstream {
             opening,
             _kept: kept,
         };
-        (ex, Asked { up: Arc::clone(self), ex, id, pieces }, exchange)
+        (ex, Asked { up: Arc::clone(self), ex, latch, id, pieces }, exchange)
     }
 }
 

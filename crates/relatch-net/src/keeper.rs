@@ -63,6 +63,8 @@ pub(crate) struct Common {
     pub(crate) clock: Clock,
     /// Ids of relatch's own requests begin with this.
     pub(crate) prefix: String,
+    /// Ids of events begin with this.
+    pub(crate) events: Arc<str>,
     pub(crate) sessions: Sessions,
     pub(crate) writer: Arc<Writer>,
     pub(crate) journal: JournalSink,
@@ -93,6 +95,7 @@ impl Keeper {
         let common = Arc::new(Common {
             clock: Clock::start(),
             prefix: entropy::relatch_id_prefix(),
+            events: entropy::event_prefix().into(),
             sessions: Sessions::default(),
             writer: Writer::new(config.records),
             journal: config.journal,

@@ -12,6 +12,7 @@ use relatch_core::{AttemptId, ExId, Gen};
 use relatch_wire::RequestId;
 use relatch_wire::method::ListKind;
 
+use crate::downstream::stream::Streams;
 use crate::lists::Lists;
 use crate::outbox::Outbox;
 
@@ -33,6 +34,8 @@ pub(crate) struct Latch {
     pub(crate) reader: Option<Arc<HeaderMap>>,
     /// What waits for its standing stream.
     pub(crate) outbox: Arc<Outbox>,
+    /// Answers that its client may come back to.
+    pub(crate) streams: Arc<Streams>,
     /// Requests of the server's that the client has not answered, by the id under which the client knows them.
     pub(crate) pending: HashMap<RequestId, Pending>,
     /// A generation whose server requests were given out by a process before this one.
@@ -86,6 +89,7 @@ impl Latch {
             credentials: Credentials::default(),
             reader: None,
             outbox: Arc::default(),
+            streams: Arc::default(),
             pending: HashMap::new(),
             inherited: None,
             lists: Lists::default(),

@@ -17,6 +17,10 @@ const MESSAGES: usize = 256;
 /// Their bytes together; one message alone may be larger.
 const BYTES: usize = 1024 * 1024;
 
+/// Messages that went out and are kept for a reader who comes back, and their bytes together.
+const SENT: usize = 64;
+const SENT_BYTES: usize = 256 * 1024;
+
 /// The queue of one latch.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -26,8 +30,13 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    messages: VecDeque<Bytes>,
+    /// Numbered from 1 on.
+    messages: VecDeque<(u64, Bytes)>,
     bytes: usize,
+    /// The number of the newest.
+    newest: u64,
+    /// What went out last, for a reader who comes back.
+    sent: VecDeque<(u64, Bytes)>,
     /// Messages that were dropped because nobody read them.
     lost: u64,
     readers: u64,
@@ -51,7 +60,7 @@ impl Queue {
 
     fn add(&mut self, message: Bytes) {
         while self.full(&message) {
-            if let Some(old) = self.messages.pop_front() {
+            if let Some((_, old)) = self.messages.pop_front() {
                 self.bytes -= old.len();
                 self.lost += 1;
                 tracing::warn!(
@@ -61,7 +70,28 @@ impl Queue {
             }
         }
         self.bytes += message.len();
-        self.messages.push_back(message);
+        self.newest += 1;
+        self.messages.push_back((self.newest, message));
+    }
+
+    /// Remembers what a reader was given.
+    fn remember(&mut self, number: u64, message: Bytes) {
+        self.sent.push_back((number, message));
+        while self.sent.len() > SENT || self.sent.iter().map(|(_, m)| m.len()).sum::<usize>() > SENT_BYTES {
+            self.sent.pop_front();
+        }
+    }
+
+    /// What a reader has not got goes out again.
+    fn rewind(&mut self, after: u64) {
+        while let Some((number, message)) = self.sent.pop_back() {
+            if number <= after {
+                self.sent.push_back((number, message));
+                return;
+            }
+            self.bytes += message.len();
+            self.messages.push_front((number, message));
+        }
     }
 }
 
@@ -93,10 +123,13 @@ impl Outbox {
         self.changed.notify_waiters();
     }
 
-    /// A new reader takes over; its number names it from now on.
-    pub(crate) fn attach(&self, trusted: bool) -> u64 {
+    /// A new reader takes over; its number names it from now on. One that comes back gets what it has not got.
+    pub(crate) fn attach(&self, trusted: bool, after: Option<u64>) -> u64 {
         let number = {
             let mut queue = lock(&self.queue);
+            if let Some(after) = after {
+                queue.rewind(after);
+            }
             queue.readers += 1;
             let number = queue.readers;
             queue.reader = if trusted { Reader::Trusted(number) } else { Reader::Untrusted(number) };
@@ -146,7 +179,7 @@ impl Outbox {
     }
 
     /// The next message; `None` when another reader has taken over or the latch is over.
-    pub(crate) async fn next(&self, number: u64) -> Option<Bytes> {
+    pub(crate) async fn next(&self, number: u64) -> Option<(u64, Bytes)> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -155,11 +188,12 @@ impl Outbox {
                 let mut queue = lock(&self.queue);
                 match queue.reader {
                     Reader::Trusted(present) if present == number => {
-                        if let Some(message) = queue.messages.pop_front() {
+                        if let Some((at, message)) = queue.messages.pop_front() {
                             queue.bytes -= message.len();
+                            queue.remember(at, message.clone());
                             drop(queue);
                             self.changed.notify_waiters();
-                            return Some(message);
+                            return Some((at, message));
                         }
                     }
                     Reader::Untrusted(present) if present == number => {}
@@ -185,8 +219,8 @@ mod tests {
             outbox.push(n.to_string().into());
         }
         assert_eq!(outbox.lost(), 3);
-        let reader = outbox.attach(true);
-        assert_eq!(outbox.next(reader).await.as_deref(), Some(&b"3"[..]));
+        let reader = outbox.attach(true, None);
+        assert_eq!(outbox.next(reader).await, Some((4, "3".into())));
 
         let outbox = Outbox::default();
         outbox.push(vec![0; BYTES].into());
@@ -197,14 +231,14 @@ mod tests {
     #[tokio::test]
     async fn a_second_reader_takes_over_and_the_first_ends() {
         let outbox = std::sync::Arc::new(Outbox::default());
-        let first = outbox.attach(true);
+        let first = outbox.attach(true, None);
         let reading = tokio::spawn({
             let outbox = outbox.clone();
             async move { outbox.next(first).await }
         });
-        let second = outbox.attach(true);
+        let second = outbox.attach(true, None);
         outbox.push("a".into());
-        assert_eq!(outbox.next(second).await.as_deref(), Some(&b"a"[..]));
+        assert_eq!(outbox.next(second).await, Some((1, "a".into())));
         assert_eq!(reading.await.unwrap(), None);
         assert!(!outbox.detach(first));
         assert!(outbox.detach(second));
@@ -214,7 +248,7 @@ mod tests {
     async fn nothing_is_given_out_before_the_reader_is_trusted() {
         let outbox = std::sync::Arc::new(Outbox::default());
         outbox.push("kept".into());
-        let reader = outbox.attach(false);
+        let reader = outbox.attach(false, None);
         let reading = tokio::spawn({
             let outbox = outbox.clone();
             async move { outbox.next(reader).await }
@@ -222,6 +256,23 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!reading.is_finished());
         outbox.trust();
-        assert_eq!(reading.await.unwrap().as_deref(), Some(&b"kept"[..]));
+        assert_eq!(reading.await.unwrap(), Some((1, "kept".into())));
+    }
+
+    #[tokio::test]
+    async fn a_reader_who_comes_back_gets_what_it_has_not_got_in_its_order() {
+        let outbox = Outbox::default();
+        for text in ["a", "b", "c"] {
+            outbox.push(text.into());
+        }
+        let first = outbox.attach(true, None);
+        for _ in 0..3 {
+            outbox.next(first).await;
+        }
+        outbox.push("d".into());
+        let second = outbox.attach(true, Some(1));
+        for expected in [(2, "b"), (3, "c"), (4, "d")] {
+            assert_eq!(outbox.next(second).await, Some((expected.0, expected.1.into())));
+        }
     }
 }

@@ -4,6 +4,7 @@ mod world;
 
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use http::Method;
 use tokio::sync::mpsc;
 use world::*;
@@ -389,4 +390,85 @@ async fn a_cancelled_call_is_cancelled_upstream_and_two_calls_may_bear_one_id() 
     voice_first.event(r#"{"jsonrpc":"2.0","id":9,"error":{"code":-1,"message":"cancelled"}}"#).await;
     let mut first = first.await.unwrap();
     assert_eq!(first.event_json().await["error"]["code"], -1);
+}
+
+#[tokio::test]
+async fn a_client_that_loses_its_connection_in_the_middle_of_a_call_comes_back_for_the_answer() {
+    let (told, mut tell) = mpsc::unbounded_channel::<Voice>();
+    let server = Server::ordinary(move |_| {
+        let told = told.clone();
+        async move {
+            let (voice, said) = sse();
+            told.send(voice).unwrap();
+            said
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let mut client = world.client();
+    client.open("2025-11-25").await;
+    let asking = tokio::spawn({
+        let client = client.clone();
+        async move { client.call(5, "t").await }
+    });
+    let voice = soon("the call arrives", tell.recv()).await.unwrap();
+    voice.event(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"n":1}}"#).await;
+    let mut first = asking.await.unwrap();
+    assert_eq!(first.event_json().await["params"]["n"], 1);
+    assert_eq!(first.retry.as_deref(), Some("1000"), "a client of this revision is told when to come back");
+    let seen = first.last_id.clone().expect("events are numbered");
+    drop(first);
+
+    // What comes while it is away is kept.
+    voice.event(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"n":2}}"#).await;
+    let back = [("accept", "text/event-stream"), ("last-event-id", seen.as_str())];
+    let mut again = client.send(Method::GET, "/x/mcp", Bytes::new(), &back).await;
+    assert_eq!(again.event_json().await["params"]["n"], 2);
+    voice.event(r#"{"jsonrpc":"2.0","id":5,"result":{"v":1}}"#).await;
+    assert_eq!(again.event_json().await["result"]["v"], 1);
+    assert_eq!(again.event().await, None, "the stream ends with its answer");
+    assert_eq!(server.seen(|seen| seen.method() == "tools/call").len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_found_nobody_is_kept_for_the_client_that_comes_back() {
+    let (told, mut tell) = mpsc::unbounded_channel::<Voice>();
+    let server = Server::ordinary(move |_| {
+        let told = told.clone();
+        async move {
+            let (voice, said) = sse();
+            told.send(voice).unwrap();
+            said
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let mut client = world.client();
+    client.open("2025-11-25").await;
+    let asking = tokio::spawn({
+        let client = client.clone();
+        async move { client.call(5, "t").await }
+    });
+    let voice = soon("the call arrives", tell.recv()).await.unwrap();
+    let mut first = asking.await.unwrap();
+    let primed = loop {
+        // The priming event says nothing, so it is looked for in the bytes.
+        let chunk = first.chunk().await.expect("a priming event").unwrap();
+        let text = String::from_utf8(chunk.to_vec()).unwrap();
+        if let Some(id) = text.lines().find_map(|line| line.strip_prefix("id: ")) {
+            break id.to_owned();
+        }
+    };
+    drop(first);
+    voice.event(r#"{"jsonrpc":"2.0","id":5,"result":{"v":1}}"#).await;
+    let back = [("accept", "text/event-stream"), ("last-event-id", primed.as_str())];
+    let mut again = client.send(Method::GET, "/x/mcp", Bytes::new(), &back).await;
+    assert_eq!(again.event_json().await["result"]["v"], 1);
+    // Another client's session has no such stream: it gets its own standing stream, and nothing of this one.
+    let other = world.opened().await;
+    let strange = other.send(Method::GET, "/x/mcp", Bytes::new(), &back).await;
+    assert_eq!(strange.status, 200);
+    let mut standing = strange;
+    let comment = standing.chunk().await.unwrap().unwrap();
+    assert!(comment.starts_with(b":"), "{comment:?}");
 }

@@ -41,6 +41,8 @@ pub(crate) struct Exchange {
     pub(crate) client: Client,
     /// It was counted as held.
     pub(crate) held: bool,
+    /// Its client has early headers.
+    pub(crate) early: bool,
     /// Tries to resume its stream since the last success.
     pub(crate) resumes: u32,
 }
@@ -72,6 +74,29 @@ pub(crate) enum ExState {
 }
 
 impl Exchange {
+    /// A request that has just come.
+    pub(crate) fn new(latch: LatchId, ask: Ask, class: RetryClass, now: At) -> Exchange {
+        Exchange {
+            latch,
+            ask,
+            class,
+            asked: now,
+            state: ExState::Waiting,
+            deadline: None,
+            written: false,
+            sendings: 0,
+            seen_by: BTreeSet::new(),
+            refused_by: BTreeSet::new(),
+            misled: 0,
+            not_before: None,
+            fresh: false,
+            client: Client::Waits,
+            held: false,
+            early: false,
+            resumes: 0,
+        }
+    }
+
     pub(crate) fn attempt(&self) -> Option<AttemptId> {
         match self.state {
             ExState::Waiting | ExState::Looking(_) => None,

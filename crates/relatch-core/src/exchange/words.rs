@@ -216,7 +216,7 @@ impl Exchange {
     pub(crate) fn come_back_later(&self, upstream: &str, retry_after: u64, cause: &str) -> Failure {
         let what = self.title();
         let mut failure = Failure::new(
-            Code::UpstreamDown,
+            Code::UpstreamBusy,
             Executed::No,
             format!("`{upstream}` asks to come back in {}. `{what}` did not run.", seconds(retry_after)),
         )

@@ -57,6 +57,10 @@ pub(crate) struct Tracker {
     pub(crate) state: Judgement,
     /// The last sign of life, of whatever kind.
     heard: Option<At>,
+    /// The last answer.
+    answer: Option<At>,
+    /// When servers that do not share sessions were last seen.
+    not_shared: Option<At>,
     /// Something has failed since.
     bad: bool,
     /// Healthy since, while it is.
@@ -80,6 +84,8 @@ impl Tracker {
             began: now,
             state: Judgement::Unknown { since: now },
             heard: None,
+            answer: None,
+            not_shared: None,
             bad: false,
             well_since: None,
             unsettled: None,
@@ -116,9 +122,8 @@ impl Tracker {
 
     /// A sign of life.
     pub(crate) fn heard(&mut self, now: At) {
-        let stale = self.heard.is_none_or(|at| Fresh::new(at, now).is_none());
-        if self.bad || stale {
-            self.well_since = Some(now);
+        if self.bad {
+            self.well_since = None;
         }
         self.heard = Some(now);
         self.bad = false;
@@ -130,9 +135,22 @@ impl Tracker {
         }
     }
 
+    /// A sign of life that proves the MCP server itself to be there.
+    pub(crate) fn fresh(&mut self, now: At) {
+        if self.well_since.is_none() || self.answer.is_none_or(|at| Fresh::new(at, now).is_none()) {
+            self.well_since = Some(now);
+        }
+        self.answer = Some(now);
+        if self.not_shared.is_some_and(|at| now.since(at) >= policy::NOT_SHARED_MS) {
+            self.not_shared = None;
+            self.conditions.remove("sessions-not-shared");
+        }
+    }
+
     /// An answer to a request of anybody's.
     pub(crate) fn answered(&mut self, now: At, method: &str, ms: u64, call: bool) {
         self.heard(now);
+        self.fresh(now);
         self.success = Some(LastSuccess { at: now, method: method.to_owned(), ms });
         if call {
             self.facets.last_call = Some(true);
@@ -145,6 +163,11 @@ impl Tracker {
 
     pub(crate) fn failed(&mut self, now: At, method: &str, cause: &str) {
         self.bad = true;
+        self.noted(now, method, cause);
+    }
+
+    /// Something has failed that is no evidence against the upstream.
+    pub(crate) fn noted(&mut self, now: At, method: &str, cause: &str) {
         self.failure = Some(LastFailure { at: now, method: method.to_owned(), cause: cause.to_owned() });
     }
 
@@ -194,6 +217,14 @@ impl Tracker {
         );
     }
 
+    /// The upstream accepts the credentials that it was given.
+    pub(crate) fn accepted(&mut self) {
+        if self.facets.credentials != Some(true) {
+            self.facets.credentials = Some(true);
+            self.conditions.remove("credentials-refused");
+        }
+    }
+
     pub(crate) fn revision(&mut self, now: At, change: Option<(&str, &str)>) {
         self.condition(
             "revision-changed",
@@ -209,6 +240,7 @@ impl Tracker {
     }
 
     pub(crate) fn not_shared(&mut self, now: At) {
+        self.not_shared = Some(now);
         self.condition(
             "sessions-not-shared",
             now,
@@ -266,9 +298,9 @@ impl Tracker {
 
     /// Without an outage or a relatch: what the evidence says.
     pub(crate) fn judge(&self, now: At) -> Judgement {
-        let Some(heard) = self.heard else { return Judgement::Unknown { since: self.began } };
-        let Some(fresh) = Fresh::new(heard, now) else {
-            return Judgement::Unknown { since: heard.plus(policy::FRESH_MS) };
+        let Some(answer) = self.answer else { return Judgement::Unknown { since: self.began } };
+        let Some(fresh) = Fresh::new(answer, now) else {
+            return Judgement::Unknown { since: answer.plus(policy::FRESH_MS) };
         };
         let trouble = self.conditions.values().find(|c| c.code != "revision-changed");
         match trouble {
@@ -297,8 +329,8 @@ impl Tracker {
             }
             Judgement::Unknown { since } => (
                 *since,
-                Some(match self.heard {
-                    Some(heard) => format!("no answer seen for {} s", now.since(heard) / 1_000),
+                Some(match self.answer {
+                    Some(answer) => format!("no answer seen for {} s", now.since(answer) / 1_000),
                     None => "no answer seen yet".to_owned(),
                 }),
             ),

@@ -4,9 +4,10 @@
 
 use relatch_wire::method::ListKind;
 
+use super::reading::{self, Reading};
 use super::{Gap, LatchState};
 use crate::effect::{Connection, Effect, Tell, What};
-use crate::input::Listed;
+use crate::input::{CutKind, Listed};
 use crate::upstream::{Attempt, Machine, Outcome, Purpose, Why};
 use crate::{AttemptId, Gen, LatchId, journal, policy};
 
@@ -19,19 +20,15 @@ impl Machine {
         if !latch.initialized || !latch.wanted(now) {
             return;
         }
-        match latch.gap {
-            Gap::Closed | Gap::Comparing(..) => return,
-            Gap::Open => {}
-            Gap::Mild => {
-                if let Some(due) =
-                    latch.compared.map(|at| at.plus(policy::COMPARE_EVERY_MS)).filter(|due| *due > now)
-                {
-                    self.timers.set(Why::CompareDue(id), due);
-                    return;
-                }
-            }
+        if latch.gap != Gap::Open {
+            return;
         }
-        latch.compared = Some(now);
+        if latch.compare_at > now {
+            let due = latch.compare_at;
+            self.timers.set(Why::CompareDue(id), due);
+            return;
+        }
+        latch.compare_at = now.plus(policy::COMPARE_EVERY_MS);
         let kinds: Vec<ListKind> = latch.lists.iter().copied().collect();
         self.compare_next(id, generation, kinds);
     }
@@ -44,7 +41,7 @@ impl Machine {
         let kind = kinds.remove(0);
         let attempt = self.ask_for_page(id, generation, kind, None);
         if let Some(latch) = self.latches.get_mut(&id) {
-            latch.gap = Gap::Comparing(attempt, kinds);
+            latch.gap = Gap::Comparing(attempt, kinds, 1);
         }
     }
 
@@ -69,6 +66,15 @@ impl Machine {
         self.out.push(Effect::Record { latch: id });
     }
 
+    /// The comparison did not come to its end, and begins anew after this time at the earliest.
+    fn compare_again(&mut self, id: LatchId, pause: u64) {
+        let at = self.now.plus(pause);
+        if let Some(latch) = self.latches.get_mut(&id) {
+            latch.gap = Gap::Open;
+            latch.compare_at = at;
+        }
+    }
+
     pub(crate) fn list_over(
         &mut self,
         id: AttemptId,
@@ -79,20 +85,28 @@ impl Machine {
         let latch_id = attempt.latch;
         let Some(latch) = self.latches.get_mut(&latch_id) else { return };
         let bound = matches!(latch.state, LatchState::Bound(g) if g == attempt.generation);
-        let Gap::Comparing(current, rest) = &latch.gap else { return };
+        let has_id = latch.has_id;
+        let Gap::Comparing(current, rest, pages) = &latch.gap else { return };
         if *current != id {
             return;
         }
-        let rest = rest.clone();
+        let (rest, pages) = (rest.clone(), *pages);
         if !bound {
-            latch.gap = Gap::Open;
+            self.compare_again(latch_id, policy::COMPARE_AGAIN_MS);
             return;
         }
         match outcome {
+            Outcome::Listed(Listed::More(_)) if pages >= policy::LIST_PAGES => {
+                let pages = format!("longer than {pages} pages");
+                self.journal(journal::What::Skipped, Some(latch_id), |entry| {
+                    entry.subject = Some(kind.method().to_owned());
+                    entry.detail = Some(pages);
+                });
+            }
             Outcome::Listed(Listed::More(cursor)) => {
                 let next = self.ask_for_page(latch_id, attempt.generation, kind, Some(cursor));
                 if let Some(latch) = self.latches.get_mut(&latch_id) {
-                    latch.gap = Gap::Comparing(next, rest);
+                    latch.gap = Gap::Comparing(next, rest, pages + 1);
                 }
                 return;
             }
@@ -104,12 +118,43 @@ impl Machine {
                     entry.detail = Some(changes);
                 });
             }
-            Outcome::Cut(_) | Outcome::Refused(_) => {
-                // The outage or the refusal is found out by its own means; the comparison begins anew after it.
-                latch.gap = Gap::Mild;
+            Outcome::Cut(cut) if cut.kind != CutKind::Garbled => {
+                self.compare_again(latch_id, policy::COMPARE_AGAIN_MS);
+                self.connection_broke(&cut.cause);
                 return;
             }
-            Outcome::Answered(_) | Outcome::Limit | Outcome::Session(_) => {
+            Outcome::Refused(refusal) => match reading::read(&refusal, has_id) {
+                Reading::Gone => {
+                    self.compare_again(latch_id, policy::COMPARE_AGAIN_MS);
+                    self.session_refused(latch_id, attempt.generation, None);
+                    return;
+                }
+                Reading::Gateway | Reading::NotMcp => {
+                    self.compare_again(latch_id, policy::COMPARE_AGAIN_MS);
+                    self.missing(&refusal);
+                    return;
+                }
+                Reading::Later => {
+                    self.compare_again(
+                        latch_id,
+                        refusal.retry_after.unwrap_or(0).max(policy::COMPARE_AGAIN_MS),
+                    );
+                    return;
+                }
+                Reading::Credentials => {
+                    self.compare_again(latch_id, policy::COMPARE_AGAIN_MS);
+                    self.park(latch_id, attempt.generation);
+                    return;
+                }
+                Reading::AboutRequest | Reading::WrongPlace | Reading::Redirected | Reading::Suspected => {
+                    let detail = format!("HTTP {}", refusal.status);
+                    self.journal(journal::What::Skipped, Some(latch_id), |entry| {
+                        entry.subject = Some(kind.method().to_owned());
+                        entry.detail = Some(detail);
+                    });
+                }
+            },
+            Outcome::Cut(_) | Outcome::Answered(_) | Outcome::Limit | Outcome::Session(_) => {
                 self.journal(journal::What::Skipped, Some(latch_id), |entry| {
                     entry.subject = Some(kind.method().to_owned());
                 });

@@ -6,13 +6,13 @@
 
 use relatch_wire::failure::{Code, Executed};
 
-use super::reading::{self, Reading};
+use super::reading::{self, Door, Reading};
 use super::{Latch, LatchState};
 use crate::effect::{Connection, Effect, What};
 use crate::exchange::{Delivery, ExState};
-use crate::input::Answer;
+use crate::input::{Answer, SessionFacts};
 use crate::upstream::{
-    Absence, Attempt, Cleared, Machine, Outcome, Purpose, Question, executed_by, rpc_digest,
+    Absence, Attempt, Cleared, Machine, Outcome, Purpose, Question, door_words, executed_by, rpc_digest,
 };
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal, policy};
 
@@ -22,6 +22,8 @@ pub(crate) struct Diagnosis {
     pub(crate) step: Asked,
     pub(crate) subjects: Vec<Subject>,
     pub(crate) began: At,
+    /// What the second session's server said of itself.
+    pub(crate) session: Option<SessionFacts>,
 }
 
 /// What has been asked.
@@ -62,6 +64,8 @@ enum Finding {
     PassOn,
     /// It is gone, by its own server's word: requests that got this very refusal did not run.
     Gone(Same),
+    /// Nobody who could tell is there.
+    Away(String),
 }
 
 impl Machine {
@@ -88,7 +92,8 @@ impl Machine {
                 let latch = attempt.latch;
                 let ping =
                     self.ping(latch, generation, Question::Diagnose, Connection::Young, policy::PING_MS);
-                let diagnosis = Diagnosis { step: Asked::Ping(ping), subjects: vec![subject], began: now };
+                let diagnosis =
+                    Diagnosis { step: Asked::Ping(ping), subjects: vec![subject], began: now, session: None };
                 if let Some(latch) = self.latches.get_mut(&latch) {
                     latch.state = LatchState::Doubted(generation, diagnosis);
                 }
@@ -144,20 +149,22 @@ impl Machine {
         };
         match outcome {
             Outcome::Refused(refusal)
-                if matches!(reading::read(&refusal, has_id), Reading::Gateway | Reading::NotMcp) =>
+                if matches!(reading::read(&refusal, has_id), Reading::Gateway | Reading::NotMcp)
+                    || (refusal.status == 503 && same.is_none()) =>
             {
                 self.missing(&refusal);
-                self.settle_doubt(latch, attempt.generation, Finding::PassOn);
+                let cause = door_words(&self.policy.url, &refusal);
+                self.settle_doubt(latch, attempt.generation, Finding::Away(cause));
                 return;
             }
             Outcome::Cut(cut) => {
+                let known = self.away().is_some();
                 self.mark_away(Absence {
                     code: Code::UpstreamDown,
                     cause: &cut.cause,
-                    confirmed: !cut.wrote,
+                    confirmed: !cut.wrote || known,
                     after: None,
                 });
-                self.scout_soon();
             }
             _ => {}
         }
@@ -206,17 +213,44 @@ impl Machine {
         }
     }
 
-    pub(crate) fn trial_over(&mut self, attempt: &Attempt, outcome: Outcome<'_>) {
+    pub(crate) fn trial_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
         let latch = attempt.latch;
+        self.another_turn();
         let Some((old, same)) = self.tried(attempt) else {
             if matches!(outcome, Outcome::Session(_)) {
                 self.send_delete(latch, attempt.generation);
             }
             return;
         };
-        if !matches!(outcome, Outcome::Session(_)) {
-            self.not_about_the_session(latch, old, same);
-            return;
+        let session = match outcome {
+            Outcome::Session(session) => session,
+            // Whatever stands in the server's place now: it says nothing about the session.
+            Outcome::Refused(refusal)
+                if matches!(reading::read_door(&refusal), Door::Missing | Door::Later) =>
+            {
+                self.missing(&refusal);
+                let cause = door_words(&self.policy.url, &refusal);
+                self.settle_doubt(latch, old, Finding::Away(cause));
+                return;
+            }
+            Outcome::Cut(cut) => {
+                self.mark_away(Absence {
+                    code: Code::UpstreamDown,
+                    cause: &cut.cause,
+                    confirmed: !cut.wrote,
+                    after: None,
+                });
+                self.settle_doubt(latch, old, Finding::Away(cut.cause));
+                return;
+            }
+            Outcome::Answered(_) | Outcome::Refused(_) | Outcome::Listed(_) | Outcome::Limit => {
+                self.not_about_the_session(latch, old, same);
+                return;
+            }
+        };
+        debug_assert!(self.attempts.get(id).is_none(), "the trial is over");
+        if let Some(diagnosis) = self.diagnosis(latch, old) {
+            diagnosis.session = Some(session);
         }
         let generation = attempt.generation;
         let told = self.send(
@@ -269,7 +303,8 @@ impl Machine {
         };
         if held {
             let subjects = self.take_subjects(latch, old);
-            self.promote(latch, old, attempt.generation);
+            let Some(session) = self.diagnosis(latch, old).and_then(|d| d.session.take()) else { return };
+            self.promote(latch, old, attempt.generation, &session);
             self.judge_subjects(subjects, &Finding::Gone(same));
         } else {
             self.send_delete(latch, attempt.generation);
@@ -295,8 +330,10 @@ impl Machine {
         let ping = self.ping(id, generation, Question::Replica, Connection::Fresh, policy::PING_MS);
         if let Some(latch) = self.latches.get_mut(&id) {
             let step = Asked::Replica(ping, policy::REPLICA_PINGS - 1);
-            latch.state =
-                LatchState::Doubted(generation, Diagnosis { step, subjects: Vec::new(), began: now });
+            latch.state = LatchState::Doubted(
+                generation,
+                Diagnosis { step, subjects: Vec::new(), began: now, session: None },
+            );
         }
     }
 
@@ -320,13 +357,13 @@ impl Machine {
             },
             Outcome::Cut(cut) => {
                 // The refusal stands; what was refused waits for the address to answer again.
+                let known = self.away().is_some();
                 self.mark_away(Absence {
                     code: Code::UpstreamDown,
                     cause: &cut.cause,
-                    confirmed: !cut.wrote,
+                    confirmed: !cut.wrote || known,
                     after: None,
                 });
-                self.scout_soon();
                 self.bound_again(latch, generation);
                 return;
             }
@@ -374,6 +411,7 @@ impl Machine {
                 self.bound_again(id, generation);
                 self.journal(journal::What::Cleared, Some(id), |entry| entry.ms = took);
             }
+            Finding::Away(_) => self.bound_again(id, generation),
             Finding::Gone(_) => self.lose(id, generation),
         }
         self.judge_subjects(subjects, &finding);
@@ -383,15 +421,19 @@ impl Machine {
     fn judge_subjects(&mut self, subjects: Vec<Subject>, finding: &Finding) {
         for subject in subjects {
             let (attempt, status) = (subject.attempt, subject.same.status);
-            let Some(ex) = subject
-                .ex
-                .filter(|ex| self.exchanges.get(ex).is_some_and(|e| e.state == ExState::Doubted(attempt)))
-            else {
+            // One that is nobody's request was not kept.
+            let Some(ex) = subject.ex else { continue };
+            if !self.exchanges.get(&ex).is_some_and(|e| e.state == ExState::Doubted(attempt)) {
                 self.out.push(Effect::Drop { attempt });
                 continue;
-            };
+            }
             let proven = match finding {
-                Finding::PassOn => None,
+                Finding::Away(cause) if (500..=599).contains(&status) => {
+                    self.out.push(Effect::Drop { attempt });
+                    self.again_or_back(ex, Delivery::Unknown, cause);
+                    continue;
+                }
+                Finding::PassOn | Finding::Away(_) => None,
                 Finding::Gone(same) => Some(
                     *same == subject.same
                         && match status {
@@ -432,6 +474,24 @@ impl Machine {
 }
 
 impl Latch {
+    /// The second session of a diagnosis, once it is open.
+    pub(crate) fn trial(&self) -> Option<Gen> {
+        match &self.state {
+            LatchState::Doubted(_, Diagnosis { step, .. }) => match step {
+                Asked::TrialInitialized(_, generation, _) | Asked::Control(_, generation, _) => {
+                    Some(*generation)
+                }
+                Asked::Ping(_) | Asked::Trial(..) | Asked::Replica(..) => None,
+            },
+            LatchState::Opening(_)
+            | LatchState::Bound(_)
+            | LatchState::Refused(_)
+            | LatchState::Relatching(..)
+            | LatchState::Parked(_)
+            | LatchState::Ended => None,
+        }
+    }
+
     /// How long the doubt has lasted.
     pub(crate) fn doubted_since(&self) -> Option<At> {
         match &self.state {

@@ -30,6 +30,8 @@ pub(crate) struct Latch {
     pub(crate) id: LatchId,
     pub(crate) opened: At,
     pub(crate) last_used: At,
+    /// When its client last did anything; never, in this keeper, where it only comes from the records.
+    pub(crate) seen: Option<At>,
     pub(crate) client: Option<ClientSeen>,
     /// The revision that the client was promised.
     pub(crate) promised: String,
@@ -55,6 +57,8 @@ pub(crate) struct Latch {
     pub(crate) rested: u64,
     /// The client has a stream open, or sits on stdio.
     pub(crate) attached: bool,
+    /// Its exchanges, and which of them wait.
+    pub(crate) exchanges: BTreeSet<ExId>,
     pub(crate) waiting: BTreeSet<ExId>,
     pub(crate) notes: VecDeque<(NoteId, Told, Accepted)>,
     pub(crate) note: Option<(AttemptId, NoteId, Told, Accepted)>,
@@ -66,8 +70,11 @@ pub(crate) struct Latch {
     pub(crate) lists: BTreeSet<ListKind>,
     pub(crate) stream: StreamState,
     pub(crate) trial_at: Option<At>,
+    /// It survived an outage: what it was told is told again before anything else.
+    pub(crate) stale: bool,
     pub(crate) gap: Gap,
-    pub(crate) compared: Option<At>,
+    /// No comparison before this.
+    pub(crate) compare_at: At,
     /// Sessions that still have open attempts.
     pub(crate) old: BTreeMap<Gen, Farewell>,
 }
@@ -153,12 +160,10 @@ pub(crate) enum Accepted {
 pub(crate) enum Gap {
     /// No.
     Closed,
-    /// Yes, after a handshake or a restart: compare as soon as possible.
+    /// Yes.
     Open,
-    /// Yes, on a session that survived: compare, but not too often.
-    Mild,
-    /// Lists are being compared.
-    Comparing(AttemptId, Vec<ListKind>),
+    /// Lists are being compared; so many pages of this one were fetched.
+    Comparing(AttemptId, Vec<ListKind>, u32),
 }
 
 /// What happens to a session that is not in use any more, when its last attempt is over.
@@ -170,12 +175,26 @@ pub(crate) enum Farewell {
     Delete,
 }
 
+impl Loss {
+    pub(crate) fn new(generation: Option<Gen>, at: At, doubt: Doubtful) -> Loss {
+        Loss { generation, at, doubt, not_before: None, tries: 0, trouble: None }
+    }
+
+    pub(crate) fn may_live(&self) -> Option<Gen> {
+        match self.doubt {
+            Doubtful::Gone => None,
+            Doubtful::AskFirst | Doubtful::Asking(_) | Doubtful::Replaced => self.generation,
+        }
+    }
+}
+
 impl Latch {
     pub(crate) fn new(id: LatchId, now: At, state: LatchState, client: Option<ClientSeen>) -> Latch {
         Latch {
             id,
             opened: now,
             last_used: now,
+            seen: Some(now),
             client,
             promised: String::new(),
             server: None,
@@ -191,6 +210,7 @@ impl Latch {
             unanswered: 0,
             rested: 0,
             attached: false,
+            exchanges: BTreeSet::new(),
             waiting: BTreeSet::new(),
             notes: VecDeque::new(),
             note: None,
@@ -200,8 +220,9 @@ impl Latch {
             lists: BTreeSet::new(),
             stream: StreamState::Off,
             trial_at: None,
+            stale: false,
             gap: Gap::Closed,
-            compared: None,
+            compare_at: now,
             old: BTreeMap::new(),
         }
     }
@@ -209,7 +230,9 @@ impl Latch {
     /// Whether relatch works for it of its own accord.
     pub(crate) fn wanted(&self, now: At) -> bool {
         !matches!(self.state, LatchState::Ended)
-            && (self.attached || !self.waiting.is_empty() || now.since(self.last_used) < policy::ATTACHED_MS)
+            && (self.attached
+                || !self.waiting.is_empty()
+                || self.seen.is_some_and(|at| now.since(at) < policy::ATTACHED_MS))
     }
 
     /// The session in use, where one is, doubted or not.
@@ -224,15 +247,30 @@ impl Latch {
         }
     }
 
+    /// What is known of the session that was refused, while no other is bound.
+    pub(crate) fn loss(&self) -> Option<&Loss> {
+        match &self.state {
+            LatchState::Refused(loss) | LatchState::Relatching(loss, ..) | LatchState::Parked(loss) => {
+                Some(loss)
+            }
+            LatchState::Opening(_) | LatchState::Bound(_) | LatchState::Doubted(..) | LatchState::Ended => {
+                None
+            }
+        }
+    }
+
+    /// The client has done something.
+    pub(crate) fn used(&mut self, now: At) {
+        self.last_used = now;
+        self.seen = Some(now);
+    }
+
     /// The session that may be alive at the server.
     pub(crate) fn may_live(&self) -> Option<Gen> {
         match &self.state {
             LatchState::Bound(g) | LatchState::Doubted(g, _) => Some(*g),
             LatchState::Refused(loss) | LatchState::Relatching(loss, ..) | LatchState::Parked(loss) => {
-                match loss.doubt {
-                    Doubtful::Gone => None,
-                    Doubtful::AskFirst | Doubtful::Asking(_) | Doubtful::Replaced => loss.generation,
-                }
+                loss.may_live()
             }
             LatchState::Opening(_) | LatchState::Ended => None,
         }

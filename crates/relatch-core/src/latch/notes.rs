@@ -7,9 +7,10 @@ use super::{Accepted, LatchState};
 use crate::effect::{Connection, Effect, What};
 use crate::exchange::{Client, ExState};
 use crate::input::Told;
-use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose};
+use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose, Why};
 use crate::{AttemptId, ExId, Gen, LatchId, NoteId, journal, policy};
 use relatch_wire::failure::{Code, Executed};
+use relatch_wire::method;
 use relatch_wire::request_id::RequestId;
 
 impl Machine {
@@ -23,13 +24,13 @@ impl Machine {
             self.out.push(Effect::DropNote { note });
             return;
         };
-        latch.last_used = now;
+        latch.used(now);
         self.dirty.insert(id);
         match told {
             Told::Initialized => {
                 let again = std::mem::replace(&mut latch.initialized, true);
-                let fresh = matches!(latch.state, LatchState::Bound(g) if latch.announced != Some(g));
-                if again || !fresh {
+                let known = latch.generation.is_some() && latch.announced == latch.generation;
+                if again || known || matches!(latch.state, LatchState::Ended) {
                     // A relatch sends its own.
                     self.out.push(Effect::DropNote { note });
                 } else {
@@ -73,9 +74,10 @@ impl Machine {
     fn answerable(&self, id: LatchId, generation: Gen) -> bool {
         let Some(latch) = self.latches.get(&id) else { return false };
         latch.may_live() == Some(generation)
-            || self.attempts.values().any(|a| {
-                a.latch == id && a.generation == generation && matches!(a.purpose, Purpose::Exchange(_))
-            })
+            || self
+                .attempts
+                .of(id)
+                .any(|(_, a)| a.generation == generation && matches!(a.purpose, Purpose::Exchange(_)))
     }
 
     fn send_note(&mut self, id: LatchId, generation: Gen, note: NoteId) -> AttemptId {
@@ -91,11 +93,12 @@ impl Machine {
 
     fn cancelled(&mut self, id: LatchId, note: NoteId, request: &RequestId) {
         let name = self.policy.name.clone();
-        let found: Option<ExId> = self
-            .exchanges
-            .iter()
-            .find(|(_, e)| e.latch == id && e.ask.id == *request && e.ask.method != "initialize")
-            .map(|(ex, _)| *ex);
+        let found: Option<ExId> =
+            self.latches.get(&id).into_iter().flat_map(|l| &l.exchanges).copied().find(|ex| {
+                self.exchanges
+                    .get(ex)
+                    .is_some_and(|e| e.ask.id == *request && e.ask.method != method::INITIALIZE)
+            });
         let Some((ex, exchange)) = found.and_then(|ex| self.exchanges.get_mut(&ex).map(|e| (ex, e))) else {
             self.out.push(Effect::DropNote { note });
             return;
@@ -110,13 +113,24 @@ impl Machine {
                 if exchange.client == Client::Waits {
                     exchange.client = Client::Cancelled;
                 }
-                match self.attempts.get(&attempt).map(|a| a.generation) {
+                match self.attempts.get(attempt).map(|a| a.generation) {
                     Some(generation) => {
+                        // Some servers answer what was cancelled, others leave its connection open for ever.
+                        self.timers.set(Why::AttemptLimit(attempt), self.now.plus(policy::CANCELLED_MS));
                         self.send_note(id, generation, note);
                     }
                     None => self.out.push(Effect::DropNote { note }),
                 }
             }
+        }
+    }
+
+    /// The latch can't send now: nobody is kept waiting to hear that a message was taken.
+    pub(crate) fn accept_waiting_notes(&mut self, id: LatchId) {
+        let Some(latch) = self.latches.get_mut(&id) else { return };
+        for (note, _, accepted) in latch.notes.iter_mut().filter(|(.., a)| *a == Accepted::NotYet) {
+            *accepted = Accepted::Yes;
+            self.out.push(Effect::Accept { note: *note });
         }
     }
 
@@ -127,13 +141,15 @@ impl Machine {
             return;
         }
         let Some((note, told, accepted)) = latch.notes.pop_front() else { return };
-        if told == Told::Initialized {
-            if latch.announced == Some(generation) {
-                self.out.push(Effect::DropNote { note });
-                self.dirty.insert(id);
-                return;
-            }
-            latch.announced = Some(generation);
+        let late = match told {
+            Told::Initialized => latch.announced.replace(generation) == Some(generation),
+            Told::Answer(asked) => asked != Some(generation),
+            Told::Cancelled(_) | Told::Other => false,
+        };
+        if late {
+            self.out.push(Effect::DropNote { note });
+            self.dirty.insert(id);
+            return;
         }
         let attempt = self.send_note(id, generation, note);
         if let Some(latch) = self.latches.get_mut(&id) {
@@ -161,24 +177,29 @@ impl Machine {
             | Outcome::Listed(_)
             | Outcome::Limit => false,
         };
-        match queued {
-            Some((Told::Other, accepted)) if again => {
+        // An answer to a server's request is not queued at first; one that was never written waits for its turn.
+        let kept = match queued {
+            Some((Told::Initialized, _)) => None,
+            Some((told, accepted)) => Some((told, accepted)),
+            None if matches!(&outcome, Outcome::Cut(_)) && self.answerable(latch_id, attempt.generation) => {
+                Some((Told::Answer(Some(attempt.generation)), Accepted::NotYet))
+            }
+            None => None,
+        };
+        match kept.filter(|_| again) {
+            Some((told, accepted)) => {
                 if accepted == Accepted::NotYet {
                     self.out.push(Effect::Accept { note });
                 }
                 if let Some(latch) = self.latches.get_mut(&latch_id) {
-                    latch.notes.push_front((note, Told::Other, Accepted::Yes));
+                    latch.notes.push_front((note, told, Accepted::Yes));
                 }
             }
-            Some((_, Accepted::Yes)) => self.out.push(Effect::DropNote { note }),
-            Some((_, Accepted::NotYet)) | None => {
-                self.out.push(Effect::Accept { note });
-                self.out.push(Effect::DropNote { note });
-            }
+            // Letting a message go says 202 where nothing has yet.
+            None => self.out.push(Effect::DropNote { note }),
         }
         match outcome {
-            Outcome::Refused(refusal) if again => {
-                let _ = refusal;
+            Outcome::Refused(_) if again => {
                 self.session_refused(latch_id, attempt.generation, None);
             }
             Outcome::Refused(refusal)

@@ -3,7 +3,7 @@
 //! Decides when a handshake begins, what each of its answers means, and what is replayed. Single flight per latch: a
 //! latch in [`LatchState::Relatching`] has one step under way, however many requests wait.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use relatch_wire::failure::{Code, Executed};
 use relatch_wire::method::RetryClass;
@@ -29,6 +29,7 @@ impl Machine {
             None => LatchState::Refused(Loss::new(None, self.now, Doubtful::Gone)),
         };
         let mut latch = Latch::new(id, self.now, state, restored.client);
+        latch.seen = None;
         latch.begun = restored.begun.max(restored.bound.map_or(0, |g| g.0));
         latch.generation = restored.bound;
         latch.has_id = restored.has_id;
@@ -100,7 +101,6 @@ impl Machine {
                 Door::Later | Door::Missing => {
                     self.out.push(Effect::Drop { attempt: id });
                     self.missing(&refusal);
-                    self.hold_no_longer_than(ex, refusal.retry_after);
                     if !self.spoken && refusal.retry_after.is_none() {
                         self.name_wrong_soon(ex);
                     }
@@ -146,31 +146,19 @@ impl Machine {
         self.timers.set(Why::HoldEnds(ex), deadline);
     }
 
-    /// The server names a time beyond the hold: waiting is of no use.
-    fn hold_no_longer_than(&mut self, ex: ExId, retry_after: Option<u64>) {
-        let Some(pause) = retry_after else { return };
-        let name = self.policy.name.clone();
-        let hold = self.policy.hold_ms;
-        let Some(exchange) = self.exchanges.get(&ex) else { return };
-        let end = exchange.deadline.unwrap_or_else(|| exchange.asked.plus(hold));
-        if self.now.plus(pause) > end {
-            let cause = self.why_waiting(exchange.latch);
-            let failure = exchange.come_back_later(&name, pause, &cause);
-            self.give_back(ex, Some(failure));
-        }
-    }
-
     fn silent_handshake(&mut self) {
         let cause = format!(
             "`{}` accepts the connection and does not answer `initialize` within {} s",
             self.policy.url,
             policy::HANDSHAKE_STEP_MS / 1_000
         );
-        self.mark_away(Absence { code: Code::UpstreamDown, cause: &cause, confirmed: true, after: None });
+        // One that is merely slow is not called down for it.
+        let confirmed = self.tracker.timeouts() >= policy::TIMEOUTS_DOWN;
+        self.mark_away(Absence { code: Code::UpstreamDown, cause: &cause, confirmed, after: None });
     }
 
     /// What a server says of itself is taken over; what changed is journalled.
-    fn adopt(&mut self, id: LatchId, generation: Gen, session: &SessionFacts) {
+    pub(crate) fn adopt(&mut self, id: LatchId, generation: Gen, session: &SessionFacts) {
         self.spoken = true;
         self.tracker.credentials(self.now, true, "");
         let now = self.now;
@@ -231,7 +219,12 @@ impl Machine {
     pub(crate) fn lose(&mut self, id: LatchId, generation: Gen) {
         let now = self.now;
         let Some(latch) = self.latches.get_mut(&id) else { return };
+        // A session that was to be replaced by this one may live still.
+        if let Some(older) = latch.may_live().filter(|older| *older != generation) {
+            latch.old.insert(older, Farewell::Delete);
+        }
         latch.state = LatchState::Refused(Loss::new(Some(generation), now, Doubtful::Gone));
+        latch.stale = false;
         latch.old.insert(generation, Farewell::Forget);
         let flaps = latch.unanswered;
         let mut rest = None;
@@ -254,7 +247,7 @@ impl Machine {
             self.out.push(Effect::Withdraw { attempt: stream });
             self.abort(stream);
         }
-        if let Gap::Comparing(attempt, _) = self.latch_gap(id) {
+        if let Gap::Comparing(attempt, ..) = self.latch_gap(id) {
             self.abort(attempt);
         }
         self.journal(journal::What::Lost, Some(id), |entry| entry.generation = Some(generation));
@@ -286,7 +279,7 @@ impl Machine {
             return;
         }
         if self.away().is_some() {
-            self.scout_for_request();
+            self.keep_scouting();
             return;
         }
         match (loss.doubt, loss.generation) {
@@ -340,7 +333,11 @@ impl Machine {
                     self.missing(&refusal);
                 }
                 Reading::Suspected if refusal.status >= 500 => self.missing(&refusal),
-                Reading::AboutRequest | Reading::Credentials | Reading::WrongPlace | Reading::Suspected => {
+                Reading::Credentials => {
+                    self.alive_after_all(id, generation);
+                    self.park(id, generation);
+                }
+                Reading::AboutRequest | Reading::WrongPlace | Reading::Suspected => {
                     self.alive_after_all(id, generation);
                 }
             },
@@ -368,7 +365,8 @@ impl Machine {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.state = LatchState::Bound(generation);
         latch.old.remove(&generation);
-        latch.gap = Gap::Mild;
+        latch.stale = true;
+        latch.gap = Gap::Open;
         self.journal(journal::What::Cleared, Some(id), |entry| {
             entry.detail = Some("the session answers; its endpoint was missing for a while".to_owned());
         });
@@ -378,9 +376,7 @@ impl Machine {
 
     /// Sends `initialize` for a new session of this latch, unless too many handshakes are under way.
     pub(crate) fn begin_handshake(&mut self, id: LatchId) -> Option<AttemptId> {
-        let turns =
-            self.attempts.values().filter(|a| matches!(a.purpose, Purpose::Handshake | Purpose::Trial));
-        if turns.count() >= policy::HANDSHAKES {
+        if self.attempts.handshakes() >= policy::HANDSHAKES {
             self.timers.set(Why::RestEnds(id), self.now.plus(policy::REST_MS));
             return None;
         }
@@ -446,11 +442,7 @@ impl Machine {
                         loss.doubt = Doubtful::AskFirst;
                     }
                     latch.state = LatchState::Refused(loss);
-                    let waiting: Vec<ExId> = latch.waiting.iter().copied().collect();
                     self.missing(&refusal);
-                    for ex in waiting {
-                        self.hold_no_longer_than(ex, refusal.retry_after);
-                    }
                 }
                 Door::Redirected => {
                     let waiting: Vec<ExId> = latch.waiting.iter().copied().collect();
@@ -482,7 +474,6 @@ impl Machine {
                 self.handshake_failed(latch_id, Code::HandshakeRefused, cause);
             }
             Outcome::Cut(cut) => {
-                let waiting: Vec<ExId> = latch.waiting.iter().copied().collect();
                 latch.state = LatchState::Refused(loss);
                 self.mark_away(Absence {
                     code: Code::UpstreamDown,
@@ -490,13 +481,6 @@ impl Machine {
                     confirmed: true,
                     after: None,
                 });
-                if cut.kind == CutKind::Tls {
-                    let name = self.policy.name.clone();
-                    for ex in waiting {
-                        let failure = self.exchanges.get(&ex).map(|e| e.certificate(&name, &cut.cause));
-                        self.give_back(ex, failure);
-                    }
-                }
             }
             Outcome::Limit => {
                 latch.state = LatchState::Refused(loss);
@@ -528,7 +512,7 @@ impl Machine {
     }
 
     /// Latches that waited for a handshake's turn look again.
-    fn another_turn(&mut self) {
+    pub(crate) fn another_turn(&mut self) {
         let refused: Vec<LatchId> = self
             .unsettled
             .iter()
@@ -557,15 +541,16 @@ impl Machine {
     }
 
     /// The trial of a diagnosis has proved itself: it goes on as the new session.
-    pub(crate) fn promote(&mut self, id: LatchId, old: Gen, generation: Gen) {
+    pub(crate) fn promote(&mut self, id: LatchId, old: Gen, generation: Gen, session: &SessionFacts) {
         self.lose(id, old);
+        self.adopt(id, generation, session);
         let Some(latch) = self.latches.get_mut(&id) else { return };
         // The old one was found gone only by comparison; it gets its DELETE.
         latch.old.insert(old, Farewell::Delete);
         let loss = Loss::new(Some(old), self.now, Doubtful::Gone);
         latch.announced = Some(generation);
-        latch.state = LatchState::Relatching(loss, generation, Step::Initialized(AttemptId(0)));
-        self.rebuild(id, generation);
+        latch.initialized = true;
+        self.rebuild(id, generation, loss);
     }
 
     pub(crate) fn initialized_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
@@ -583,7 +568,9 @@ impl Machine {
         if !matches!(outcome, Outcome::Answered(_)) {
             self.skipped(latch_id, "notifications/initialized");
         }
-        self.rebuild(latch_id, attempt.generation);
+        if let Some(loss) = self.latches.get(&latch_id).and_then(|l| l.loss().cloned()) {
+            self.rebuild(latch_id, attempt.generation, loss);
+        }
     }
 
     /// The new session was refused before it was bound.
@@ -598,6 +585,9 @@ impl Machine {
             }
             Outcome::Cut(cut) if !cut.wrote => {
                 latch.generation = Some(attempt.generation);
+                if let Some(older) = latch.may_live().filter(|older| *older != attempt.generation) {
+                    latch.old.insert(older, Farewell::Delete);
+                }
                 if let LatchState::Relatching(loss, ..) = &latch.state {
                     let loss = Loss {
                         generation: Some(attempt.generation),
@@ -627,18 +617,18 @@ impl Machine {
         self.journal(journal::What::Skipped, Some(id), |entry| entry.subject = Some(step.to_owned()));
     }
 
-    /// Replays what the session has to know before requests go to it.
-    fn rebuild(&mut self, id: LatchId, generation: Gen) {
+    /// Replays what the session has to know before requests go to it, and binds it.
+    fn rebuild(&mut self, id: LatchId, generation: Gen, loss: Loss) {
         let Some(latch) = self.latches.get(&id) else { return };
         let mut steps: VecDeque<Replay> = VecDeque::new();
         steps.extend(latch.level.clone().map(Replay::Level));
         steps.extend(latch.subscriptions.values().cloned().map(Replay::Subscribe));
-        self.next_step(id, generation, steps);
+        self.next_step(id, generation, loss, steps);
     }
 
-    fn next_step(&mut self, id: LatchId, generation: Gen, mut steps: VecDeque<Replay>) {
+    fn next_step(&mut self, id: LatchId, generation: Gen, loss: Loss, mut steps: VecDeque<Replay>) {
         let Some(replay) = steps.pop_front() else {
-            self.bind(id, generation);
+            self.bind(id, generation, loss);
             return;
         };
         let what = match replay {
@@ -647,49 +637,88 @@ impl Machine {
         };
         let limit = Some(policy::REBUILD_STEP_MS);
         let attempt = self.send(id, generation, what, Purpose::Rebuild, Connection::Any, limit);
-        if let Some(Latch { state: LatchState::Relatching(_, _, step), .. }) = self.latches.get_mut(&id) {
-            *step = Step::Rebuild(attempt, steps);
+        if let Some(latch) = self.latches.get_mut(&id) {
+            latch.state = LatchState::Relatching(loss, generation, Step::Rebuild(attempt, steps));
         }
+    }
+
+    /// After an outage: a session that survived it is told again what it was told. One without an id could not say
+    /// that it did not survive, so it is renewed. Returns whether something was begun.
+    pub(crate) fn freshen(&mut self, id: LatchId, generation: Gen) -> bool {
+        let now = self.now;
+        let Some(latch) = self.latches.get_mut(&id) else { return false };
+        if !latch.stale || !latch.initialized || !latch.wanted(now) {
+            return false;
+        }
+        latch.stale = false;
+        if !latch.has_id {
+            self.lose(id, generation);
+            return true;
+        }
+        if latch.level.is_none() && latch.subscriptions.is_empty() {
+            return false;
+        }
+        let loss = Loss::new(Some(generation), now, Doubtful::AskFirst);
+        self.rebuild(id, generation, loss);
+        true
+    }
+
+    /// The upstream refused the credentials of something that relatch sent by itself: nothing more of that sort, until
+    /// the client's next request brings others.
+    pub(crate) fn park(&mut self, id: LatchId, generation: Gen) {
+        let now = self.now;
+        let name = self.policy.name.clone();
+        let Some(latch) = self.latches.get_mut(&id) else { return };
+        if !matches!(latch.state, LatchState::Bound(g) if g == generation) || !latch.waiting.is_empty() {
+            // What waits goes out with its own credentials, and hears of it.
+            return;
+        }
+        latch.state = LatchState::Parked(Loss::new(Some(generation), now, Doubtful::Replaced));
+        if let Gap::Comparing(attempt, ..) = latch.gap {
+            latch.gap = Gap::Open;
+            self.abort(attempt);
+        }
+        self.tracker.credentials(now, false, &name);
+        self.journal(journal::What::CredentialsRefused, Some(id), |_| {});
     }
 
     pub(crate) fn rebuild_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
         let latch_id = attempt.latch;
         let Some(latch) = self.latches.get_mut(&latch_id) else { return };
-        let LatchState::Relatching(_, _, Step::Rebuild(current, steps)) = &mut latch.state else { return };
+        let LatchState::Relatching(loss, _, Step::Rebuild(current, steps)) = &mut latch.state else { return };
         if *current != id {
             return;
         }
-        let steps = std::mem::take(steps);
+        let (loss, steps) = (loss.clone(), std::mem::take(steps));
         if self.gone_again(latch_id, attempt, &outcome) {
             return;
         }
         if !matches!(outcome, Outcome::Answered(Answer::Result)) {
             self.skipped(latch_id, "a log level or subscription");
         }
-        self.next_step(latch_id, attempt.generation, steps);
+        self.next_step(latch_id, attempt.generation, loss, steps);
     }
 
-    /// The new session takes the place of the old one.
-    fn bind(&mut self, id: LatchId, generation: Gen) {
+    /// The new session takes the place of the old one; or the old one goes on.
+    fn bind(&mut self, id: LatchId, generation: Gen, loss: Loss) {
         let now = self.now;
         let Some(latch) = self.latches.get_mut(&id) else { return };
-        let loss = match &latch.state {
-            LatchState::Relatching(loss, ..) => loss.clone(),
-            _ => return,
-        };
         latch.state = LatchState::Bound(generation);
+        self.dirty.insert(id);
+        if loss.generation == Some(generation) {
+            return;
+        }
         latch.generation = Some(generation);
         latch.bound = Some(now);
         latch.unanswered += 1;
+        latch.stale = false;
         latch.gap = Gap::Open;
+        latch.compare_at = now;
         let stream = latch.stream.attempt();
         latch.stream = StreamState::Off;
-        if let Some(old) = loss.generation.filter(|old| *old != generation) {
-            let farewell = match loss.doubt {
-                Doubtful::Gone => latch.old.get(&old).copied().unwrap_or(Farewell::Forget),
-                Doubtful::AskFirst | Doubtful::Asking(_) | Doubtful::Replaced => Farewell::Delete,
-            };
-            latch.old.insert(old, farewell);
+        // A session that was refused has been given its farewell already.
+        if let Some(old) = loss.may_live() {
+            latch.old.insert(old, Farewell::Delete);
         }
         if let Some(stream) = stream {
             self.out.push(Effect::Withdraw { attempt: stream });
@@ -705,7 +734,6 @@ impl Machine {
             entry.ms = Some(took);
         });
         self.out.push(Effect::Record { latch: id });
-        self.dirty.insert(id);
     }
 
     /// Somebody asks for new sessions.
@@ -717,23 +745,25 @@ impl Machine {
         for id in ids {
             let Some(latch) = self.latches.get_mut(&id) else { continue };
             match &mut latch.state {
-                LatchState::Bound(_) => {
+                LatchState::Bound(generation) => {
+                    let generation = *generation;
+                    latch.state =
+                        LatchState::Refused(Loss::new(Some(generation), self.now, Doubtful::Replaced));
+                    latch.used(self.now);
+                    self.dirty.insert(id);
                     self.journal(journal::What::Reconnect, Some(id), |_| {});
-                    if self.away().is_none() {
-                        self.begin_handshake(id);
-                    }
                 }
                 LatchState::Refused(loss) => {
                     loss.not_before = None;
                     loss.trouble = None;
                     latch.unanswered = 0;
-                    latch.last_used = self.now;
+                    latch.used(self.now);
                     self.dirty.insert(id);
                 }
                 LatchState::Parked(loss) => {
                     let loss = loss.clone();
                     latch.state = LatchState::Refused(loss);
-                    latch.last_used = self.now;
+                    latch.used(self.now);
                     self.dirty.insert(id);
                 }
                 LatchState::Opening(_)
@@ -742,7 +772,7 @@ impl Machine {
                 | LatchState::Ended => {}
             }
         }
-        self.scout();
+        self.knocked = true;
     }
 
     /// The downstream session is over.
@@ -752,7 +782,17 @@ impl Machine {
         if matches!(latch.state, LatchState::Ended) {
             return;
         }
-        let live = latch.may_live().filter(|_| latch.has_id);
+        let trial = latch.trial().into_iter();
+        let mut live: BTreeSet<Gen> =
+            latch.may_live().filter(|_| latch.has_id).into_iter().chain(trial).collect();
+        live.extend(latch.old.iter().filter(|(_, f)| **f == Farewell::Delete).map(|(g, _)| *g));
+        if let LatchState::Relatching(_, generation, Step::Initialized(_) | Step::Rebuild(..)) = &latch.state
+            && latch.has_id
+        {
+            live.insert(*generation);
+        }
+        latch.old.clear();
+        let troubled = latch.loss().is_some_and(|loss| loss.trouble.is_some());
         let stream = latch.stream.attempt();
         let notes: Vec<_> = latch.notes.drain(..).collect();
         latch.state = LatchState::Ended;
@@ -761,8 +801,7 @@ impl Machine {
         for (note, _, _) in notes {
             self.out.push(Effect::DropNote { note });
         }
-        let exchanges: Vec<ExId> =
-            self.exchanges.iter().filter(|(_, e)| e.latch == id).map(|(ex, _)| *ex).collect();
+        let exchanges = latch.exchanges.clone();
         for ex in exchanges {
             let Some(exchange) = self.exchanges.get(&ex) else { continue };
             let attempt = exchange.attempt();
@@ -784,23 +823,20 @@ impl Machine {
         // What else is under way is not worth waiting for, but a handshake may yet open a session that has to end.
         let idle: Vec<AttemptId> = self
             .attempts
-            .iter()
+            .of(id)
             .filter(|(_, a)| {
-                a.latch == id
-                    && !matches!(
-                        a.purpose,
-                        Purpose::Handshake | Purpose::Trial | Purpose::Open(_) | Purpose::Delete
-                    )
+                !matches!(a.purpose, Purpose::Handshake | Purpose::Trial | Purpose::Open(_) | Purpose::Delete)
             })
-            .map(|(attempt, _)| *attempt)
+            .map(|(attempt, _)| attempt)
             .collect();
         for attempt in idle {
-            if self.looking == Some(attempt) {
-                self.looking = None;
-            }
             self.abort(attempt);
         }
-        if let Some(generation) = live {
+        if troubled {
+            self.tracker.handshake(self.now, None);
+            self.tracker.flapping(self.now, None);
+        }
+        for generation in live {
             self.send_delete(id, generation);
         }
         for why in [Why::RestEnds(id), Why::StreamAgain(id), Why::CompareDue(id)] {
@@ -813,14 +849,8 @@ impl Machine {
 
     /// An ended latch goes when its last attempt is over.
     pub(crate) fn bury(&mut self, id: LatchId) {
-        if !self.attempts.values().any(|a| a.latch == id) {
+        if self.attempts.of(id).next().is_none() {
             self.latches.remove(&id);
         }
-    }
-}
-
-impl Loss {
-    pub(crate) fn new(generation: Option<Gen>, at: crate::At, doubt: Doubtful) -> Loss {
-        Loss { generation, at, doubt, not_before: None, tries: 0, trouble: None }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::reading::{self, Reading};
 use super::{Gap, LatchState};
-use crate::effect::{Connection, Effect, What};
+use crate::effect::{Connection, What};
 use crate::upstream::{Attempt, Machine, Outcome, Purpose, Why};
 use crate::{At, AttemptId, Gen, LatchId, policy};
 
@@ -37,7 +37,7 @@ impl Machine {
         let now = self.now;
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.attached = there;
-        latch.last_used = now;
+        latch.used(now);
         self.dirty.insert(id);
         if !there && let Some(stream) = latch.stream.attempt() {
             latch.stream = StreamState::Off;
@@ -76,8 +76,19 @@ impl Machine {
         }
         latch.stream = StreamState::Open(id);
         if lost.is_some_and(|lost| now.since(lost) > policy::STREAM_GRACE_MS) && latch.gap == Gap::Closed {
-            latch.gap = Gap::Mild;
+            latch.gap = Gap::Open;
             self.dirty.insert(attempt.latch);
+        }
+    }
+
+    /// The stream was refused for its credentials: it is asked for with others.
+    fn stream_unwelcome(&mut self, attempt: &Attempt) {
+        self.park(attempt.latch, attempt.generation);
+        let later = self.now.plus(policy::STREAM_DOUBTED_MS);
+        if let Some(latch) = self.latches.get_mut(&attempt.latch)
+            && matches!(latch.state, LatchState::Bound(_))
+        {
+            latch.stream = StreamState::Again(later, self.now);
         }
     }
 
@@ -112,6 +123,7 @@ impl Machine {
                     Reading::Gone | Reading::Suspected if has_id => {
                         StreamState::Again(now.plus(policy::STREAM_DOUBTED_MS), lost)
                     }
+                    Reading::Credentials => StreamState::Off,
                     Reading::Gateway | Reading::Later => StreamState::Again(
                         now.plus(refusal.retry_after.unwrap_or(policy::STREAM_PAUSE_MS)),
                         lost,
@@ -119,18 +131,19 @@ impl Machine {
                     Reading::Gone
                     | Reading::Suspected
                     | Reading::AboutRequest
-                    | Reading::Credentials
                     | Reading::WrongPlace
                     | Reading::Redirected
                     | Reading::NotMcp => StreamState::Unoffered,
                 };
-                if has_id && matches!(reading::read(&refusal, has_id), Reading::Gone | Reading::Suspected) {
+                if reading::read(&refusal, has_id) == Reading::Credentials {
+                    self.stream_unwelcome(attempt);
+                } else if has_id
+                    && matches!(reading::read(&refusal, has_id), Reading::Gone | Reading::Suspected)
+                {
                     let (latch, generation) = (attempt.latch, attempt.generation);
                     if matches!(self.latches.get(&latch).map(|l| &l.state), Some(LatchState::Bound(g)) if *g == generation)
                     {
                         self.doubt(attempt, None, id, refusal.status, refusal.digest, false);
-                        self.out.push(Effect::Drop { attempt: id });
-                        return;
                     }
                 }
             }
@@ -138,6 +151,5 @@ impl Machine {
                 latch.stream = StreamState::Again(now.plus(policy::STREAM_PAUSE_MS), lost);
             }
         }
-        self.out.push(Effect::Drop { attempt: id });
     }
 }

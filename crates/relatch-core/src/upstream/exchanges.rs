@@ -10,29 +10,38 @@ use super::{Absence, Attempt, Machine, Outcome, Purpose, Question, Reach};
 use crate::effect::{Connection, Effect, Failure, IdRule, What};
 use crate::exchange::{Client, Delivery, ExState, Exchange, Verdict, verdict};
 use crate::health::ClientSeen;
-use crate::input::{Answer, Ask, Begun, Cut, CutKind, Keep, Refusal};
+use crate::input::{Answer, Ask, Begun, Cut, CutKind, Keep, Refusal, Told};
 use crate::latch::reading::{self, Reading};
 use crate::latch::{Latch, LatchState};
 use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
 
 impl Machine {
     pub(super) fn opened(&mut self, id: LatchId, ex: ExId, ask: Ask, client: Option<ClientSeen>) {
-        let mut latch = Latch::new(id, self.now, LatchState::Opening(ex), client);
-        latch.waiting.insert(ex);
+        let latch = Latch::new(id, self.now, LatchState::Opening(ex), client);
         let detail = latch.client.as_ref().map(|c| format!("{} {}", c.name, c.version));
         self.latches.insert(id, latch);
         self.journal(journal::What::Attached, Some(id), |entry| entry.detail = detail);
+        let crowded = self.waiting.len() >= policy::WAITING;
         self.take(id, ex, ask, RetryClass::Always);
+        if crowded {
+            let name = self.policy.name.clone();
+            let failure =
+                self.exchanges.get(&ex).map(|e| e.too_many_waiting(&name, policy::WAITING, "upstream"));
+            self.give_back(ex, failure);
+        }
     }
 
     pub(super) fn asked(&mut self, id: LatchId, ex: ExId, ask: Ask) {
         let now = self.now;
-        let crowded = self.exchanges.len() >= policy::WAITING && self.waiting() >= policy::WAITING;
+        let crowded = self.waiting.len() >= policy::WAITING;
+        let name = self.policy.name.clone();
         let Some(latch) = self.latches.get_mut(&id) else {
-            debug_assert!(false, "asked of a latch that is not there");
+            // It ended while the request was on its way here.
+            let failure = Exchange::new(id, ask, RetryClass::Never, now).session_ended(&name, Executed::No);
+            self.out.push(Effect::Answer { ex, failure });
             return;
         };
-        latch.last_used = now;
+        latch.used(now);
         let repeatable = ask.tool.as_ref().is_some_and(|tool| latch.repeatable.contains(tool));
         let class = self.policy.class(&ask.method, ask.tool.as_deref(), repeatable);
         let ended = matches!(latch.state, LatchState::Ended);
@@ -43,8 +52,7 @@ impl Machine {
         } else {
             None
         };
-        if !ended && bounds.is_none() {
-            latch.waiting.insert(ex);
+        if bounds.is_none() {
             if let LatchState::Parked(loss) = &latch.state {
                 // Its credentials may be new: try again with this request's.
                 latch.state = match (loss.doubt, loss.generation) {
@@ -54,7 +62,6 @@ impl Machine {
             }
         }
         self.take(id, ex, ask, class);
-        let name = self.policy.name.clone();
         if ended {
             let failure = self.exchanges.get(&ex).map(|e| e.session_ended(&name, Executed::No));
             self.give_back(ex, failure);
@@ -66,31 +73,20 @@ impl Machine {
 
     fn take(&mut self, latch: LatchId, ex: ExId, ask: Ask, class: RetryClass) {
         self.tracker.totals.calls += 1;
-        let exchange = Exchange {
-            latch,
-            ask,
-            class,
-            asked: self.now,
-            state: ExState::Waiting,
-            deadline: None,
-            written: false,
-            sendings: 0,
-            seen_by: Default::default(),
-            refused_by: Default::default(),
-            misled: 0,
-            not_before: None,
-            fresh: false,
-            client: Client::Waits,
-            held: false,
-            resumes: 0,
-        };
-        self.exchanges.insert(ex, exchange);
-        self.fresh.insert(ex);
-        self.dirty.insert(latch);
+        self.exchanges.insert(ex, Exchange::new(latch, ask, class, self.now));
+        self.waits(latch, ex);
+        self.knocked = true;
     }
 
-    fn waiting(&self) -> usize {
-        self.exchanges.values().filter(|e| e.state == ExState::Waiting).count()
+    /// It is among what waits for its latch.
+    fn waits(&mut self, id: LatchId, ex: ExId) {
+        if let Some(latch) = self.latches.get_mut(&id) {
+            latch.exchanges.insert(ex);
+            latch.waiting.insert(ex);
+        }
+        self.waiting.insert(ex);
+        self.fresh.insert(ex);
+        self.dirty.insert(id);
     }
 
     pub(super) fn left(&mut self, ex: ExId) {
@@ -127,15 +123,37 @@ impl Machine {
         };
         exchange.deadline = Some(deadline);
         exchange.written = false;
-        let news = !exchange.held;
-        exchange.held = true;
-        let early = (exchange.ask.accepts_sse && !handshake).then(|| exchange.asked.plus(policy::EARLY_MS));
-        let (latch, title) = (exchange.latch, exchange.title().to_owned());
+        let early = (exchange.ask.accepts_sse && !handshake && !exchange.early)
+            .then(|| exchange.asked.plus(policy::EARLY_MS).max(now.plus(policy::EARLY_GRACE_MS)));
         self.timers.set(Why::HoldEnds(ex), deadline);
-        if let Some(early) = early.filter(|at| *at > now) {
+        if let Some(early) = early {
             self.timers.set(Why::EarlyDue(ex), early);
         }
+        self.postponed |= self.away().is_some_and(|away| away.not_before.is_some_and(|at| at > deadline));
+        self.count_held(ex);
+    }
+
+    /// A request that waits for its upstream, or for a new session, is told of once.
+    fn count_held(&mut self, ex: ExId) {
+        let Some(exchange) = self.exchanges.get(&ex) else { return };
+        let (latch, title) = (exchange.latch, exchange.title().to_owned());
+        let waits = match self.latches.get(&latch).map(|l| &l.state) {
+            Some(LatchState::Opening(opening)) => !self.opening_under_way(latch, *opening),
+            Some(LatchState::Bound(_)) => self.away().is_some(),
+            Some(
+                LatchState::Doubted(..)
+                | LatchState::Refused(_)
+                | LatchState::Relatching(..)
+                | LatchState::Parked(_)
+                | LatchState::Ended,
+            )
+            | None => true,
+        };
+        let news = waits && !exchange.held;
         if news {
+            if let Some(exchange) = self.exchanges.get_mut(&ex) {
+                exchange.held = true;
+            }
             self.tracker.totals.held += 1;
             let why = self.why_waiting(latch);
             self.journal(journal::What::Held, Some(latch), |entry| {
@@ -193,15 +211,21 @@ impl Machine {
     }
 
     pub(super) fn early(&mut self, ex: ExId) {
-        if self.exchanges.get(&ex).is_some_and(|e| e.state == ExState::Waiting && e.client == Client::Waits) {
+        let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
+        if exchange.state == ExState::Waiting && exchange.client == Client::Waits && !exchange.early {
+            exchange.early = true;
             self.out.push(Effect::Early { ex });
+            self.count_held(ex);
         }
     }
 
     /// Everything that waits on a bound latch goes out in its original order, as far as it may.
     pub(super) fn start_waiting(&mut self, id: LatchId, generation: Gen) {
         let Some(latch) = self.latches.get(&id) else { return };
-        if latch.note.as_ref().is_some_and(|(_, _, told, _)| *told == crate::input::Told::Initialized) {
+        let initialized = |told: &Told| *told == Told::Initialized;
+        if latch.note.as_ref().is_some_and(|(_, _, told, _)| initialized(told))
+            || latch.notes.iter().any(|(_, told, _)| initialized(told))
+        {
             return;
         }
         let waiting: Vec<ExId> = latch.waiting.iter().copied().collect();
@@ -233,7 +257,7 @@ impl Machine {
             || self.tracker.last_heard().is_none_or(|at| self.now.since(at) > policy::LOOK_AFTER_MS);
         let cheap = self.policy.local
             || self.gateway_seen.is_some_and(|at| self.now.since(at) < policy::GATEWAY_MEMORY_MS);
-        old && cheap && self.open_attempts() == 0
+        old && cheap && self.attempts.open() == 0
     }
 
     fn leave_waiting(&mut self, ex: ExId, state: ExState) {
@@ -247,14 +271,19 @@ impl Machine {
         if let Some(latch) = self.latches.get_mut(&exchange.latch) {
             latch.waiting.remove(&ex);
         }
+        self.waiting.remove(&ex);
     }
 
     fn send_exchange(&mut self, ex: ExId, generation: Gen) {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let latch = exchange.latch;
         let taken = exchange.seen_by.contains(&generation)
-            || self.exchanges.iter().any(|(other, e)| {
-                *other != ex && e.latch == latch && e.attempt().is_some() && e.ask.id == exchange.ask.id
+            || self.latches.get(&latch).into_iter().flat_map(|l| &l.exchanges).any(|other| {
+                *other != ex
+                    && self
+                        .exchanges
+                        .get(other)
+                        .is_some_and(|e| e.attempt().is_some() && e.ask.id == exchange.ask.id)
             });
         let id = if taken { IdRule::Mapped } else { IdRule::Own };
         let connection = match (exchange.fresh, exchange.class) {
@@ -300,23 +329,22 @@ impl Machine {
     /// The exchange goes back to wait for its latch, and is sent again from there.
     pub(crate) fn wait_again(&mut self, ex: ExId) {
         let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
-        if exchange.client == Client::Left || exchange.client == Client::Cancelled {
-            self.forget(ex);
-            return;
-        }
-        exchange.state = ExState::Waiting;
-        let id = exchange.latch;
-        self.fresh.insert(ex);
-        self.dirty.insert(id);
-        if let Some(latch) = self.latches.get_mut(&id) {
-            latch.waiting.insert(ex);
+        match exchange.client {
+            Client::Left => self.forget(ex),
+            Client::Cancelled => {
+                let failure = exchange.cancelled(&self.policy.name, Executed::No);
+                self.give_back(ex, Some(failure));
+            }
+            Client::Waits => {
+                exchange.state = ExState::Waiting;
+                let id = exchange.latch;
+                self.waits(id, ex);
+            }
         }
     }
 
     pub(super) fn begun(&mut self, id: AttemptId, begun: Begun) {
-        let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        attempt.begun = Some(begun);
-        let attempt = Attempt { purpose: attempt.purpose.clone(), ..*attempt };
+        let Some(attempt) = self.attempts.begun(id, begun).cloned() else { return };
         match attempt.purpose {
             Purpose::Exchange(ex) => {
                 let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
@@ -333,7 +361,8 @@ impl Machine {
             Purpose::Stream => self.stream_begun(id, &attempt),
             Purpose::Resume(of) => {
                 // The stream goes on: earlier tries are forgiven.
-                if let Some(Purpose::Exchange(ex)) = self.attempts.get(&of).map(|a| a.purpose.clone())
+                self.timers.clear(Why::AttemptLimit(id));
+                if let Some(Purpose::Exchange(ex)) = self.attempts.get(of).map(|a| a.purpose.clone())
                     && let Some(exchange) = self.exchanges.get_mut(&ex)
                 {
                     exchange.resumes = 0;
@@ -354,21 +383,27 @@ impl Machine {
     pub(super) fn exchange_over(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, outcome: Outcome<'_>) {
         let current = self.exchanges.get(&ex).is_some_and(|e| e.attempt() == Some(id));
         if !current {
-            self.attempts.remove(&id);
+            self.attempts.remove(id);
             self.out.push(Effect::Drop { attempt: id });
             return;
         }
         match outcome {
             Outcome::Answered(answer) => {
-                self.attempts.remove(&id);
+                self.attempts.remove(id);
                 self.exchange_answered(id, attempt, ex, answer);
             }
             Outcome::Refused(refusal) => {
-                self.attempts.remove(&id);
+                self.attempts.remove(id);
                 self.exchange_refused(id, attempt, ex, &refusal);
             }
             Outcome::Cut(cut) => self.exchange_cut(id, attempt, ex, &cut),
-            Outcome::Session(_) | Outcome::Listed(_) | Outcome::Limit => {
+            Outcome::Limit => {
+                // Only one that its client has cancelled has a limit.
+                let cause = "the client cancelled it, and no answer came".to_owned();
+                let cut = Cut { wrote: true, kind: CutKind::Garbled, cause, resumable: false, retry: None };
+                self.exchange_cut(id, attempt, ex, &cut);
+            }
+            Outcome::Session(_) | Outcome::Listed(_) => {
                 debug_assert!(false, "not an end of a client's request");
             }
         }
@@ -561,12 +596,13 @@ impl Machine {
         {
             return;
         }
-        self.attempts.remove(&id);
+        self.attempts.remove(id);
         self.out.push(Effect::Withdraw { attempt: id });
         self.out.push(Effect::Drop { attempt: id });
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         if client == Client::Cancelled {
-            let failure = exchange.cancelled(&name, Executed::Unknown);
+            let executed = if cut.wrote { Executed::Unknown } else { Executed::No };
+            let failure = exchange.cancelled(&name, executed);
             self.give_back(ex, Some(failure));
             return;
         }
@@ -661,15 +697,24 @@ impl Machine {
     }
 
     pub(super) fn resume(&mut self, of: AttemptId) {
-        let Some(attempt) = self.attempts.get(&of) else { return };
+        let Some(attempt) = self.attempts.get(of) else { return };
         let (latch, generation) = (attempt.latch, attempt.generation);
-        self.send(latch, generation, What::Resume { of }, Purpose::Resume(of), Connection::Any, None);
+        let limit = Some(policy::RESUME_WITHIN_MS);
+        self.send(latch, generation, What::Resume { of }, Purpose::Resume(of), Connection::Any, limit);
     }
 
     /// The rest of a stream ended, or was not to be had: the attempt that it belongs to is cut.
     pub(super) fn resume_over(&mut self, of: AttemptId, outcome: Outcome<'_>) {
         let cut = match outcome {
-            Outcome::Cut(cut) => Cut { wrote: true, ..cut },
+            // Refused or not to be reached: the server is away, and the client is told at once.
+            Outcome::Cut(cut) => Cut { wrote: true, resumable: cut.resumable && cut.wrote, ..cut },
+            Outcome::Limit => Cut {
+                wrote: true,
+                kind: CutKind::Connection,
+                cause: "the stream broke, and the server did not answer when asked for its rest".to_owned(),
+                resumable: false,
+                retry: None,
+            },
             Outcome::Refused(refusal) => Cut {
                 wrote: true,
                 kind: CutKind::Connection,
@@ -678,17 +723,23 @@ impl Machine {
                 retry: None,
             },
             // The answer itself is reported as the other attempt's.
-            Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) | Outcome::Limit => return,
+            Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => return,
         };
-        let Some(attempt) = self.attempts.get(&of) else { return };
-        let attempt = Attempt { purpose: attempt.purpose.clone(), ..*attempt };
+        let Some(attempt) = self.attempts.get(of).cloned() else { return };
         if let Purpose::Exchange(ex) = attempt.purpose {
             self.exchange_over(of, &attempt, ex, Outcome::Cut(cut));
         }
     }
 
-    pub(super) fn look_over(&mut self, attempt: &Attempt, ex: ExId, outcome: Outcome<'_>) {
+    /// The `ping` ahead of a call is over; what other latches held back for it may go.
+    pub(super) fn look_is_over(&mut self) {
         self.looking = None;
+        let others = self.waiting.iter().filter_map(|ex| Some(self.exchanges.get(ex)?.latch));
+        self.dirty.extend(others);
+    }
+
+    pub(super) fn look_over(&mut self, attempt: &Attempt, ex: ExId, outcome: Outcome<'_>) {
+        self.look_is_over();
         let bound = self
             .latches
             .get(&attempt.latch)
@@ -698,10 +749,6 @@ impl Machine {
         if waits {
             self.wait_again(ex);
         }
-        // Other latches may have held calls back for this look.
-        let others: Vec<LatchId> =
-            self.exchanges.values().filter(|e| e.state == ExState::Waiting).map(|e| e.latch).collect();
-        self.dirty.extend(others);
         match outcome {
             Outcome::Refused(refusal) => match reading::read(&refusal, has_id) {
                 Reading::Gone => self.session_refused(attempt.latch, attempt.generation, None),
@@ -741,7 +788,7 @@ impl Machine {
             self.gateway_seen = Some(self.now);
         }
         let code = match refusal.status {
-            500..=599 => Code::UpstreamDown,
+            429 | 500..=599 => Code::UpstreamDown,
             _ => Code::EndpointMissing,
         };
         let cause = door_words(&self.policy.url, refusal);
@@ -764,7 +811,10 @@ impl Machine {
     pub(crate) fn pass_refusal(&mut self, attempt: AttemptId, ex: ExId, executed: Executed) {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let method = exchange.title().to_owned();
-        self.tracker.failed(self.now, &method, "the upstream refused it");
+        match executed {
+            Executed::No => self.tracker.noted(self.now, &method, "the upstream refused it"),
+            Executed::Unknown => self.tracker.failed(self.now, &method, "the upstream refused it"),
+        }
         self.out.push(Effect::PassRefusal { ex, attempt, executed });
         self.forget(ex);
     }
@@ -786,7 +836,7 @@ impl Machine {
         let deliberate = matches!(failure.code, Code::Cancelled | Code::SessionEnded);
         if !deliberate {
             self.tracker.totals.given_back += 1;
-            self.tracker.failed(self.now, &title, failure.cause.as_deref().unwrap_or(&failure.message));
+            self.tracker.noted(self.now, &title, failure.cause.as_deref().unwrap_or(&failure.message));
             let unknown = failure.code == Code::DeliveryUnknown;
             let what = if unknown { journal::What::DeliveryUnknown } else { journal::What::GivenBack };
             self.tracker.totals.delivery_unknown += u64::from(unknown);
@@ -815,8 +865,43 @@ impl Machine {
         let Some(exchange) = self.exchanges.remove(&ex) else { return };
         if let Some(latch) = self.latches.get_mut(&exchange.latch) {
             latch.waiting.remove(&ex);
+            latch.exchanges.remove(&ex);
         }
+        self.waiting.remove(&ex);
+        self.fresh.remove(&ex);
         self.dirty.insert(exchange.latch);
+    }
+
+    /// The upstream says when to come back: who can't wait so long is told so at once.
+    pub(crate) fn give_back_postponed(&mut self) {
+        let now = self.now;
+        let Some((at, cause)) = self.away().and_then(|away| Some((away.not_before?, away.cause.clone())))
+        else {
+            return;
+        };
+        let name = self.policy.name.clone();
+        let impatient: Vec<ExId> = self
+            .waiting
+            .iter()
+            .copied()
+            .filter(|ex| self.timers.get(Why::HoldEnds(*ex)).is_some_and(|end| end < at))
+            .collect();
+        for ex in impatient {
+            let failure = self.exchanges.get(&ex).map(|e| e.come_back_later(&name, at.since(now), &cause));
+            self.give_back(ex, failure);
+        }
+    }
+
+    /// The address can't be reached whatever is waited for: whoever waits is told so at once.
+    pub(super) fn give_back_hopeless(&mut self, kind: CutKind, cause: &str) {
+        let name = self.policy.name.clone();
+        for ex in self.waiting.clone() {
+            let failure = self.exchanges.get(&ex).map(|e| match kind {
+                CutKind::Tls => e.certificate(&name, cause),
+                CutKind::UnknownHost | CutKind::Garbled | CutKind::Connection => e.unknown_host(&name, cause),
+            });
+            self.give_back(ex, failure);
+        }
     }
 }
 

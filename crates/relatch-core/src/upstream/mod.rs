@@ -3,6 +3,7 @@
 //! [`Machine::on`] is the whole interface: a fact in, effects out. This file holds the machine, its entrance and the
 //! bookkeeping of attempts; the decisions stand where their subject is: `exchange`, `latch`, `reach`, `health`.
 
+mod attempts;
 mod exchanges;
 mod reach;
 mod timers;
@@ -10,18 +11,19 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) use exchanges::{executed_by, rpc_digest};
+use attempts::Attempts;
+pub(crate) use attempts::{Attempt, Purpose, Question};
+pub(crate) use exchanges::{door_words, executed_by, rpc_digest};
 pub(crate) use reach::{Absence, Reach};
 pub use timers::{Deadline, Why};
 
 use crate::effect::{Connection, Effect, Send, What};
 use crate::exchange::Exchange;
 use crate::health::Tracker;
-use crate::input::{Answer, Begun, Cut, Input, Listed, Refusal, SessionFacts};
+use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
 use crate::latch::{Farewell, Latch, LatchState};
 use crate::policy::Policy;
-use crate::{At, AttemptId, ExId, Gen, LatchId, NoteId, journal};
-use relatch_wire::method::ListKind;
+use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
 use timers::Timers;
 pub use watch::Snapshot;
 
@@ -35,7 +37,7 @@ pub struct Machine {
     next_attempt: u64,
     pub(crate) latches: BTreeMap<LatchId, Latch>,
     pub(crate) exchanges: BTreeMap<ExId, Exchange>,
-    pub(crate) attempts: BTreeMap<AttemptId, Attempt>,
+    pub(crate) attempts: Attempts,
     pub(crate) timers: Timers,
     pub(crate) reach: Reach,
     pub(crate) tracker: Tracker,
@@ -47,6 +49,12 @@ pub struct Machine {
     pub(crate) unsettled: BTreeSet<LatchId>,
     /// Exchanges that came or came back in this turn.
     pub(crate) fresh: BTreeSet<ExId>,
+    /// Exchanges that wait, of all latches.
+    pub(crate) waiting: BTreeSet<ExId>,
+    /// A request has just come: an upstream that is away is asked at once.
+    pub(crate) knocked: bool,
+    /// The upstream has named a time to come back: who can't wait so long is told.
+    pub(crate) postponed: bool,
     /// This address has spoken MCP.
     pub(crate) spoken: bool,
     pub(crate) gateway_seen: Option<At>,
@@ -54,64 +62,6 @@ pub struct Machine {
     pub(crate) cleared: Vec<Cleared>,
     /// The `ping` that goes ahead of a call.
     pub(crate) looking: Option<AttemptId>,
-}
-
-/// An attempt that is under way.
-#[derive(Debug)]
-pub(crate) struct Attempt {
-    pub(crate) latch: LatchId,
-    pub(crate) generation: Gen,
-    pub(crate) purpose: Purpose,
-    pub(crate) sent: At,
-    pub(crate) begun: Option<Begun>,
-}
-
-/// What an attempt is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// A client's request.
-    Exchange(ExId),
-    /// The client's own `initialize`.
-    Open(ExId),
-    /// A handshake that relatches.
-    Handshake,
-    /// A handshake for the second session of a diagnosis.
-    Trial,
-    /// `notifications/initialized` of a relatch or a trial.
-    Initialized,
-    /// A step of rebuilding.
-    Rebuild,
-    /// A `ping`, and what it asks.
-    Ping(Question),
-    /// A page of a list, for the comparison.
-    List(ListKind),
-    /// A message of the client's.
-    Note(NoteId),
-    /// The standing stream.
-    Stream,
-    /// The rest of a cut stream.
-    Resume(AttemptId),
-    /// The end of an upstream session.
-    Delete,
-}
-
-/// What a `ping` asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Question {
-    /// Is the server there, before this call goes out?
-    Look(ExId),
-    /// Is the upstream back?
-    Scout,
-    /// Is the idle upstream still there?
-    Idle,
-    /// Does the session live that a missing endpoint made doubtful?
-    StillThere,
-    /// Does the session live that an answer made doubtful?
-    Diagnose,
-    /// Does the same question to a new session get another answer?
-    Control,
-    /// Does the session live on another connection?
-    Replica,
 }
 
 /// An answer that is not about the session.
@@ -147,13 +97,16 @@ impl Machine {
             next_attempt: 0,
             latches: BTreeMap::new(),
             exchanges: BTreeMap::new(),
-            attempts: BTreeMap::new(),
+            attempts: Attempts::default(),
             timers: Timers::default(),
             reach: Reach::Up,
             dirty: BTreeSet::new(),
             attached: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             fresh: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            knocked: false,
+            postponed: false,
             spoken: false,
             gateway_seen: None,
             cleared: Vec::new(),
@@ -203,17 +156,23 @@ impl Machine {
     /// Looks at every latch that changed until nothing changes any more, then lets newcomers begin to wait.
     fn settle(&mut self) {
         // Each look either sends something or leaves the latch as it is, so this ends; the bound catches a mistake.
-        for _ in 0..10_000 {
-            let Some(latch) = self.dirty.pop_first() else { break };
-            self.advance(latch);
-            self.file(latch);
+        for _ in 0..10_000 + 8 * self.latches.len() {
+            if let Some(latch) = self.dirty.pop_first() {
+                self.advance(latch);
+                self.file(latch);
+            } else if std::mem::take(&mut self.knocked) {
+                self.scout_for_request();
+            } else if let Some(ex) = self.fresh.pop_first() {
+                self.begin_hold(ex);
+            } else if std::mem::take(&mut self.postponed) {
+                self.give_back_postponed();
+            } else {
+                break;
+            }
         }
-        debug_assert!(self.dirty.is_empty(), "the machine does not settle");
-        for ex in std::mem::take(&mut self.fresh) {
-            self.begin_hold(ex);
-        }
+        debug_assert!(self.dirty.is_empty() && self.fresh.is_empty(), "the machine does not settle");
         self.arm_idle_probe();
-        self.tracker.state = self.judge();
+        self.tracker.state = self.judge(self.now);
         #[cfg(debug_assertions)]
         self.check();
     }
@@ -289,25 +248,29 @@ impl Machine {
 
     /// An attempt has ended: hand the outcome to whoever sent it.
     fn over(&mut self, id: AttemptId, outcome: Outcome<'_>) {
-        let Some(attempt) = self.attempts.get(&id) else {
+        let Some(attempt) = self.attempts.get(id).cloned() else {
             // It was aborted, and its end crossed that on the way.
             return;
         };
-        // An exchange's attempt stays while its stream is resumed; every other is over now.
-        let (latch, generation, purpose, sent, begun) =
-            (attempt.latch, attempt.generation, attempt.purpose.clone(), attempt.sent, attempt.begun);
+        let (latch, generation, purpose) = (attempt.latch, attempt.generation, attempt.purpose.clone());
         self.timers.clear(Why::AttemptLimit(id));
+        // An exchange's attempt stays while its stream is resumed; every other is over now.
         if !matches!(purpose, Purpose::Exchange(_)) {
-            self.attempts.remove(&id);
+            self.attempts.remove(id);
         }
-        let attempt = Attempt { latch, generation, purpose: purpose.clone(), sent, begun };
         self.scout_returned(id);
         self.hear(&attempt, &outcome);
+        let hopeless = match &outcome {
+            Outcome::Cut(cut) if !cut.wrote && matches!(cut.kind, CutKind::Tls | CutKind::UnknownHost) => {
+                Some((cut.kind, cut.cause.clone()))
+            }
+            _ => None,
+        };
         match purpose {
             Purpose::Exchange(ex) => self.exchange_over(id, &attempt, ex, outcome),
             Purpose::Open(ex) => self.opening_over(id, &attempt, ex, outcome),
             Purpose::Handshake => self.handshake_over(id, &attempt, outcome),
-            Purpose::Trial => self.trial_over(&attempt, outcome),
+            Purpose::Trial => self.trial_over(id, &attempt, outcome),
             Purpose::Initialized => self.initialized_over(id, &attempt, outcome),
             Purpose::Rebuild => self.rebuild_over(id, &attempt, outcome),
             Purpose::Ping(question) => self.ping_over(id, &attempt, question, outcome),
@@ -317,6 +280,9 @@ impl Machine {
             Purpose::Resume(of) => self.resume_over(of, outcome),
             Purpose::Delete => self.out.push(Effect::Forget { latch, generation }),
         }
+        if let Some((kind, cause)) = hopeless {
+            self.give_back_hopeless(kind, &cause);
+        }
         self.dirty.insert(latch);
         self.part(latch);
     }
@@ -324,9 +290,13 @@ impl Machine {
     /// Forgets an attempt without waiting for its end.
     pub(crate) fn abort(&mut self, attempt: AttemptId) {
         self.timers.clear(Why::AttemptLimit(attempt));
-        if self.attempts.remove(&attempt).is_some() {
+        self.timers.clear(Why::ResumeDue(attempt));
+        if self.attempts.remove(attempt).is_some() {
             self.out.push(Effect::Abort { attempt });
             self.scout_returned(attempt);
+            if self.looking == Some(attempt) {
+                self.look_is_over();
+            }
         }
     }
 
@@ -353,38 +323,43 @@ impl Machine {
                 let generation = *generation;
                 self.advance_bound(id, generation);
             }
-            LatchState::Refused(_) => self.advance_refused(id),
-            LatchState::Doubted(..) | LatchState::Relatching(..) | LatchState::Parked(_) => {}
+            LatchState::Refused(_) => {
+                self.accept_waiting_notes(id);
+                self.advance_refused(id);
+            }
+            LatchState::Doubted(..) | LatchState::Relatching(..) | LatchState::Parked(_) => {
+                self.accept_waiting_notes(id);
+            }
             LatchState::Ended => self.bury(id),
         }
     }
 
     /// The client's own `initialize` goes out, unless it is out.
     fn advance_opening(&mut self, id: LatchId, ex: ExId) {
-        let under_way = self.attempts.values().any(|a| a.latch == id && a.purpose == Purpose::Open(ex));
-        if under_way || !self.exchanges.contains_key(&ex) {
+        if self.opening_under_way(id, ex) || !self.exchanges.contains_key(&ex) {
             return;
         }
         if self.away().is_some() {
-            self.scout_for_request();
+            self.keep_scouting();
         } else {
             self.send_opening(id, ex);
         }
     }
 
+    pub(crate) fn opening_under_way(&self, id: LatchId, ex: ExId) -> bool {
+        self.attempts.of(id).any(|(_, a)| a.purpose == Purpose::Open(ex))
+    }
+
     /// Everything that a bound latch has pending, in order.
     fn advance_bound(&mut self, id: LatchId, generation: Gen) {
         if self.away().is_some() {
-            if self.latches.get(&id).is_some_and(|l| !l.waiting.is_empty() || !l.notes.is_empty()) {
-                self.scout_for_request();
-            } else if self.latches.get(&id).is_some_and(|l| l.wanted(self.now))
-                && self.timers.get(Why::Scout).is_none()
-                && self.away().is_some_and(|away| away.scout.is_none())
-            {
-                let tries = self.away().map_or(0, |away| away.tries);
-                let at = self.now.plus(self.backoff(tries));
-                self.timers.set(Why::Scout, at);
+            self.accept_waiting_notes(id);
+            if self.latches.get(&id).is_some_and(|l| l.wanted(self.now)) {
+                self.keep_scouting();
             }
+            return;
+        }
+        if self.freshen(id, generation) {
             return;
         }
         self.flush_notes(id, generation);
@@ -396,8 +371,9 @@ impl Machine {
     /// Sessions that are not in use and whose last attempt is over get their farewell.
     fn part(&mut self, id: LatchId) {
         let Some(latch) = self.latches.get(&id).filter(|l| !l.old.is_empty()) else { return };
-        let open: BTreeSet<Gen> =
-            self.attempts.values().filter(|a| a.latch == id).map(|a| a.generation).collect();
+        let mut open: BTreeSet<Gen> = self.attempts.of(id).map(|(_, a)| a.generation).collect();
+        // Until another is bound in its place, it may turn out to live.
+        open.extend(latch.loss().and_then(|loss| loss.generation));
         let over: Vec<(Gen, Farewell)> =
             latch.old.iter().filter(|(g, _)| !open.contains(*g)).map(|(g, f)| (*g, *f)).collect();
         for (generation, farewell) in over {
@@ -420,11 +396,6 @@ impl Machine {
             Connection::Young,
             Some(crate::policy::REBUILD_STEP_MS),
         );
-    }
-
-    /// Attempts that carry something of a client's or relatch's, standing streams left out.
-    pub(crate) fn open_attempts(&self) -> usize {
-        self.attempts.values().filter(|a| !matches!(a.purpose, Purpose::Stream | Purpose::Delete)).count()
     }
 
     /// A number below `below`, from the seed.

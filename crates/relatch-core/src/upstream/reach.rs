@@ -32,6 +32,10 @@ pub(crate) struct Away {
     pub(crate) tries: u32,
     pub(crate) last_try: Option<At>,
     pub(crate) scout: Option<AttemptId>,
+    /// The upstream itself asks to be left alone until then.
+    pub(crate) not_before: Option<At>,
+    /// The newest evidence of its absence.
+    pub(crate) seen: At,
 }
 
 /// Why an upstream is called away.
@@ -54,7 +58,8 @@ impl Machine {
     /// Evidence says that the upstream is away, or may be.
     pub(crate) fn mark_away(&mut self, absence: Absence<'_>) {
         let now = self.now;
-        if self.away().is_none() {
+        let first = self.away().is_none();
+        if first {
             self.out.push(Effect::CloseIdle);
             self.reach = Reach::Away(Away {
                 since: now,
@@ -64,6 +69,8 @@ impl Machine {
                 tries: 0,
                 last_try: None,
                 scout: None,
+                not_before: None,
+                seen: now,
             });
         }
         let Reach::Away(away) = &mut self.reach else { return };
@@ -71,11 +78,17 @@ impl Machine {
         away.code = absence.code;
         let news = absence.confirmed && !away.confirmed;
         away.confirmed |= absence.confirmed;
-        let tries = away.tries;
-        if away.scout.is_none() {
-            let pause = absence.after.unwrap_or(if absence.confirmed { self.backoff(tries) } else { 0 });
+        away.seen = now;
+        away.not_before = absence.after.map(|pause| now.plus(pause));
+        let (tries, idle) = (away.tries, away.scout.is_none());
+        if let Some(pause) = absence.after {
+            self.postponed = true;
+            self.timers.set(Why::Scout, now.plus(pause));
+        } else if idle {
+            // One connection that broke is asked about at once; one that breaks each time is not.
+            let pause = if first && !absence.confirmed { 0 } else { self.backoff(tries) };
             let at = now.plus(pause);
-            if absence.after.is_some() || self.timers.get(Why::Scout).is_none_or(|set| at < set) {
+            if self.timers.get(Why::Scout).is_none_or(|set| at < set) {
                 self.timers.set(Why::Scout, at);
             }
         }
@@ -96,9 +109,11 @@ impl Machine {
         }
         for (id, latch) in &mut self.latches {
             self.dirty.insert(*id);
-            if matches!(latch.state, LatchState::Bound(_)) && away.confirmed && latch.gap == Gap::Closed {
-                // Without an id nothing would ever be refused, and yet the state is gone.
-                latch.gap = if latch.has_id { Gap::Mild } else { Gap::Open };
+            if matches!(latch.state, LatchState::Bound(_)) && away.confirmed {
+                latch.stale = true;
+                if latch.gap == Gap::Closed {
+                    latch.gap = Gap::Open;
+                }
             }
         }
     }
@@ -117,8 +132,12 @@ impl Machine {
         if away.scout.is_some() {
             return;
         }
-        let Some(latch) = self.scouting_latch() else { return };
         let now = self.now;
+        if let Some(at) = away.not_before.filter(|at| *at > now) {
+            self.timers.set(Why::Scout, at);
+            return;
+        }
+        let Some(latch) = self.scouting_latch() else { return };
         if let Reach::Away(away) = &mut self.reach {
             away.last_try = Some(now);
             away.tries += 1;
@@ -141,7 +160,8 @@ impl Machine {
     pub(crate) fn scout_for_request(&mut self) {
         let Some(away) = self.away() else { return };
         let gap = if self.policy.local { 100 } else { 1_000 };
-        let soon = away.last_try.map_or(self.now, |last| last.plus(gap));
+        let soon =
+            away.last_try.map_or(self.now, |last| last.plus(gap)).max(away.not_before.unwrap_or(At(0)));
         if away.scout.is_some() {
             return;
         }
@@ -149,6 +169,16 @@ impl Machine {
             self.scout();
         } else if self.timers.get(Why::Scout).is_none_or(|at| soon < at) {
             self.timers.set(Why::Scout, soon);
+        }
+    }
+
+    /// Somebody waits for it to come back: the next scout has its time.
+    pub(crate) fn keep_scouting(&mut self) {
+        let Some(away) = self.away() else { return };
+        if away.scout.is_none() && self.timers.get(Why::Scout).is_none() {
+            let (tries, not_before) = (away.tries, away.not_before.unwrap_or(At(0)));
+            let at = self.now.plus(self.backoff(tries)).max(not_before);
+            self.timers.set(Why::Scout, at);
         }
     }
 
@@ -219,7 +249,7 @@ impl Machine {
 
     /// Probes an idle upstream on the latch that was used last.
     pub(crate) fn idle_probe(&mut self) {
-        if !self.policy.local || self.away().is_some() || self.open_attempts() > 0 {
+        if !self.policy.local || self.away().is_some() || self.attempts.open() > 0 {
             return;
         }
         let fresh = self.tracker.last_heard().is_some_and(|at| self.now.since(at) < policy::PROBE_MS);

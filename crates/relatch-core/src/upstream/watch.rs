@@ -55,14 +55,22 @@ impl Machine {
     pub(super) fn hear(&mut self, attempt: &Attempt, outcome: &Outcome<'_>) {
         let now = self.now;
         let has_id = self.latches.get(&attempt.latch).is_some_and(|l| l.has_id);
+        if attempt.purpose == Purpose::Delete {
+            // What a session that is over says, or does not say, is no evidence.
+            return;
+        }
         match outcome {
             Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => {
                 self.mark_back();
+                self.tracker.accepted();
                 let took = now.since(attempt.sent);
                 match attempt.purpose {
                     Purpose::Ping(_) => self.tracker.answered(now, "ping", took, false),
                     Purpose::List(kind) => self.tracker.answered(now, kind.method(), took, false),
-                    Purpose::Note(_) | Purpose::Initialized | Purpose::Rebuild => self.tracker.heard(now),
+                    Purpose::Note(_) | Purpose::Initialized | Purpose::Rebuild => {
+                        self.tracker.heard(now);
+                        self.tracker.fresh(now);
+                    }
                     // Their own readers say more of it.
                     Purpose::Exchange(_)
                     | Purpose::Open(_)
@@ -77,7 +85,6 @@ impl Machine {
                 }
                 if let Some(latch) = self.latches.get_mut(&attempt.latch)
                     && latch.in_use() == Some(attempt.generation)
-                    && !matches!(attempt.purpose, Purpose::Delete)
                 {
                     latch.answered = Some(now);
                     self.tracker.session(now, true);
@@ -86,10 +93,16 @@ impl Machine {
             Outcome::Refused(refusal) => {
                 let alive =
                     !matches!(attempt.purpose, Purpose::Open(_) | Purpose::Handshake | Purpose::Trial)
-                        && matches!(
-                            reading::read(refusal, has_id),
-                            Reading::AboutRequest | Reading::Credentials
-                        );
+                        && match reading::read(refusal, has_id) {
+                            Reading::AboutRequest | Reading::Credentials => true,
+                            Reading::Later => refusal.status == 429,
+                            Reading::Gone
+                            | Reading::WrongPlace
+                            | Reading::Gateway
+                            | Reading::Redirected
+                            | Reading::NotMcp
+                            | Reading::Suspected => false,
+                        };
                 if alive {
                     self.mark_back();
                     self.tracker.heard(now);
@@ -110,7 +123,8 @@ impl Machine {
             Outcome::Answered(Answer::Error { code, message })
                 if reading::error_raises_doubt(code, message) =>
             {
-                self.doubt(attempt, None, crate::AttemptId(0), 200, super::rpc_digest(code, message), true);
+                let digest = super::rpc_digest(code, message);
+                self.doubt(attempt, None, crate::AttemptId(0), 200, digest, true);
             }
             Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => self.mark_back(),
             Outcome::Refused(refusal) => match reading::read(&refusal, has_id) {
@@ -136,7 +150,9 @@ impl Machine {
                 Reading::Gateway | Reading::NotMcp | Reading::Later | Reading::Redirected => {
                     self.missing(&refusal);
                 }
-                Reading::Suspected if refusal.status == 503 => self.missing(&refusal),
+                Reading::Suspected if refusal.status == 503 && !reading::speaks_of_session(refusal.body) => {
+                    self.missing(&refusal);
+                }
                 Reading::Suspected => {
                     self.mark_back();
                     if has_id {
@@ -144,7 +160,11 @@ impl Machine {
                         self.doubt(attempt, None, of, refusal.status, refusal.digest, false);
                     }
                 }
-                Reading::AboutRequest | Reading::Credentials | Reading::WrongPlace => self.mark_back(),
+                Reading::Credentials => {
+                    self.mark_back();
+                    self.park(id, generation);
+                }
+                Reading::AboutRequest | Reading::WrongPlace => self.mark_back(),
             },
             Outcome::Cut(cut) => {
                 let known = self.away().is_some();
@@ -154,7 +174,6 @@ impl Machine {
                     confirmed: !cut.wrote || known,
                     after: None,
                 });
-                self.scout_soon();
             }
             Outcome::Limit => {
                 // A busy server can't answer; a connection that is accepted is no proof of absence.
@@ -174,7 +193,14 @@ impl Machine {
     }
 
     /// Health in one word, from what is known now.
-    pub(super) fn judge(&self) -> Judgement {
+    pub(super) fn judge(&self, now: crate::At) -> Judgement {
+        if let Reach::Away(away) = &self.reach
+            && away.scout.is_none()
+            && now.since(away.seen) >= policy::FRESH_MS
+        {
+            // Nobody asks any more, so nobody knows.
+            return Judgement::Unknown { since: away.seen.plus(policy::FRESH_MS) };
+        }
         if let Reach::Away(away) = &self.reach
             && away.confirmed
         {
@@ -184,22 +210,17 @@ impl Machine {
             return self.tracker.judge_silence();
         }
         if self.away().is_some() || !self.unsettled.is_empty() {
-            let since = self.away().map_or(self.tracker.unsettled_since(self.now), |away| away.since);
+            let since = self.away().map_or(self.tracker.unsettled_since(now), |away| away.since);
             return Judgement::Recovering { since };
         }
-        self.tracker.judge(self.now)
+        self.tracker.judge(now)
     }
 
     /// What is true of the upstream at this moment.
     #[must_use]
     pub fn report(&self, now: crate::At) -> crate::health::HealthReport {
         let now = self.now.max(now);
-        let judgement = match self.judge() {
-            Judgement::Healthy(_) | Judgement::Unknown { .. } | Judgement::Degraded { .. } => {
-                self.tracker.judge(now)
-            }
-            other @ (Judgement::Down { .. } | Judgement::Recovering { .. }) => other,
-        };
+        let judgement = self.judge(now);
         let next = match &self.reach {
             Reach::Away(_) => self.timers.get(super::Why::Scout),
             Reach::Up => {
@@ -218,7 +239,7 @@ impl Machine {
                 bound: l.bound,
                 last_used: l.last_used,
                 client: l.client.clone(),
-                open: self.exchanges.values().filter(|e| e.latch == l.id).count(),
+                open: l.exchanges.len(),
             })
             .collect();
         let server = self
@@ -227,7 +248,7 @@ impl Machine {
             .filter(|l| l.server.is_some())
             .max_by_key(|l| l.bound)
             .and_then(|l| l.server.clone());
-        let waiting = self.exchanges.values().filter(|e| e.state == ExState::Waiting).count();
+        let waiting = self.waiting.len();
         let reachable = match &self.reach {
             Reach::Away(away) if away.confirmed => Some(false),
             Reach::Away(_) => None,
@@ -241,7 +262,14 @@ impl Machine {
     /// What must hold after every fact. Only our own mistakes can break it.
     #[cfg(debug_assertions)]
     pub(super) fn check(&self) {
+        if let Some(look) = self.looking {
+            debug_assert!(self.attempts.get(look).is_some(), "a look is awaited that is not under way");
+        }
         for (id, latch) in &self.latches {
+            debug_assert!(latch.exchanges.iter().all(|ex| self.exchanges.contains_key(ex)), "{id:?}");
+            if let crate::latch::Gap::Comparing(a, ..) = &latch.gap {
+                debug_assert!(self.attempts.get(*a).is_some(), "{id:?} compares and nothing is under way");
+            }
             for ex in &latch.waiting {
                 let exchange = self.exchanges.get(ex);
                 debug_assert!(
@@ -253,12 +281,13 @@ impl Machine {
             if let LatchState::Relatching(_, _, step) = &latch.state {
                 use crate::latch::Step;
                 let (Step::Handshake(a) | Step::Initialized(a) | Step::Rebuild(a, _)) = step;
-                debug_assert!(self.attempts.contains_key(a), "{id:?} relatches and nothing is under way");
+                debug_assert!(self.attempts.get(*a).is_some(), "{id:?} relatches and nothing is under way");
             }
         }
         for (ex, exchange) in &self.exchanges {
             let latch = self.latches.get(&exchange.latch);
-            debug_assert!(latch.is_some(), "{ex:?} has no latch");
+            debug_assert!(latch.is_some_and(|l| l.exchanges.contains(ex)), "{ex:?} has no latch");
+            debug_assert_eq!(self.waiting.contains(ex), exchange.state == ExState::Waiting, "{ex:?}");
             match exchange.state {
                 ExState::Waiting => {
                     debug_assert!(latch.is_some_and(|l| l.waiting.contains(ex)), "{ex:?} waits nowhere");
@@ -268,7 +297,7 @@ impl Machine {
                     );
                 }
                 ExState::Sent(a) | ExState::Passing(a) | ExState::Looking(a) => {
-                    debug_assert!(self.attempts.contains_key(&a), "{ex:?} is sent and nothing is under way");
+                    debug_assert!(self.attempts.get(a).is_some(), "{ex:?} is sent and nothing is under way");
                 }
                 ExState::Doubted(_) => {
                     debug_assert!(

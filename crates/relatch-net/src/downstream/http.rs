@@ -12,13 +12,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use relatch_wire::headers::SESSION_ID;
+use relatch_wire::headers::{LAST_EVENT_ID, SESSION_ID};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::body::Body;
 use super::origin::{Allowed, has_token};
+use super::stream::EventId;
 use super::{post, reply};
 use crate::driver::Upstream;
 use crate::intake;
@@ -192,7 +193,16 @@ impl Side {
         let sid = post::session_id(headers)?;
         let latch = self.keeper.latch(up, sid).await.ok_or_else(post::session_not_found)?;
         let forwarded = Arc::new(intake::forwardable(headers));
-        let (outbox, reader) = up.attach(latch, forwarded).ok_or_else(post::session_not_found)?;
+        let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+        let last = last.and_then(|id| EventId::read(id, &up.common.events));
+        if let Some(event) = last.filter(|event| event.stream != 0)
+            && let Some(streams) = up.streams(latch, &forwarded)
+            && let Some(response) = reply::resumed(&streams, event).await
+        {
+            return Ok(response);
+        }
+        let after = last.filter(|event| event.stream == 0).map(|event| event.number);
+        let (outbox, reader) = up.attach(latch, forwarded, after).ok_or_else(post::session_not_found)?;
         let mut response = reply::standing(Arc::clone(up), latch, outbox, reader, stop);
         if let Ok(sid) = HeaderValue::from_str(sid) {
             response.headers_mut().insert(HeaderName::from_static(SESSION_ID), sid);

@@ -7,3 +7,4 @@ pub(crate) mod post;
 pub(crate) mod reply;
 mod spool;
 pub mod stdio;
+pub(crate) mod stream;

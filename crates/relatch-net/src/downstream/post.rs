@@ -321,7 +321,7 @@ async fn collect_answer(mut asked: Asked) -> Result<Bytes, Refusal> {
     loop {
         match asked.pieces.recv().await {
             None => return Ok(words::session_ended(asked.upstream(), &asked.id)),
-            Some(Piece::Early | Piece::Event(..)) => {}
+            Some(Piece::Begun | Piece::Early | Piece::Event(..)) => {}
             Some(Piece::Long { mut chunks, .. }) => {
                 while let Some(chunk) = chunks.recv().await {
                     match chunk {

@@ -12,25 +12,33 @@ use relatch_core::LatchId;
 use relatch_wire::headers::{Accepts, JSON, SSE};
 use relatch_wire::sse;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::body::{Aborted, Body};
+use super::stream::{self, AHEAD, COMMENT, EventId, Gone, Out, Streams, put};
 use crate::driver::Upstream;
 use crate::exchange::{Chunk, Final, Piece};
 use crate::intake::Asked;
 use crate::outbox::Outbox;
 use crate::words;
 
-/// A comment keeps a silent stream alive this often.
-const COMMENT: Duration = Duration::from_secs(15);
-/// Pieces of a body that may wait for the socket.
-const AHEAD: usize = 2;
-
-type Out = mpsc::Sender<Result<Bytes, Aborted>>;
+/// A stream that has begun waits so long for its answer to come along, so that the two go out together.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// The answer to one request.
 pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body> {
-    match asked.pieces.recv().await {
+    let first = loop {
+        match asked.pieces.recv().await {
+            Some(Piece::Begun) if accepts.sse => match timeout(TOGETHER, asked.pieces.recv()).await {
+                Ok(Some(piece @ (Piece::Final(_) | Piece::Long { .. }))) => break Some(piece),
+                Ok(next) => return streamed(asked, Some(Piece::Begun), next),
+                Err(_) => return streamed(asked, Some(Piece::Begun), None),
+            },
+            Some(Piece::Begun) => {}
+            other => break other,
+        }
+    };
+    match first {
         None => json(words::session_ended(asked.upstream(), &asked.id)),
         Some(Piece::Final(Final::Message { text, sse: event })) => {
             if accepts.sse && (event || !accepts.json) {
@@ -53,15 +61,25 @@ pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body>
             tokio::spawn(long_json(asked, chunks, out));
             typed(JSON, Body::Coming(coming))
         }
-        Some(first @ (Piece::Long { .. } | Piece::Early | Piece::Event(..))) => {
-            let (out, coming) = mpsc::channel(AHEAD);
-            tokio::spawn(async move {
-                // An error means that the client has left, which dropping `asked` reports.
-                drop(stream(asked, first, &out).await);
-            });
-            events(Body::Coming(coming))
+        Some(first @ (Piece::Begun | Piece::Long { .. } | Piece::Early | Piece::Event(..))) => {
+            streamed(asked, Some(first), None)
         }
     }
+}
+
+/// An answer as events, from these pieces on.
+fn streamed(asked: Asked, first: Option<Piece>, second: Option<Piece>) -> Response<Body> {
+    let (out, coming) = mpsc::channel(AHEAD);
+    let firsts = first.into_iter().chain(second).collect();
+    tokio::spawn(stream::run(asked, firsts, out));
+    events(Body::Coming(coming))
+}
+
+/// The rest of an answer whose client comes back.
+pub(crate) async fn resumed(streams: &Streams, event: EventId) -> Option<Response<Body>> {
+    let (out, coming) = mpsc::channel(AHEAD);
+    streams.resume(event, out).await.ok()?;
+    Some(events(Body::Coming(coming)))
 }
 
 /// The standing stream of a client.
@@ -76,7 +94,7 @@ pub(crate) fn standing(
     tokio::spawn(async move {
         tokio::select! {
             // The client is gone, another reader has taken over, or the session is over.
-            _ = read_outbox(&outbox, reader, &out) => {}
+            _ = read_outbox(&outbox, reader, &up.common.events, &out) => {}
             () = super::http::stopped(&mut stop) => {}
         }
         up.detach(latch, reader);
@@ -110,75 +128,6 @@ fn typed(kind: &'static str, body: Body) -> Response<Body> {
     response
 }
 
-/// The client's connection is gone.
-struct Gone;
-
-async fn put(out: &Out, bytes: Bytes) -> Result<(), Gone> {
-    out.send(Ok(bytes)).await.map_err(|_| Gone)
-}
-
-async fn event(out: &Out, text: &[u8]) -> Result<(), Gone> {
-    let mut framed = BytesMut::with_capacity(text.len() + 16);
-    sse::write_event(&mut framed, None, None, text);
-    put(out, framed.freeze()).await
-}
-
-async fn stream(mut asked: Asked, first: Piece, out: &Out) -> Result<(), Gone> {
-    let mut comments = interval_at(Instant::now() + COMMENT, COMMENT);
-    comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut first = Some(first);
-    loop {
-        let piece = match first.take() {
-            Some(piece) => Some(piece),
-            None => tokio::select! {
-                biased;
-                piece = asked.pieces.recv() => piece,
-                _ = comments.tick() => {
-                    put(out, Bytes::from_static(sse::comment())).await?;
-                    continue;
-                }
-                () = out.closed() => return Err(Gone),
-            },
-        };
-        match piece {
-            Some(Piece::Early) => put(out, Bytes::from_static(sse::comment())).await?,
-            Some(Piece::Event(text, room)) => {
-                event(out, &text).await?;
-                drop(room);
-            }
-            Some(Piece::Long { chunks, .. }) => long_event(chunks, out).await?,
-            Some(Piece::Final(Final::Message { text, .. })) => return event(out, &text).await,
-            Some(Piece::Final(Final::Challenge { instead, .. })) => return event(out, &instead).await,
-            Some(Piece::Final(Final::Whole)) => return Ok(()),
-            None => return event(out, &words::session_ended(asked.upstream(), &asked.id)).await,
-        }
-    }
-}
-
-/// A long answer as an event; one that breaks is voided, and an error follows as the next piece.
-async fn long_event(mut chunks: mpsc::Receiver<Chunk>, out: &Out) -> Result<(), Gone> {
-    let mut framed = BytesMut::new();
-    sse::begin_event(&mut framed, None, None, b"");
-    let mut after_cr = false;
-    while let Some(chunk) = chunks.recv().await {
-        match chunk {
-            Chunk::Bytes(bytes) => {
-                // A line break of two bytes may be cut in two.
-                let cut = after_cr && bytes.starts_with(b"\n");
-                after_cr = bytes.ends_with(b"\r");
-                sse::continue_event(&mut framed, bytes.get(usize::from(cut)..).unwrap_or_default());
-                put(out, framed.split().freeze()).await?;
-            }
-            Chunk::Broken => {
-                sse::void_event(&mut framed);
-                return put(out, framed.freeze()).await;
-            }
-        }
-    }
-    sse::end_event(&mut framed);
-    put(out, framed.freeze()).await
-}
-
 /// A long answer as the whole body.
 async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out) {
     while let Some(chunk) = chunks.recv().await {
@@ -195,7 +144,7 @@ async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out
     drop(asked.pieces.recv().await);
 }
 
-async fn read_outbox(outbox: &Outbox, reader: u64, out: &Out) -> Result<(), Gone> {
+async fn read_outbox(outbox: &Outbox, reader: u64, prefix: &str, out: &Out) -> Result<(), Gone> {
     let mut comments = interval_at(Instant::now() + COMMENT, COMMENT);
     comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
     put(out, Bytes::from_static(sse::comment())).await?;
@@ -203,7 +152,12 @@ async fn read_outbox(outbox: &Outbox, reader: u64, out: &Out) -> Result<(), Gone
         tokio::select! {
             biased;
             message = outbox.next(reader) => match message {
-                Some(message) => event(out, &message).await?,
+                Some((number, message)) => {
+                    let id = EventId { stream: 0, number }.text(prefix);
+                    let mut framed = BytesMut::with_capacity(message.len() + 48);
+                    sse::write_event(&mut framed, Some(&id), None, &message);
+                    put(out, framed.freeze()).await?;
+                }
                 None => return Ok(()),
             },
             _ = comments.tick() => put(out, Bytes::from_static(sse::comment())).await?,

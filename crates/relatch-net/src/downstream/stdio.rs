@@ -221,10 +221,10 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Client<W> {
         let latch = LatchId(self.up.common.next());
         self.latch = Some(latch);
         let asked = self.up.open(latch, "".into(), request);
-        if let Some((outbox, reader)) = self.up.attach(latch, Arc::new(HeaderMap::new())) {
+        if let Some((outbox, reader)) = self.up.attach(latch, Arc::new(HeaderMap::new()), None) {
             let out = Arc::clone(&self.out);
             self.tasks.spawn(async move {
-                while let Some(message) = outbox.next(reader).await {
+                while let Some((_, message)) = outbox.next(reader).await {
                     out.message(&message).await;
                 }
             });
@@ -310,7 +310,7 @@ async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Opt
         match asked.pieces.recv().await {
             // The session ended under it, and so did its client.
             None => return Some(Last::Message(words::session_ended(asked.upstream(), &asked.id))),
-            Some(Piece::Early) => {}
+            Some(Piece::Begun | Piece::Early) => {}
             Some(Piece::Event(text, room)) => {
                 out.message(&text).await;
                 drop(room);

@@ -31,6 +31,9 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
     let mut items = Vec::new();
     let mut long = Long::None;
     let mut odd = None;
+    if matches!(job.what, What::Exchange { .. }) {
+        up.desk(|desk| desk.stream_begins(job.of));
+    }
     loop {
         let end = match reply.chunk().await {
             Some(Ok(chunk)) => {

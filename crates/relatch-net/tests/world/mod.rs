@@ -419,6 +419,9 @@ pub struct Answer {
     pub headers: HeaderMap,
     body: Incoming,
     kept: Vec<u8>,
+    /// The id of the last event, and the last `retry`.
+    pub last_id: Option<String>,
+    pub retry: Option<String>,
     _socket: JoinHandle<()>,
 }
 
@@ -486,6 +489,8 @@ impl Client {
                 headers: head.headers,
                 body,
                 kept: Vec::new(),
+                last_id: None,
+                retry: None,
                 _socket: socket,
             }
         })
@@ -527,8 +532,15 @@ impl Answer {
             if let Some(at) = self.kept.windows(2).position(|two| two == b"\n\n") {
                 let block: Vec<u8> = self.kept.drain(..at + 2).collect();
                 let block = String::from_utf8(block).unwrap();
+                for line in block.lines() {
+                    match line.split_once(": ") {
+                        Some(("id", id)) => self.last_id = Some(id.to_owned()),
+                        Some(("retry", ms)) => self.retry = Some(ms.to_owned()),
+                        _ => {}
+                    }
+                }
                 let data: Vec<_> = block.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
-                if !data.is_empty() && !block.contains("event: relatch-void") {
+                if data.iter().any(|line| !line.is_empty()) && !block.contains("event: relatch-void") {
                     return Some(data.join("\n"));
                 }
                 continue;

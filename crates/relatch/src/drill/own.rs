@@ -3,6 +3,9 @@
 //! It calls nothing that could change anything: a tool that declares itself read-only and needs no arguments, or else
 //! `tools/list`. What can't be known from outside (executions, a call in flight) is skipped and said so.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -54,7 +57,7 @@ pub(crate) async fn play(url: &str, command: &str, mode: Mode, story: &Story) ->
 
     let title = "Your server is restarted, then called";
     story.scene(2, title).await;
-    let restart = Restart::begin(command, story)?;
+    let restart = Restart::begin(command, &scratch, story)?;
     restart.back(url, story).await?;
     scenes.push(call("restart", title, &mut client, &harmless, story).await);
 
@@ -65,7 +68,7 @@ pub(crate) async fn play(url: &str, command: &str, mode: Mode, story: &Story) ->
 
     let title = "A call while your server is down";
     story.scene(3, title).await;
-    let restart = Restart::begin(command, story)?;
+    let mut restart = Restart::begin(command, &scratch, story)?;
     if restart.gap(url).await? {
         story.tell(Who::Client, "calls; nothing listens there");
         let asked = Instant::now();
@@ -147,20 +150,24 @@ fn skipped(code: &'static str, title: &'static str, why: &str) -> Scene {
 struct Restart {
     child: Child,
     began: Instant,
+    /// What it says on stderr. A file, since what the command leaves running keeps it open for as long as it likes.
+    said: PathBuf,
 }
 
 impl Restart {
-    fn begin(command: &str, story: &Story) -> anyhow::Result<Restart> {
+    fn begin(command: &str, scratch: &Scratch, story: &Story) -> anyhow::Result<Restart> {
         story.tell(Who::You, format!("restart the server: {command}"));
+        let said = scratch.path.join("restart.txt");
+        let stderr = File::create(&said).context("There is no place for the command's words")?;
         // Not killed when dropped: it may be the server itself by now. `back` ends it when the server stays away.
         let child = Command::new("sh")
             .args(["-c", command])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
+            .stderr(stderr)
             .spawn()
             .context("`sh` does not start")?;
-        Ok(Restart { child, began: Instant::now() })
+        Ok(Restart { child, began: Instant::now(), said })
     }
 
     /// Waits until the server is back.
@@ -168,7 +175,13 @@ impl Restart {
         loop {
             let done = match self.child.try_wait()? {
                 Some(status) if status.success() => true,
-                Some(status) => bail!("The restart command ended with {status}"),
+                Some(status) => {
+                    let failed = anyhow::anyhow!("The restart command ended with {status}");
+                    return Err(match self.last_line() {
+                        Some(line) => anyhow::anyhow!(line).context(failed.to_string()),
+                        None => failed,
+                    });
+                }
                 None => self.began.elapsed() > FOREGROUND,
             };
             if done && answers(url).await {
@@ -183,16 +196,22 @@ impl Restart {
         }
     }
 
+    fn last_line(&self) -> Option<String> {
+        let mut said = Vec::new();
+        File::open(&self.said).ok()?.take(64 * 1024).read_to_end(&mut said).ok()?;
+        let said = String::from_utf8_lossy(&said);
+        said.lines().rev().find(|line| !line.trim().is_empty()).map(|line| line.chars().take(300).collect())
+    }
+
     /// Waits for a moment in which nothing listens; `false` when the command is done without one.
-    async fn gap(&self, url: &str) -> anyhow::Result<bool> {
+    async fn gap(&mut self, url: &str) -> anyhow::Result<bool> {
         let mut done_at = None;
         loop {
             if !listens(url).await? {
                 return Ok(true);
             }
             // A finished command may have left the restart to others: look on for a moment.
-            let finished =
-                self.child.id().is_none_or(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists());
+            let finished = self.child.try_wait()?.is_some();
             if finished && done_at.is_none() {
                 done_at = Some(Instant::now());
             }

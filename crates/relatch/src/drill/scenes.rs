@@ -343,7 +343,7 @@ fn words(dated: &Dated) -> String {
         What::Away => "finds the server away".to_owned(),
         What::Back => "finds the server back".to_owned(),
         What::Resent => format!("sends {subject} again: it can't have run"),
-        What::Held => format!("holds {subject} until the server is back"),
+        What::Held => format!("holds {subject}"),
         What::GivenBack => format!("gives {subject} back"),
         What::DeliveryUnknown => format!("gives {subject} back: it may have run, so it is not sent again"),
         What::CredentialsRefused => "is refused with the client's credentials".to_owned(),

@@ -1,0 +1,128 @@
+//! The attempts that are under way, with the counts that spare a walk over all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::input::Begun;
+use crate::{At, AttemptId, ExId, Gen, LatchId, NoteId};
+use relatch_wire::method::ListKind;
+
+/// An attempt that is under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) latch: LatchId,
+    pub(crate) generation: Gen,
+    pub(crate) purpose: Purpose,
+    pub(crate) sent: At,
+    pub(crate) begun: Option<Begun>,
+}
+
+/// What an attempt is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A client's request.
+    Exchange(ExId),
+    /// The client's own `initialize`.
+    Open(ExId),
+    /// A handshake that relatches.
+    Handshake,
+    /// A handshake for the second session of a diagnosis.
+    Trial,
+    /// `notifications/initialized` of a relatch or a trial.
+    Initialized,
+    /// A step of rebuilding.
+    Rebuild,
+    /// A `ping`, and what it asks.
+    Ping(Question),
+    /// A page of a list, for the comparison.
+    List(ListKind),
+    /// A message of the client's.
+    Note(NoteId),
+    /// The standing stream.
+    Stream,
+    /// The rest of a cut stream.
+    Resume(AttemptId),
+    /// The end of an upstream session.
+    Delete,
+}
+
+/// What a `ping` asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// Is the server there, before this call goes out?
+    Look(ExId),
+    /// Is the upstream back?
+    Scout,
+    /// Is the idle upstream still there?
+    Idle,
+    /// Does the session live that a missing endpoint made doubtful?
+    StillThere,
+    /// Does the session live that an answer made doubtful?
+    Diagnose,
+    /// Does the same question to a new session get another answer?
+    Control,
+    /// Does the session live on another connection?
+    Replica,
+}
+
+/// Every attempt under way.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    by_id: BTreeMap<AttemptId, Attempt>,
+    by_latch: BTreeSet<(LatchId, AttemptId)>,
+    open: usize,
+    handshakes: usize,
+}
+
+impl Attempts {
+    pub(crate) fn insert(&mut self, id: AttemptId, attempt: Attempt) {
+        self.open += usize::from(attempt.purpose.carries());
+        self.handshakes += usize::from(attempt.purpose.opens());
+        self.by_latch.insert((attempt.latch, id));
+        self.by_id.insert(id, attempt);
+    }
+
+    pub(crate) fn remove(&mut self, id: AttemptId) -> Option<Attempt> {
+        let attempt = self.by_id.remove(&id)?;
+        self.by_latch.remove(&(attempt.latch, id));
+        self.open -= usize::from(attempt.purpose.carries());
+        self.handshakes -= usize::from(attempt.purpose.opens());
+        Some(attempt)
+    }
+
+    pub(crate) fn get(&self, id: AttemptId) -> Option<&Attempt> {
+        self.by_id.get(&id)
+    }
+
+    /// Notes what has begun to come back.
+    pub(crate) fn begun(&mut self, id: AttemptId, begun: Begun) -> Option<&Attempt> {
+        let attempt = self.by_id.get_mut(&id)?;
+        attempt.begun = Some(begun);
+        Some(attempt)
+    }
+
+    /// Those of one latch, in the order of their sending.
+    pub(crate) fn of(&self, latch: LatchId) -> impl Iterator<Item = (AttemptId, &Attempt)> {
+        let range = (latch, AttemptId(0))..=(latch, AttemptId(u64::MAX));
+        self.by_latch.range(range).filter_map(|(_, id)| Some((*id, self.by_id.get(id)?)))
+    }
+
+    /// How many carry something of a client's or relatch's, standing streams left out.
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// How many handshakes of relatch's own are under way.
+    pub(crate) fn handshakes(&self) -> usize {
+        self.handshakes
+    }
+}
+
+impl Purpose {
+    fn carries(&self) -> bool {
+        !matches!(self, Purpose::Stream | Purpose::Delete)
+    }
+
+    fn opens(&self) -> bool {
+        matches!(self, Purpose::Handshake | Purpose::Trial)
+    }
+}

@@ -1,0 +1,439 @@
+//! Stories of an upstream that is away: what is held, for how long, and what is said at the end.
+
+mod world;
+
+use relatch_core::health::State;
+use relatch_core::input::{Cut, CutKind, Refusal, Told};
+use relatch_core::policy::Policy;
+use relatch_wire::request_id::RequestId;
+use world::{World, call, policy, refusal};
+
+#[test]
+fn a_call_made_while_connections_are_refused_waits_and_is_answered_after_the_return() {
+    let mut w = World::bound();
+    says!(w.call(2), "send #3 g1 exchange 2");
+    says!(w.no_connection(3), "withdraw #3");
+    assert_eq!(w.state(), State::Down);
+    says!(w.waits(200), "send #4 g1 ping");
+    says!(w.no_connection(4));
+    says!(w.waits(400), "send #5 g1 ping");
+    // It is back, and has forgotten the session: the handshake goes at once.
+    says!(w.refused(5, 404, "Session not found"), "send #6 g2 initialize");
+    says!(w.session(6), "send #7 g2 initialized");
+    says!(w.answered(7), "forget g1", "send #8 g2 exchange 2");
+    says!(w.answered(8), "pass 2 #8");
+    assert_eq!(w.state(), State::Healthy);
+    assert_eq!(w.journal[1], "away: connection refused");
+    assert_eq!(w.journal[2], "held send_mail: connection refused");
+}
+
+#[test]
+fn a_call_that_comes_while_the_upstream_is_away_makes_relatch_ask_at_once() {
+    let mut w = World::bound_with(Policy { local: false, ..policy() });
+    w.call(2);
+    w.no_connection(3);
+    w.passes(1_200);
+    w.no_connection(4);
+    w.passes(1_500);
+    says!(w.call(3), "send #5 g1 ping");
+}
+
+#[test]
+fn scouting_becomes_rarer_while_requests_wait() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    let mut scouts = 0;
+    let end = w.now.plus(20_000);
+    while w.now < end {
+        if w.waits(end.since(w.now)).iter().any(|l| l.ends_with("ping")) {
+            scouts += 1;
+            let ping = *w.under_way.keys().last().expect("the ping");
+            w.no_connection(ping);
+        }
+    }
+    assert!((18..30).contains(&scouts), "{scouts} in 20 s");
+}
+
+#[test]
+fn when_the_hold_ends_the_client_hears_that_the_call_did_not_run() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    let mut answer = Vec::new();
+    while answer.is_empty() && w.now.0 < 60_000 {
+        for line in w.waits(1_000) {
+            if line.ends_with("ping") {
+                let ping = *w.under_way.keys().last().expect("the ping");
+                w.no_connection(ping);
+            } else if !line.starts_with("early") {
+                answer.push(line);
+            } else {
+                assert_eq!((line.as_str(), w.now.0), ("early 2", 10_000));
+            }
+        }
+    }
+    assert_eq!((answer, w.now.0), (vec!["answer 2 upstream-down executed=no".to_owned()], 45_000));
+}
+
+#[test]
+fn a_call_cut_after_it_was_written_ends_at_once_and_a_read_is_sent_again() {
+    let mut w = World::bound();
+    w.call(2);
+    w.read(3);
+    says!(w.broke(3), "withdraw #3", "answer 2 delivery-unknown executed=unknown");
+    says!(w.broke(4), "withdraw #4");
+    says!(w.waits(0), "send #5 g1 ping");
+    says!(w.answered(5), "send #6 g1 exchange 3 mapped on any");
+    assert_eq!(w.report().totals.delivery_unknown, 1);
+}
+
+#[test]
+fn a_tool_annotated_read_only_is_sent_again_after_a_cut() {
+    let mut w = World::bound();
+    let hints = vec![("send_mail".to_owned(), true, false)];
+    w.on(relatch_core::Input::Hinted { latch: relatch_core::LatchId(1), hints });
+    says!(w.call(2), "send #3 g1 exchange 2 on any");
+    says!(w.broke(3), "withdraw #3");
+    says!(w.waits(0), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g1 exchange 2 mapped on any");
+}
+
+#[test]
+fn a_call_after_five_idle_seconds_is_preceded_by_a_look() {
+    let mut w = World::bound();
+    w.passes(5_001);
+    says!(w.call(2), "send #3 g1 ping");
+    says!(w.call(3));
+    says!(w.answered(3), "send #4 g1 exchange 2", "send #5 g1 exchange 3");
+    assert_eq!(w.report().totals.held, 0);
+}
+
+#[test]
+fn a_read_needs_no_look() {
+    let mut w = World::bound();
+    w.passes(60_000);
+    says!(w.read(2), "send #3 g1 exchange 2 on any");
+}
+
+#[test]
+fn a_look_that_is_cut_holds_the_call() {
+    let mut w = World::bound();
+    w.passes(6_000);
+    w.call(2);
+    says!(w.broke(3));
+    says!(w.waits(0), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g1 exchange 2");
+}
+
+#[test]
+fn a_look_without_an_answer_lets_the_call_go_after_a_second() {
+    let mut w = World::bound();
+    w.passes(6_000);
+    w.call(2);
+    says!(w.passes(999));
+    says!(w.passes(1), "abort #3", "send #4 g1 exchange 2");
+}
+
+#[test]
+fn a_look_that_meets_a_gateway_error_holds_the_call() {
+    let mut w = World::bound();
+    w.passes(6_000);
+    w.call(2);
+    says!(w.refused(3, 502, "<html>Bad Gateway</html>"));
+    says!(w.waits(200), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g1 exchange 2");
+}
+
+#[test]
+fn a_look_is_given_up_with_its_session() {
+    let mut w = World::bound();
+    w.passes(6_000);
+    w.call(2);
+    says!(w.ended(1), "answer 2 session-ended executed=no", "abort #3", "send #4 g1 delete", "close 1");
+    w.opened(2, 10);
+    w.session(5);
+    w.initialized(2, 10);
+    w.answered(6);
+    says!(w.asks(2, 11, call(11, "x")), "send #7 L2 g1 exchange 11");
+}
+
+#[test]
+fn the_first_502_of_a_call_is_unknown_and_later_calls_wait() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.refused(3, 502, "Bad Gateway"), "answer 2 delivery-unknown executed=unknown");
+    says!(w.call(3), "send #4 g1 ping");
+    says!(w.refused(4, 502, "Bad Gateway"));
+    says!(w.waits(400), "send #5 g1 ping");
+    says!(w.answered(5), "send #6 g1 exchange 3");
+}
+
+#[test]
+fn gateway_errors_declared_as_refusals_hold_the_call() {
+    let mut w = World::bound_with(Policy { gateway_errors_refused: true, ..policy() });
+    for (ex, status) in [(2, 502), (3, 503), (4, 504)] {
+        w.call(ex);
+        let sent = *w.under_way.keys().last().expect("the call");
+        says!(w.refused(sent, status, "no backend"));
+        let ping = format!("send #{} g1 ping", sent + 1);
+        says!(w.waits(200), ping.as_str());
+        w.answered(sent + 1);
+        w.answered(sent + 2);
+        assert!(w.is_over(ex));
+    }
+    assert_eq!(w.report().totals.delivery_unknown, 0);
+}
+
+#[test]
+fn cancelling_a_waiting_call_answers_it_and_sends_nothing() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    says!(
+        w.tell(1, 5, Told::Cancelled(RequestId::number(2))),
+        "drop note 5",
+        "answer 2 cancelled executed=no",
+    );
+}
+
+#[test]
+fn a_waiting_call_whose_client_leaves_is_never_sent() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    says!(w.left(2));
+    says!(w.waits(400), "send #4 g1 ping");
+    says!(w.answered(4));
+}
+
+#[test]
+fn a_server_that_is_not_there_yet_holds_initialize_for_twenty_seconds() {
+    let mut w = World::new();
+    says!(w.opened(1, 1), "send #1 g1 initialize of 1");
+    says!(w.no_connection(1));
+    let mut last = Vec::new();
+    while w.now.0 < 30_000 && last.is_empty() {
+        for line in w.waits(1_000) {
+            if line.contains("initialize of") {
+                let attempt = *w.under_way.keys().last().expect("the handshake");
+                w.no_connection(attempt);
+            } else {
+                last.push(line);
+            }
+        }
+    }
+    assert_eq!(last, ["answer 1 upstream-down executed=unknown", "close 1"].map(str::to_owned));
+    assert_eq!(w.now.0, 20_000);
+}
+
+#[test]
+fn a_server_that_starts_late_answers_the_held_initialize() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.no_connection(1);
+    says!(w.waits(200), "send #2 g2 initialize of 1");
+    says!(w.session(2), "pass 1 #2");
+    assert_eq!(w.report().totals.held, 1);
+}
+
+#[test]
+fn a_url_that_never_spoke_mcp_is_named_wrong_after_three_seconds() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.refused(1, 404, "<html>nginx</html>");
+    let mut last = Vec::new();
+    while w.now.0 < 10_000 && last.is_empty() {
+        for line in w.waits(1_000) {
+            if line.contains("initialize of") {
+                let attempt = *w.under_way.keys().last().expect("the handshake");
+                w.refused(attempt, 404, "<html>nginx</html>");
+            } else {
+                last.push(line);
+            }
+        }
+    }
+    assert_eq!(last, ["answer 1 endpoint-missing executed=unknown", "close 1"].map(str::to_owned));
+    assert_eq!(w.now.0, 3_000);
+}
+
+#[test]
+fn a_server_that_accepts_and_never_answers_initialize_is_given_up_after_twenty_seconds() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    let lines = w.waits(30_000);
+    assert_eq!(lines, ["abort #1", "answer 1 upstream-down executed=unknown", "close 1"]);
+    assert_eq!(w.now.0, 20_000);
+}
+
+#[test]
+fn retry_after_is_honoured_within_the_hold() {
+    let mut w = World::bound();
+    w.call(2);
+    let later = Refusal { retry_after: Some(3_000), ..refusal(429, "slow down") };
+    says!(w.refused_with(3, later));
+    says!(w.passes(2_999));
+    says!(w.passes(1), "send #4 g1 exchange 2 mapped");
+}
+
+#[test]
+fn retry_after_beyond_the_hold_is_passed_on_at_once() {
+    let mut w = World::bound();
+    w.call(2);
+    let later = Refusal { retry_after: Some(120_000), ..refusal(503, "maintenance") };
+    says!(w.refused_with(3, later), "pass-refusal 2 #3 executed=no");
+}
+
+#[test]
+fn an_upstream_that_asks_to_be_left_alone_is_left_alone() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    let later = Refusal { retry_after: Some(10_000), ..refusal(503, "starting") };
+    says!(w.refused_with(4, later));
+    says!(w.call(3));
+    says!(w.passes(9_000).into_iter().filter(|l| l.starts_with("send")).collect());
+    assert_eq!(w.passes(1_000).last().map(String::as_str), Some("send #5 g1 ping"));
+}
+
+#[test]
+fn who_cannot_wait_as_long_as_the_upstream_asks_is_told_at_once() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    w.refused(3, 404, "gone");
+    let later = Refusal { retry_after: Some(600_000), ..refusal(503, "maintenance") };
+    says!(w.refused_with(4, later), "answer 2 upstream-busy executed=no retry-after=600000");
+    says!(w.call(3), "answer 3 upstream-busy executed=no retry-after=600000");
+}
+
+#[test]
+fn a_rejected_certificate_is_told_at_once() {
+    let mut w = World::bound();
+    w.call(2);
+    let tls = Cut {
+        wrote: false,
+        kind: CutKind::Tls,
+        cause: "certificate expired".to_owned(),
+        resumable: false,
+        retry: None,
+    };
+    says!(w.cut(3, tls), "withdraw #3", "answer 2 certificate-refused executed=no");
+}
+
+#[test]
+fn an_unknown_host_is_told_at_once_to_whoever_waits() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.call(2);
+    w.read(3);
+    let unknown = Cut {
+        wrote: false,
+        kind: CutKind::UnknownHost,
+        cause: "no such host".to_owned(),
+        resumable: false,
+        retry: None,
+    };
+    says!(w.cut(3, unknown.clone()), "answer 2 unknown-host executed=no");
+    assert!(!w.is_over(3));
+}
+
+#[test]
+fn too_many_waiting_calls_of_one_session_are_turned_away() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    for ex in 3..66 {
+        w.call(ex);
+    }
+    assert_eq!(w.report().waiting, 64);
+    let lines = w.call(66);
+    assert_eq!(lines, ["answer 66 hold-full executed=no"]);
+}
+
+#[test]
+fn too_many_waiting_calls_of_one_upstream_are_turned_away() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    for latch in 2..=20 {
+        w.opened(latch, 10_000 + latch);
+        for n in 0..60 {
+            let ex = latch * 100 + n;
+            w.asks(latch, ex, call(ex as i64, "x"));
+        }
+    }
+    assert_eq!(w.report().waiting, 1_000);
+}
+
+#[test]
+fn notes_told_while_the_upstream_is_away_are_taken_at_once_and_go_out_once_in_order() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    says!(w.tell(1, 7, Told::Other), "accept note 7");
+    says!(w.tell(1, 8, Told::Other), "accept note 8");
+    w.waits(200);
+    says!(w.answered(4), "send #5 g1 note 7", "send #6 g1 exchange 2");
+    says!(w.answered(5), "drop note 7", "send #7 g1 note 8");
+    says!(w.answered(7), "drop note 8");
+}
+
+#[test]
+fn notes_that_wait_behind_another_are_taken_when_the_upstream_goes_away() {
+    let mut w = World::bound();
+    says!(w.tell(1, 7, Told::Other), "send #3 g1 note 7");
+    says!(w.tell(1, 8, Told::Other));
+    says!(w.no_connection(3), "accept note 7", "accept note 8");
+}
+
+#[test]
+fn a_stream_cut_in_the_middle_is_resumed_where_it_broke() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.begun(3), "flow 2 #3");
+    let cut = Cut { resumable: true, retry: Some(500), ..world::cut_of(true, "closed") };
+    says!(w.cut(3, cut));
+    says!(w.passes(499));
+    says!(w.passes(1), "send #4 g1 resume #3");
+    says!(w.begun(4));
+    says!(w.answered(3), "pass 2 #3");
+    says!(w.answered(4));
+    assert!(w.kept().is_empty());
+}
+
+#[test]
+fn a_stream_whose_server_is_gone_ends_at_once() {
+    let mut w = World::bound();
+    w.call(2);
+    w.begun(3);
+    let cut = Cut { resumable: true, ..world::cut_of(true, "closed") };
+    w.cut(3, cut);
+    says!(w.passes(1_000), "send #4 g1 resume #3");
+    let refused = Cut { resumable: true, ..world::cut_of(false, "connection refused") };
+    says!(w.cut(4, refused), "withdraw #3", "answer 2 delivery-unknown executed=unknown");
+}
+
+#[test]
+fn a_stream_without_event_ids_ends_at_once() {
+    let mut w = World::bound();
+    w.call(2);
+    w.begun(3);
+    says!(w.broke(3), "withdraw #3", "answer 2 delivery-unknown executed=unknown");
+}
+
+#[test]
+fn a_server_that_does_not_answer_the_resumption_is_given_up_after_five_seconds() {
+    let mut w = World::bound();
+    w.call(2);
+    w.begun(3);
+    w.cut(3, Cut { resumable: true, ..world::cut_of(true, "closed") });
+    w.passes(1_000);
+    says!(
+        w.passes(5_000).into_iter().filter(|l| !l.ends_with("ping")).collect(),
+        "abort #4",
+        "withdraw #3",
+        "answer 2 delivery-unknown executed=unknown",
+    );
+}

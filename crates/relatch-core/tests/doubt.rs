@@ -1,0 +1,278 @@
+//! Stories of answers that may or may not be about the session, and of credentials.
+
+mod world;
+
+use relatch_core::health::State;
+use relatch_core::input::Refusal;
+use relatch_core::policy::Policy;
+use world::{World, ask, call, policy, refusal};
+
+const FORBIDDEN: &str = "principal mismatch";
+
+#[test]
+fn a_session_that_answers_ping_is_kept_and_the_answer_is_passed_on() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.refused(3, 403, FORBIDDEN), "send #4 g1 ping");
+    // What comes meanwhile waits for the finding.
+    says!(w.call(3));
+    says!(w.answered(4), "pass-refusal 2 #3 executed=no", "send #5 g1 exchange 3");
+    assert!(w.kept().is_empty());
+}
+
+#[test]
+fn a_ping_that_gets_another_error_proves_the_session_alive() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 403, FORBIDDEN);
+    says!(w.error(4, -32601, "no ping here"), "pass-refusal 2 #3 executed=no");
+}
+
+#[test]
+fn a_ping_without_an_answer_finds_nothing() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 500, "boom");
+    says!(w.passes(2_000), "abort #4", "pass-refusal 2 #3 executed=unknown");
+    assert_eq!(w.generation(1).map(|g| g.0), Some(1));
+}
+
+#[test]
+fn a_ping_refused_as_gone_renews_the_session() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 500, "session not found");
+    // The call's own refusal is not the ping's: whether it ran stays unknown.
+    says!(
+        w.refused(4, 404, "Session not found"),
+        "answer 2 delivery-unknown executed=unknown",
+        "send #5 g2 initialize",
+    );
+}
+
+#[test]
+fn a_control_that_is_answered_proves_the_old_session_gone_and_binds_the_new_one() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.refused(3, 403, FORBIDDEN), "send #4 g1 ping");
+    says!(w.refused(4, 403, FORBIDDEN), "send #5 g2 initialize");
+    says!(w.session(5), "send #6 g2 initialized");
+    says!(w.answered(6), "send #7 g2 ping");
+    says!(w.answered(7), "send #8 g1 delete", "send #9 g2 exchange 2");
+    says!(w.answered(8), "forget g1");
+    says!(w.answered(9), "pass 2 #9");
+    assert_eq!(w.report().totals.relatched, 1);
+    assert!(w.kept().is_empty());
+}
+
+#[test]
+fn a_500_that_ping_shares_proves_nothing_of_the_call_unless_it_speaks_of_the_session() {
+    for (body, expected) in [
+        ("boom", "answer 2 delivery-unknown executed=unknown"),
+        ("session not found", "send #9 g2 exchange 2"),
+    ] {
+        let mut w = World::bound();
+        w.call(2);
+        w.refused(3, 500, body);
+        w.refused(4, 500, body);
+        w.session(5);
+        w.answered(6);
+        let lines = w.answered(7);
+        assert!(lines.iter().any(|l| l == expected), "{body}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_control_that_fails_keeps_the_old_session_and_is_believed_for_ten_minutes() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 403, FORBIDDEN);
+    w.refused(4, 403, FORBIDDEN);
+    w.session(5);
+    w.answered(6);
+    says!(w.refused(7, 403, FORBIDDEN), "send #8 g2 delete", "pass-refusal 2 #3 executed=no");
+    says!(w.answered(8), "forget g2");
+    // The look is refused in the same way, and what is known not to be about the session holds no call back.
+    says!(w.call(3), "send #9 g1 ping");
+    says!(w.refused(9, 403, FORBIDDEN), "send #10 g1 exchange 3");
+    says!(w.refused(10, 403, FORBIDDEN), "pass-refusal 3 #10 executed=no");
+    assert_eq!(w.generation(1).map(|g| g.0), Some(1));
+    w.passes(600_001);
+    w.read(4);
+    says!(w.refused(11, 403, FORBIDDEN), "send #12 g1 ping");
+}
+
+#[test]
+fn a_handshake_that_is_refused_keeps_the_old_session() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 403, FORBIDDEN);
+    w.refused(4, 403, FORBIDDEN);
+    says!(w.refused(5, 403, FORBIDDEN), "pass-refusal 2 #3 executed=no");
+    assert_eq!(w.generation(1).map(|g| g.0), Some(1));
+}
+
+#[test]
+fn at_most_one_trial_a_minute() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 403, "a");
+    w.refused(4, 403, "a");
+    w.refused(5, 403, "a");
+    w.call(3);
+    let sent = *w.under_way.keys().last().expect("the call");
+    says!(w.answered(sent), "send #7 g1 exchange 3");
+    w.refused(7, 403, "b");
+    says!(w.refused(8, 403, "b"), "pass-refusal 3 #7 executed=no");
+}
+
+#[test]
+fn a_503_that_ping_and_handshake_get_too_is_an_absence() {
+    let mut w = World::bound();
+    w.read(2);
+    says!(w.refused(3, 503, "no backend"), "send #4 g1 ping");
+    says!(w.refused(4, 503, "no backend"), "send #5 g2 initialize");
+    says!(w.refused(5, 503, "no backend"));
+    assert_eq!(w.state(), State::Down);
+    says!(w.waits(300), "send #6 g1 ping");
+    says!(w.answered(6), "send #7 g1 exchange 2 mapped on any");
+}
+
+#[test]
+fn an_error_in_a_200_that_speaks_of_the_session_is_asked_about() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.error(3, -32000, "Server not initialized"), "send #4 g1 ping");
+    says!(w.error(4, -32000, "Server not initialized"), "send #5 g2 initialize");
+    w.session(5);
+    w.answered(6);
+    says!(w.answered(7), "send #8 g1 delete", "send #9 g2 exchange 2");
+}
+
+#[test]
+fn an_error_in_a_200_of_a_living_session_is_the_answer() {
+    let mut w = World::bound();
+    w.call(2);
+    w.error(3, -32000, "Browser session not found");
+    says!(w.answered(4), "pass 2 #3");
+}
+
+#[test]
+fn an_upstream_without_session_ids_passes_its_refusals_on() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    let facts = relatch_core::input::SessionFacts { has_id: false, ..world::session_facts() };
+    w.session_of(1, facts);
+    w.initialized(1, 1);
+    w.answered(2);
+    w.call(2);
+    says!(w.refused(3, 403, FORBIDDEN), "pass-refusal 2 #3 executed=no");
+}
+
+#[test]
+fn an_upstream_without_session_ids_gets_a_new_handshake_after_an_outage() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    let facts = relatch_core::input::SessionFacts { has_id: false, ..world::session_facts() };
+    w.session_of(1, facts.clone());
+    w.initialized(1, 1);
+    w.answered(2);
+    w.call(2);
+    w.no_connection(3);
+    says!(w.waits(200), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g2 initialize");
+    w.session_of(5, facts);
+    says!(w.answered(6), "forget g1", "send #7 g2 exchange 2");
+}
+
+#[test]
+fn a_challenge_goes_back_to_its_client_and_the_session_lives() {
+    let mut w = World::bound();
+    w.call(2);
+    let challenge = Refusal { challenge: true, ..refusal(401, "") };
+    says!(w.refused_with(3, challenge), "challenge 2 #3");
+    assert_eq!(w.conditions(), ["credentials-refused"]);
+    says!(w.call(3), "send #4 g1 exchange 3");
+    says!(w.answered(4), "pass 3 #4");
+    assert_eq!(w.state(), State::Healthy);
+    assert!(w.kept().is_empty());
+}
+
+#[test]
+fn a_handshake_that_wants_other_credentials_parks_the_latch_until_the_next_request() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    w.read(3);
+    says!(w.refused(3, 404, "gone"), "send #5 g2 initialize");
+    w.refused(4, 404, "gone");
+    let challenge = Refusal { challenge: true, ..refusal(401, "") };
+    says!(w.refused_with(5, challenge), "challenge 2 #5", "challenge 3 #5");
+    says!(w.passes(600_000));
+    says!(w.call(4), "send #6 g3 initialize");
+}
+
+#[test]
+fn a_probe_that_wants_other_credentials_parks_the_latch_until_the_next_request() {
+    let mut w = World::bound();
+    w.attached(1);
+    let stream = 3;
+    let none = Refusal { challenge: true, ..refusal(401, "") };
+    says!(w.refused_with(stream, none));
+    says!(w.passes(600_000));
+    assert_eq!(w.conditions(), ["credentials-refused"]);
+    says!(w.read(2), "send #4 g1 exchange 2 on any", "send #5 g1 stream");
+}
+
+#[test]
+fn a_get_that_is_answered_404_never_ends_a_session_that_post_finds_alive() {
+    let mut w = World::bound();
+    says!(w.attached(1), "send #3 g1 stream");
+    says!(w.refused(3, 404, "no such route"), "send #4 g1 ping");
+    says!(w.answered(4));
+    assert_eq!(w.generation(1).map(|g| g.0), Some(1));
+    says!(w.call(2), "send #5 g1 exchange 2");
+}
+
+#[test]
+fn a_get_that_is_answered_405_is_not_asked_again() {
+    let mut w = World::bound();
+    w.attached(1);
+    says!(w.refused(3, 405, ""));
+    let lines = w.passes(300_000);
+    assert!(lines.iter().all(|l| !l.ends_with("stream")), "{lines:?}");
+}
+
+#[test]
+fn a_look_refused_as_gone_renews_the_session_before_the_call_is_sent() {
+    let mut w = World::bound_with(Policy { local: false, ..policy() });
+    w.passes(20_000);
+    // Nothing is asked of a remote server that sleeps.
+    says!(w.call(2), "send #3 g1 exchange 2");
+    w.answered(3);
+    w.call(3);
+    w.refused(4, 502, "");
+    w.passes(2_000);
+    w.answered(5);
+    w.passes(20_000);
+    says!(w.call(4), "send #6 g1 ping");
+    says!(w.refused(6, 404, "gone"), "send #7 g2 initialize");
+}
+
+#[test]
+fn an_answer_about_the_request_is_passed_on() {
+    let mut w = World::bound();
+    w.asks(1, 2, ask(2, "tools/call"));
+    says!(w.refused(3, 400, "Unsupported protocol version"), "pass-refusal 2 #3 executed=no");
+    w.asks(1, 3, call(3, "x"));
+    let unknown = Refusal { rpc_code: Some(-32601), ..refusal(404, "Method not found") };
+    says!(w.refused_with(4, unknown), "pass-refusal 3 #4 executed=no");
+}
+
+#[test]
+fn a_redirect_elsewhere_is_told_with_its_address() {
+    let mut w = World::bound();
+    w.call(2);
+    let moved = Refusal { location: Some("https://elsewhere/mcp"), ..refusal(302, "") };
+    says!(w.refused_with(3, moved), "answer 2 redirected executed=no");
+}

@@ -1,0 +1,330 @@
+//! Stories of what a new session gets, and of what is said about health.
+
+mod world;
+
+use relatch_core::health::State;
+use relatch_core::input::{Answer, Ask, Input, Keep, Listed, Restored, Told};
+use relatch_core::{AttemptId, Gen, LatchId};
+use relatch_wire::method::ListKind;
+use world::{World, ask};
+
+fn keeps(id: i64, method: &str, keep: Keep) -> Ask {
+    Ask { keep, ..ask(id, method) }
+}
+
+/// A client with a log level, a subscription, a list and a stream.
+fn furnished() -> World {
+    let mut w = World::bound();
+    w.asks(1, 2, keeps(2, "logging/setLevel", Keep::Level("debug".into())));
+    w.answered(3);
+    w.asks(1, 3, keeps(3, "resources/subscribe", Keep::Subscribe("file:///a".into(), "a".into())));
+    w.answered(4);
+    w.asks(1, 4, ask(4, "tools/list"));
+    w.answered(5);
+    says!(w.attached(1), "send #6 g1 stream");
+    w.begun(6);
+    w
+}
+
+#[test]
+fn a_new_session_gets_level_subscriptions_stream_and_the_client_hears_what_changed() {
+    let mut w = furnished();
+    w.passes(12_000);
+    w.read(5);
+    says!(w.refused(7, 404, "gone"), "withdraw #6", "abort #6", "send #8 g2 initialize",);
+    says!(w.session(8), "send #9 g2 initialized");
+    says!(w.answered(9), "send #10 g2 setLevel debug");
+    says!(w.answered(10), "send #11 g2 subscribe a");
+    says!(
+        w.answered(11),
+        "forget g1",
+        "send #12 g2 exchange 5 on any",
+        "send #13 g2 stream",
+        "send #14 g2 tools/list",
+    );
+    says!(w.listed(14, Listed::More("p2".into())), "send #15 g2 tools/list from p2");
+    says!(
+        w.listed(15, Listed::Differs("+extra".into())),
+        "tell 1 tools/list changed",
+        "tell 1 file:///a updated",
+    );
+}
+
+#[test]
+fn a_list_that_is_the_same_is_not_announced() {
+    let mut w = World::bound();
+    w.asks(1, 2, ask(2, "tools/list"));
+    w.answered(3);
+    w.on(Input::Reconnect { latch: None });
+    w.session(4);
+    says!(w.answered(5), "send #6 g1 delete", "send #7 g2 tools/list");
+    says!(w.listed(7, Listed::Same));
+}
+
+#[test]
+fn a_step_that_is_refused_or_too_slow_is_skipped() {
+    let mut w = furnished();
+    w.on(Input::Reconnect { latch: None });
+    w.session(7);
+    w.answered(8);
+    says!(w.error(9, -32601, "no logging"), "send #10 g2 subscribe a");
+    let lines = w.passes(5_000);
+    assert_eq!(lines[0], "abort #10");
+    assert_eq!(w.generation(1), Some(Gen(2)));
+    assert_eq!(w.journal.iter().filter(|j| j.starts_with("skipped")).count(), 2);
+}
+
+#[test]
+fn a_session_that_dies_while_it_is_rebuilt_is_replaced() {
+    let mut w = furnished();
+    w.on(Input::Reconnect { latch: None });
+    w.session(7);
+    w.answered(8);
+    // The first session may live, and gets its farewell.
+    says!(
+        w.refused(9, 404, "gone"),
+        "withdraw #6",
+        "abort #6",
+        "send #10 g1 delete",
+        "send #11 g3 initialize",
+    );
+    w.session(11);
+    w.answered(12);
+    w.answered(13);
+    let lines = w.answered(14);
+    assert!(lines.contains(&"forget g2".to_owned()), "{lines:?}");
+    assert_eq!(w.generation(1), Some(Gen(3)));
+}
+
+#[test]
+fn a_session_that_survived_an_outage_is_told_its_state_again_and_lists_are_compared() {
+    let mut w = furnished();
+    w.passes(12_000);
+    w.read(5);
+    w.no_connection(7);
+    let ping = w.waits(200);
+    says!(ping, "send #8 g1 ping");
+    says!(w.answered(8), "send #9 g1 setLevel debug");
+    says!(w.answered(9), "send #10 g1 subscribe a");
+    let lines = w.answered(10);
+    assert!(lines.contains(&"send #11 g1 exchange 5 on any".to_owned()), "{lines:?}");
+    assert!(lines.iter().any(|l| l.ends_with("tools/list")), "{lines:?}");
+    assert_eq!(w.report().totals.relatched, 0);
+    assert_eq!(w.report().totals.resent, 0);
+}
+
+#[test]
+fn a_comparison_that_is_cut_begins_again() {
+    let mut w = World::bound();
+    w.asks(1, 2, ask(2, "tools/list"));
+    w.answered(3);
+    w.on(Input::Reconnect { latch: None });
+    w.session(4);
+    w.answered(5);
+    w.answered(6);
+    says!(w.broke(7));
+    says!(w.waits(0), "send #8 g2 ping");
+    says!(w.answered(8));
+    says!(w.passes(5_000), "send #9 g2 tools/list");
+    says!(w.listed(9, Listed::Differs("-old".into())), "tell 1 tools/list changed");
+}
+
+#[test]
+fn a_list_without_end_is_given_up() {
+    let mut w = World::bound();
+    w.asks(1, 2, ask(2, "tools/list"));
+    w.answered(3);
+    w.on(Input::Reconnect { latch: None });
+    w.session(4);
+    w.answered(5);
+    w.answered(6);
+    let mut page = 7;
+    for _ in 0..1_000 {
+        let lines = w.listed(page, Listed::More("again".into()));
+        if lines.is_empty() {
+            return;
+        }
+        page = *w.under_way.keys().last().expect("a page");
+    }
+    panic!("it asks for ever");
+}
+
+#[test]
+fn a_stream_that_breaks_is_opened_again_and_a_short_break_needs_no_comparison() {
+    let mut w = furnished();
+    says!(w.broke(6));
+    says!(w.waits(0), "send #7 g1 ping");
+    says!(w.answered(7));
+    says!(w.passes(1_000), "send #8 g1 stream");
+    says!(w.begun(8));
+    assert_eq!(w.state(), State::Healthy);
+}
+
+#[test]
+fn a_stream_that_was_away_for_long_is_followed_by_a_comparison() {
+    let mut w = furnished();
+    w.passes(300_000);
+    let stream = w.under_way.iter().find(|(_, what)| **what == relatch_core::effect::What::Stream);
+    let stream = *stream.expect("the stream").0;
+    w.broke(stream);
+    for _ in 0..4 {
+        let next = *w.under_way.keys().last().expect("something");
+        match &w.under_way[&next] {
+            relatch_core::effect::What::Ping => w.answered(next),
+            _ => w.refused(next, 502, ""),
+        };
+        w.passes(10_000);
+    }
+    let stream = *w.under_way.keys().last().expect("the stream");
+    let lines = w.begun(stream);
+    assert!(lines.iter().any(|l| l.ends_with("tools/list")), "{lines:?}");
+}
+
+#[test]
+fn a_latch_from_the_records_goes_on_with_its_session_when_its_client_calls() {
+    let mut w = World::new();
+    let restored = Restored {
+        bound: Some(Gen(4)),
+        has_id: true,
+        begun: 4,
+        initialized: true,
+        revision: "2025-11-25".into(),
+        lists: vec![ListKind::Tools],
+        ..Restored::default()
+    };
+    // Nothing is sent for a client that has not shown itself.
+    says!(w.on(Input::Restored { latch: LatchId(1), restored }));
+    says!(w.passes(600_000));
+    assert_eq!(w.state(), State::Unknown);
+    says!(w.read(2), "send #1 g4 exchange 2 on any", "send #2 g4 tools/list");
+    says!(w.refused(1, 404, "gone"), "abort #2", "send #3 g5 initialize");
+    w.session(3);
+    says!(w.answered(4), "forget g4", "send #5 g5 exchange 2 on any", "send #6 g5 tools/list");
+}
+
+#[test]
+fn a_latch_from_the_records_without_a_session_opens_one_when_its_client_calls() {
+    let mut w = World::new();
+    let restored = Restored { begun: 2, initialized: true, ..Restored::default() };
+    says!(w.on(Input::Restored { latch: LatchId(1), restored }));
+    says!(w.call(2), "send #1 g3 initialize");
+    w.session(1);
+    says!(w.answered(2), "send #3 g3 exchange 2");
+}
+
+#[test]
+fn an_answer_to_a_server_that_is_gone_is_let_go() {
+    let mut w = World::bound();
+    says!(w.tell(1, 5, Told::Answer(Some(Gen(1)))), "send #3 g1 note 5");
+    says!(w.tell(1, 6, Told::Answer(Some(Gen(7)))), "drop note 6");
+    says!(w.tell(1, 7, Told::Answer(None)), "drop note 7");
+    // Never written: it goes out when the server is back, since the same session asked.
+    says!(w.no_connection(3), "accept note 5");
+    says!(w.waits(200), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g1 note 5");
+}
+
+#[test]
+fn initialized_reaches_each_session_once() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    // The server restarts before the client has said that it is initialized.
+    says!(w.asks(1, 2, ask(2, "tools/list")), "send #2 g1 exchange 2 on any");
+    let mut next = 2;
+    loop {
+        let lines = w.refused(next, 404, "gone");
+        next = *w.under_way.keys().last().expect("a question");
+        if lines.iter().any(|l| l.ends_with("initialize")) {
+            break;
+        }
+    }
+    says!(w.session(next), "send #7 g2 initialized");
+    says!(w.initialized(1, 1), "drop note 1");
+    says!(w.answered(7), "forget g1", "send #8 g2 exchange 2 on any");
+}
+
+#[test]
+fn health_is_unknown_at_first_and_again_when_the_last_answer_is_a_minute_old() {
+    let mut w = World::new();
+    assert_eq!(w.state(), State::Unknown);
+    w.opened(1, 1);
+    w.session(1);
+    assert_eq!(w.state(), State::Healthy);
+    w.passes(59_999);
+    assert_eq!(w.state(), State::Healthy);
+    w.passes(1);
+    assert_eq!(w.state(), State::Unknown);
+    assert_eq!(w.report().since.0, 60_000);
+}
+
+#[test]
+fn an_idle_upstream_with_a_client_is_probed_and_stays_healthy() {
+    let mut w = World::bound();
+    w.attached(1);
+    w.refused(3, 405, "");
+    for _ in 0..10 {
+        let lines = w.passes(30_000);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let ping = *w.under_way.keys().last().expect("the probe");
+        w.answered(ping);
+        assert_eq!(w.state(), State::Healthy);
+    }
+}
+
+#[test]
+fn three_probes_without_an_answer_are_down() {
+    let mut w = World::bound();
+    w.attached(1);
+    w.refused(3, 405, "");
+    w.passes(65_000);
+    assert_eq!(w.state(), State::Unknown);
+    w.passes(40_000);
+    assert_eq!(w.state(), State::Down);
+}
+
+#[test]
+fn an_upstream_is_down_at_the_first_refused_connection_and_recovering_while_it_relatches() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    assert_eq!(w.state(), State::Down);
+    assert!(w.report().next_attempt.is_some());
+    w.waits(200);
+    w.refused(4, 404, "gone");
+    assert_eq!(w.state(), State::Down);
+    w.session(5);
+    assert_eq!(w.state(), State::Recovering);
+    w.answered(6);
+    assert_eq!(w.state(), State::Healthy);
+}
+
+#[test]
+fn what_nobody_asks_about_any_more_is_unknown() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    w.left(2);
+    let mut scouts = 0;
+    while w.now.0 < 700_000 {
+        for line in w.waits(10_000) {
+            if line.ends_with("ping") {
+                scouts += 1;
+                let ping = *w.under_way.keys().last().expect("the scout");
+                w.no_connection(ping);
+            }
+        }
+    }
+    assert!((100..400).contains(&scouts), "{scouts}");
+    assert_eq!(w.state(), State::Unknown);
+}
+
+#[test]
+fn an_end_that_crosses_its_own_abort_is_let_go() {
+    let mut w = World::bound();
+    w.call(2);
+    w.ended(1);
+    let crossed = Input::Answered { attempt: AttemptId(3), answer: Answer::Result };
+    says!(w.on(crossed));
+    says!(w.asks(1, 3, ask(3, "tools/list")), "answer 3 session-ended executed=no");
+}

@@ -1,0 +1,349 @@
+//! Stories of a server that restarts: what is sent, what waits, and what the client is told.
+
+mod world;
+
+use relatch_core::input::Told;
+use relatch_wire::request_id::RequestId;
+use world::{World, ask, policy};
+
+const GONE: &str = "Session not found";
+
+/// A call is refused as the session's being gone, and so are three questions over fresh connections.
+fn refused_for_good(w: &mut World, attempt: u64) -> u64 {
+    w.refused(attempt, 404, GONE);
+    let first = *w.under_way.keys().last().expect("a ping");
+    w.refused(first, 404, GONE);
+    w.refused(first + 1, 404, GONE);
+    w.refused(first + 2, 404, GONE);
+    first + 3
+}
+
+#[test]
+fn a_session_opens_and_a_call_is_answered() {
+    let mut w = World::new();
+    says!(w.opened(1, 1), "send #1 g1 initialize of 1");
+    says!(w.session(1), "pass 1 #1");
+    says!(w.initialized(1, 1), "send #2 g1 note 1");
+    says!(w.answered(2), "drop note 1");
+    says!(w.call(2), "send #3 g1 exchange 2");
+    says!(w.answered(3), "pass 2 #3");
+    assert!(w.kept().is_empty());
+    assert_eq!(w.journal, ["attached"]);
+    assert_eq!(w.state(), relatch_core::health::State::Healthy);
+    assert_eq!(w.report().totals.held, 0);
+}
+
+#[test]
+fn a_call_made_right_after_initialized_goes_out_behind_it() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    says!(w.initialized(1, 1), "send #2 g1 note 1");
+    says!(w.call(2));
+    says!(w.answered(2), "drop note 1", "send #3 g1 exchange 2");
+    assert_eq!(w.report().totals.held, 0);
+}
+
+#[test]
+fn after_a_restart_the_refused_call_is_sent_once_to_the_new_session() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    // Long idle: a question goes first, and is refused.
+    says!(w.call(2), "send #3 g1 ping");
+    says!(w.refused(3, 404, GONE), "send #4 g2 initialize");
+    says!(w.session(4), "send #5 g2 initialized");
+    says!(w.answered(5), "forget g1", "send #6 g2 exchange 2");
+    says!(w.answered(6), "pass 2 #6");
+    assert_eq!(w.journal, ["attached", "lost", "held send_mail: a new session is being opened", "relatched"]);
+    assert_eq!(w.report().totals.relatched, 1);
+}
+
+#[test]
+fn a_session_that_answered_a_moment_ago_is_asked_about_over_fresh_connections_first() {
+    let mut w = World::bound();
+    says!(w.call(2), "send #3 g1 exchange 2");
+    says!(w.refused(3, 404, GONE), "send #4 g1 ping on fresh");
+    says!(w.refused(4, 404, GONE), "send #5 g1 ping on fresh");
+    says!(w.refused(5, 404, GONE), "send #6 g1 ping on fresh");
+    says!(w.refused(6, 404, GONE), "send #7 g2 initialize");
+    says!(w.session(7), "send #8 g2 initialized");
+    says!(w.answered(8), "forget g1", "send #9 g2 exchange 2");
+    says!(w.answered(9), "pass 2 #9");
+    assert!(w.kept().is_empty());
+}
+
+#[test]
+fn waiting_calls_keep_their_order_and_share_one_handshake() {
+    let mut w = World::bound();
+    w.call(2);
+    w.call(3);
+    w.read(4);
+    says!(w.refused(4, 404, GONE), "send #6 g1 ping on fresh");
+    says!(w.refused(3, 404, GONE));
+    says!(w.refused(5, 404, GONE));
+    w.refused(6, 404, GONE);
+    w.refused(7, 404, GONE);
+    says!(w.refused(8, 404, GONE), "send #9 g2 initialize");
+    says!(w.call(5));
+    w.session(9);
+    says!(
+        w.answered(10),
+        "forget g1",
+        "send #11 g2 exchange 2",
+        "send #12 g2 exchange 3",
+        "send #13 g2 exchange 4 on any",
+        "send #14 g2 exchange 5",
+    );
+}
+
+#[test]
+fn a_call_refused_by_the_fresh_session_too_is_passed_on() {
+    let mut w = World::bound();
+    w.call(2);
+    let handshake = refused_for_good(&mut w, 3);
+    w.session(handshake);
+    says!(w.answered(handshake + 1), "forget g1", "send #9 g2 exchange 2");
+    says!(w.refused(9, 404, GONE), "pass-refusal 2 #9 executed=no", "send #10 g2 ping on fresh");
+}
+
+#[test]
+fn an_attempt_of_the_old_session_runs_on_and_its_answer_is_passed() {
+    let mut w = World::bound();
+    w.call(2);
+    w.call(3);
+    let handshake = refused_for_good(&mut w, 4);
+    w.session(handshake);
+    says!(w.answered(handshake + 1), "send #10 g2 exchange 3");
+    says!(w.answered(3), "pass 2 #3", "forget g1");
+}
+
+#[test]
+fn a_stateful_upstream_is_renewed_and_the_call_is_given_back() {
+    let mut w = World::bound_with(relatch_core::policy::Policy { stateful: true, ..policy() });
+    w.call(2);
+    w.read(3);
+    says!(w.refused(3, 404, GONE), "answer 2 state-lost executed=no", "send #5 g1 ping on fresh");
+    says!(w.refused(4, 404, GONE));
+    w.refused(5, 404, GONE);
+    w.refused(6, 404, GONE);
+    w.refused(7, 404, GONE);
+    w.session(8);
+    says!(w.answered(9), "forget g1", "send #10 g2 exchange 3 on any");
+}
+
+#[test]
+fn a_tool_that_is_never_to_be_repeated_is_given_back_even_when_it_was_refused() {
+    let replay = vec![("send_*".to_owned(), false)];
+    let mut w = World::bound_with(relatch_core::policy::Policy { replay, ..policy() });
+    w.call(2);
+    says!(w.refused(3, 404, GONE), "answer 2 never-replayed executed=no", "send #4 g1 ping on fresh");
+}
+
+#[test]
+fn a_never_tool_that_was_not_written_still_waits() {
+    let replay = vec![("send_*".to_owned(), false)];
+    let mut w = World::bound_with(relatch_core::policy::Policy { replay, ..policy() });
+    w.call(2);
+    says!(w.no_connection(3), "withdraw #3");
+    says!(w.waits(200), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g1 exchange 2");
+}
+
+#[test]
+fn replicas_that_do_not_share_sessions_keep_the_session_and_get_the_call_again() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.refused(3, 404, GONE), "send #4 g1 ping on fresh");
+    says!(w.refused(4, 404, GONE), "send #5 g1 ping on fresh");
+    says!(w.answered(5), "send #6 g1 exchange 2 mapped on fresh");
+    says!(w.answered(6), "pass 2 #6");
+    assert_eq!(w.conditions(), ["sessions-not-shared"]);
+    assert_eq!(w.report().totals.relatched, 0);
+    assert_eq!(w.state(), relatch_core::health::State::Degraded);
+}
+
+#[test]
+fn replicas_that_mislead_again_and_again_do_not_keep_a_call_for_ever() {
+    let mut w = World::bound();
+    w.call(2);
+    let mut attempt = 3;
+    for _ in 0..20 {
+        w.refused(attempt, 404, GONE);
+        if w.is_over(2) {
+            break;
+        }
+        w.answered(attempt + 1);
+        attempt += 2;
+    }
+    assert!(w.is_over(2));
+    assert_eq!(w.report().totals.relatched, 0);
+}
+
+#[test]
+fn new_sessions_that_are_refused_before_they_answer_make_the_latch_rest() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    let mut ex = 2;
+    w.read(ex);
+    let mut attempt = 3;
+    for _ in 0..3 {
+        let handshake = refused_or_lost(&mut w, attempt);
+        w.session(handshake);
+        w.answered(handshake + 1);
+        if w.is_over(ex) {
+            ex += 1;
+            w.read(ex);
+        }
+        attempt = *w.under_way.keys().last().expect("the read");
+    }
+    assert_eq!(w.report().totals.relatched, 3);
+    w.refused(attempt, 404, GONE);
+    while let Some(ping) = w.under_way.keys().last().copied() {
+        w.refused(ping, 404, GONE);
+    }
+    assert_eq!(w.conditions(), ["session-flapping"]);
+    says!(w.read(50), "answer 50 session-flapping executed=no");
+    says!(w.passes(4_000));
+    let lines = w.passes(1_000);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].ends_with("initialize"), "{lines:?}");
+    // The next rest is twice as long.
+    let next = *w.under_way.keys().last().expect("a handshake");
+    w.session(next);
+    w.answered(next + 1);
+    w.read(51);
+    let attempt = *w.under_way.keys().last().expect("the read");
+    w.refused(attempt, 404, GONE);
+    while let Some(ping) = w.under_way.keys().last().copied() {
+        w.refused(ping, 404, GONE);
+    }
+    says!(w.passes(9_000));
+    assert!(!w.passes(1_500).is_empty());
+}
+
+/// Refuses this attempt and every question after it, until a handshake begins.
+fn refused_or_lost(w: &mut World, attempt: u64) -> u64 {
+    let mut next = attempt;
+    loop {
+        let lines = w.refused(next, 404, GONE);
+        next = *w.under_way.keys().last().expect("something is under way");
+        if lines.iter().any(|line| line.ends_with("initialize")) {
+            return next;
+        }
+    }
+}
+
+#[test]
+fn handshakes_are_capped_and_the_rest_take_their_turn() {
+    let mut w = World::new();
+    for latch in 1..=12 {
+        w.opened(latch, latch);
+        w.session(latch * 2 - 1);
+        w.initialized(latch, latch);
+        w.answered(latch * 2);
+    }
+    w.passes(20_000);
+    w.on(relatch_core::Input::Reconnect { latch: None });
+    assert_eq!(w.under_way.len(), 8);
+    let first = *w.under_way.keys().next().expect("a handshake");
+    let lines = w.session(first);
+    assert_eq!(lines.iter().filter(|l| l.ends_with("initialize")).count(), 1, "{lines:?}");
+}
+
+#[test]
+fn reconnect_lets_open_attempts_run_on_and_ends_the_old_session_afterwards() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.on(relatch_core::Input::Reconnect { latch: None }), "send #4 g2 initialize");
+    w.session(4);
+    says!(w.answered(5));
+    says!(w.call(3), "send #6 g2 exchange 3");
+    says!(w.answered(3), "pass 2 #3", "send #7 g1 delete");
+    says!(w.answered(7), "forget g1");
+}
+
+#[test]
+fn a_reconnect_that_fails_keeps_the_old_session() {
+    let mut w = World::bound();
+    says!(w.on(relatch_core::Input::Reconnect { latch: None }), "send #3 g2 initialize");
+    says!(w.no_connection(3));
+    let ping = w.waits(1_000);
+    says!(ping, "send #4 g1 ping");
+    says!(w.answered(4));
+    says!(w.call(2), "send #5 g1 exchange 2");
+}
+
+#[test]
+fn delete_during_a_handshake_is_followed_by_delete() {
+    let mut w = World::bound();
+    w.on(relatch_core::Input::Reconnect { latch: None });
+    says!(w.ended(1), "send #4 g1 delete", "close 1");
+    says!(w.session(3), "send #5 g2 delete");
+    w.answered(4);
+    w.answered(5);
+    assert!(w.under_way.is_empty());
+}
+
+#[test]
+fn delete_while_the_clients_own_handshake_is_out_is_followed_by_delete() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    says!(w.ended(1), "answer 1 session-ended executed=no", "close 1");
+    says!(w.session(1), "send #2 g1 delete");
+    says!(w.answered(2), "forget g1");
+    assert!(w.kept().is_empty());
+}
+
+#[test]
+fn a_second_id_in_flight_travels_mapped() {
+    let mut w = World::bound();
+    says!(w.asks(1, 2, ask(9, "tools/list")), "send #3 g1 exchange 2 on any");
+    says!(w.asks(1, 3, ask(9, "tools/list")), "send #4 g1 exchange 3 mapped on any");
+    w.answered(3);
+    w.answered(4);
+    says!(w.asks(1, 4, ask(9, "tools/list")), "send #5 g1 exchange 4 on any");
+}
+
+#[test]
+fn a_client_that_left_is_not_served_again() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.left(2));
+    says!(w.refused(3, 404, GONE), "send #4 g1 ping on fresh");
+    w.refused(4, 404, GONE);
+    w.refused(5, 404, GONE);
+    w.refused(6, 404, GONE);
+    w.session(7);
+    says!(w.answered(8), "forget g1");
+}
+
+#[test]
+fn a_cancelled_call_that_was_refused_is_not_sent_again() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.tell(1, 2, Told::Cancelled(RequestId::number(2))), "send #4 g1 note 2");
+    says!(w.refused(3, 404, GONE), "answer 2 cancelled executed=no", "send #5 g1 ping on fresh");
+}
+
+#[test]
+fn a_cancelled_call_that_is_never_answered_ends_all_the_same() {
+    let mut w = World::bound();
+    w.call(2);
+    w.tell(1, 2, Told::Cancelled(RequestId::number(2)));
+    says!(w.answered(4), "drop note 2");
+    says!(w.passes(20_000), "abort #3", "withdraw #3", "answer 2 cancelled executed=unknown");
+}
+
+#[test]
+fn one_404_of_the_proxy_then_an_answer_keeps_the_session() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    says!(w.read(2), "send #3 g1 exchange 2 on any");
+    says!(w.refused(3, 404, "<html>not found</html>"), "send #4 g2 initialize");
+    // The proxy has no route to the server: nobody speaks MCP there.
+    says!(w.refused(4, 404, "<html>not found</html>"));
+    says!(w.waits(1_000), "send #5 g1 ping");
+    says!(w.answered(5), "send #6 g1 exchange 2 mapped on any");
+    says!(w.answered(6), "pass 2 #6");
+    assert_eq!(w.report().totals.relatched, 0);
+}

@@ -1,0 +1,334 @@
+//! An answer as a stream of events that its client may leave and come back to.
+//!
+//! relatch numbers the events itself, so a client can resume even where the server can't. What has gone out is kept
+//! within bounds; a client whose connection is gone has a while to come back by `Last-Event-ID` before it counts as
+//! left. Event ids are of this process: after a restart they name nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use relatch_core::policy;
+use relatch_wire::era::Revision;
+use relatch_wire::sse;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use super::body::Aborted;
+use crate::exchange::{Chunk, Final, Piece};
+use crate::intake::Asked;
+use crate::{lock, words};
+
+/// A comment keeps a silent stream alive this often.
+pub(crate) const COMMENT: Duration = Duration::from_secs(15);
+/// Pieces of a body that may wait for the socket.
+pub(crate) const AHEAD: usize = 2;
+/// A client that lost its connection in the middle of a call may come back for so long.
+const COME_BACK: Duration = Duration::from_millis(policy::ATTACHED_MS);
+/// An answer that found no client is kept for so long.
+const LINGER: Duration = Duration::from_secs(60);
+/// What is kept of one stream, in bytes and events; the newest event stays whatever its size.
+const TAIL_BYTES: usize = 256 * 1024;
+const TAIL_EVENTS: usize = 256;
+/// Streams of one latch that can be resumed at a time; beyond it the oldest can't be any more.
+const STREAMS: usize = 32;
+/// How long a client that has lost its stream is asked to wait before it comes back, in milliseconds.
+const RETRY_MS: u64 = 1_000;
+
+/// The way to a client's socket.
+pub(crate) type Out = mpsc::Sender<Result<Bytes, Aborted>>;
+
+/// The client's connection is gone.
+pub(crate) struct Gone;
+
+/// Sends bytes to a client.
+pub(crate) async fn put(out: &Out, bytes: Bytes) -> Result<(), Gone> {
+    out.send(Ok(bytes)).await.map_err(|_| Gone)
+}
+
+/// The streams of one latch that its client may come back to.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    open: Mutex<BTreeMap<u64, mpsc::Sender<Return>>>,
+}
+
+/// A client that comes back: the last event that it has, and where it reads now.
+#[derive(Debug)]
+pub(crate) struct Return {
+    after: u64,
+    out: Out,
+}
+
+impl Streams {
+    /// Brings a client back to the stream that this event is of. The channel is given back where there is none.
+    pub(crate) async fn resume(&self, event: EventId, out: Out) -> Result<(), Out> {
+        let Some(stream) = lock(&self.open).get(&event.stream).cloned() else { return Err(out) };
+        stream.send(Return { after: event.number, out }).await.map_err(|refused| refused.0.out)
+    }
+
+    fn enter(&self, number: u64) -> mpsc::Receiver<Return> {
+        let (come, back) = mpsc::channel(1);
+        let mut open = lock(&self.open);
+        open.insert(number, come);
+        if open.len() > STREAMS {
+            open.pop_first();
+        }
+        back
+    }
+
+    fn leave(&self, number: u64) {
+        lock(&self.open).remove(&number);
+    }
+}
+
+/// The name of one event: which stream, and which event of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EventId {
+    pub(crate) stream: u64,
+    pub(crate) number: u64,
+}
+
+impl EventId {
+    /// As it is written down; `keeper` sets one process's ids apart from another's.
+    pub(crate) fn text(self, keeper: &str) -> String {
+        format!("{keeper}{}-{}", self.stream, self.number)
+    }
+
+    /// Reads an id that this process gave out.
+    pub(crate) fn read(text: &str, keeper: &str) -> Option<EventId> {
+        let (stream, number) = text.strip_prefix(keeper)?.split_once('-')?;
+        Some(EventId { stream: stream.parse().ok()?, number: number.parse().ok()? })
+    }
+}
+
+/// Streams an answer to whoever reads it, from its first piece to its last.
+pub(crate) async fn run(asked: Asked, first: VecDeque<Piece>, out: Out) {
+    let number = asked.number();
+    let streams = asked.streams();
+    let resumable = streams.is_some();
+    let (closed, back) = match &streams {
+        Some(streams) => (None, streams.enter(number)),
+        // Kept open, so that nobody ever comes back by it.
+        None => {
+            let (never, back) = mpsc::channel(1);
+            (Some(never), back)
+        }
+    };
+    let mut stream = Stream {
+        keeper: asked.event_prefix(),
+        primed: asked.revision().is_none_or(|revision| revision < Revision::V2025_11_25),
+        resumable,
+        asked,
+        id: EventId { stream: number, number: 0 },
+        reader: Reader::There(out),
+        tail: VecDeque::new(),
+        bytes: 0,
+        back,
+    };
+    stream.answer(first).await;
+    stream.linger().await;
+    drop(closed);
+    if let Some(streams) = streams {
+        streams.leave(number);
+    }
+}
+
+/// Whether somebody reads.
+enum Reader {
+    There(Out),
+    /// Not since then.
+    Away(Instant),
+}
+
+struct Stream {
+    keeper: Arc<str>,
+    /// The priming event is out, or the revision has none.
+    primed: bool,
+    resumable: bool,
+    asked: Asked,
+    /// The last id given.
+    id: EventId,
+    reader: Reader,
+    tail: VecDeque<(u64, Bytes)>,
+    bytes: usize,
+    back: mpsc::Receiver<Return>,
+}
+
+enum Next {
+    Piece(Option<Piece>),
+    Back(Option<Return>),
+    Comment,
+    Gone,
+    Over,
+}
+
+impl Stream {
+    async fn answer(&mut self, mut first: VecDeque<Piece>) {
+        let mut comments = interval_at(Instant::now() + COMMENT, COMMENT);
+        comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let next = match (first.pop_front(), &self.reader) {
+                (Some(piece), _) => Next::Piece(Some(piece)),
+                (None, Reader::There(out)) => tokio::select! {
+                    biased;
+                    piece = self.asked.pieces.recv() => Next::Piece(piece),
+                    Some(back) = self.back.recv() => Next::Back(Some(back)),
+                    _ = comments.tick() => Next::Comment,
+                    () = out.closed() => Next::Gone,
+                },
+                (None, Reader::Away(since)) => tokio::select! {
+                    biased;
+                    Some(back) = self.back.recv() => Next::Back(Some(back)),
+                    piece = self.asked.pieces.recv() => Next::Piece(piece),
+                    () = sleep_until(*since + COME_BACK) => Next::Over,
+                },
+            };
+            match next {
+                Next::Piece(Some(Piece::Begun)) => self.prime().await,
+                Next::Piece(Some(Piece::Early)) | Next::Comment => {
+                    self.send(Bytes::from_static(sse::comment())).await;
+                }
+                Next::Piece(Some(Piece::Event(text, room))) => {
+                    self.event(&text).await;
+                    drop(room);
+                }
+                Next::Piece(Some(Piece::Long { chunks, .. })) => self.long(chunks).await,
+                Next::Piece(Some(Piece::Final(last))) => {
+                    match last {
+                        Final::Message { text, .. } => self.event(&text).await,
+                        Final::Challenge { instead, .. } => self.event(&instead).await,
+                        Final::Whole => {}
+                    }
+                    return;
+                }
+                Next::Piece(None) => {
+                    let text = words::session_ended(self.asked.upstream(), &self.asked.id);
+                    self.event(&text).await;
+                    return;
+                }
+                Next::Back(Some(back)) => self.welcome(back).await,
+                Next::Gone => self.reader = Reader::Away(Instant::now()),
+                Next::Back(None) | Next::Over => return,
+            }
+            // A client that never had an id can't come back: it has left, which dropping `asked` reports.
+            if matches!(self.reader, Reader::Away(_)) && (self.id.number == 0 || !self.resumable) {
+                return;
+            }
+        }
+    }
+
+    /// The answer is out, or found nobody: then it is kept for a while.
+    async fn linger(&mut self) {
+        let until = Instant::now() + LINGER;
+        while matches!(self.reader, Reader::Away(_)) && !self.tail.is_empty() && self.resumable {
+            tokio::select! {
+                Some(back) = self.back.recv() => self.welcome(back).await,
+                () = sleep_until(until) => return,
+            }
+        }
+    }
+
+    async fn send(&mut self, bytes: Bytes) {
+        if let Reader::There(out) = &self.reader
+            && put(out, bytes).await.is_err()
+        {
+            self.reader = Reader::Away(Instant::now());
+        }
+    }
+
+    /// The first event has an id and says nothing, so that even a stream without any other can be resumed.
+    async fn prime(&mut self) {
+        if std::mem::replace(&mut self.primed, true) || !self.resumable {
+            return;
+        }
+        let mut framed = BytesMut::new();
+        let id = self.next_id();
+        framed.extend_from_slice(&sse::retry(RETRY_MS));
+        sse::write_priming(&mut framed, &id);
+        self.send(framed.freeze()).await;
+    }
+
+    async fn event(&mut self, text: &[u8]) {
+        self.prime().await;
+        let id = self.resumable.then(|| self.next_id());
+        let mut framed = BytesMut::with_capacity(text.len() + 48);
+        sse::write_event(&mut framed, id.as_deref(), None, text);
+        let framed = framed.freeze();
+        if self.resumable {
+            self.keep(framed.clone());
+        }
+        self.send(framed).await;
+    }
+
+    fn next_id(&mut self) -> String {
+        self.id.number += 1;
+        self.id.text(&self.keeper)
+    }
+
+    fn keep(&mut self, framed: Bytes) {
+        self.bytes += framed.len();
+        self.tail.push_back((self.id.number, framed));
+        while self.tail.len() > 1 && (self.tail.len() > TAIL_EVENTS || self.bytes > TAIL_BYTES) {
+            if let Some((_, old)) = self.tail.pop_front() {
+                self.bytes -= old.len();
+            }
+        }
+    }
+
+    /// A client is back: it gets what it has missed, and from now on what comes.
+    async fn welcome(&mut self, back: Return) {
+        self.reader = Reader::There(back.out);
+        let missed: Vec<Bytes> = self
+            .tail
+            .iter()
+            .filter(|(number, _)| *number > back.after)
+            .map(|(_, event)| event.clone())
+            .collect();
+        for event in missed {
+            self.send(event).await;
+        }
+    }
+
+    /// A long answer as an event; one that breaks is voided, and an error follows as the next piece. It is too long to
+    /// be kept, so it can't be resumed.
+    async fn long(&mut self, mut chunks: mpsc::Receiver<Chunk>) {
+        let mut framed = BytesMut::new();
+        sse::begin_event(&mut framed, None, None, b"");
+        let mut after_cr = false;
+        while let Some(chunk) = chunks.recv().await {
+            match chunk {
+                Chunk::Bytes(bytes) => {
+                    // A line break of two bytes may be cut in two.
+                    let cut = after_cr && bytes.starts_with(b"\n");
+                    after_cr = bytes.ends_with(b"\r");
+                    sse::continue_event(&mut framed, bytes.get(usize::from(cut)..).unwrap_or_default());
+                    self.send(framed.split().freeze()).await;
+                }
+                Chunk::Broken => {
+                    sse::void_event(&mut framed);
+                    self.send(framed.freeze()).await;
+                    return;
+                }
+            }
+        }
+        sse::end_event(&mut framed);
+        self.send(framed.freeze()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_id_is_read_back_by_the_keeper_that_gave_it_out_and_by_no_other() {
+        let id = EventId { stream: 7, number: 12 };
+        let text = id.text("ab.");
+        assert_eq!(EventId::read(&text, "ab."), Some(id));
+        assert_eq!(EventId::read(&text, "cd."), None);
+        for odd in ["", "ab.", "ab.7", "ab.x-1", "ab.7-", "ab.99999999999999999999-1"] {
+            assert_eq!(EventId::read(odd, "ab."), None, "{odd}");
+        }
+    }
+}
