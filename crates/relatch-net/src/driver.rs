@@ -59,6 +59,9 @@ struct Inside {
     armed: Option<At>,
 }
 
+/// Annotations of tools that went to clients: tool, read-only, idempotent.
+type Hints = Vec<(LatchId, Vec<(String, bool, bool)>)>;
+
 /// What is done after the lock is let go.
 #[derive(Default)]
 struct Later {
@@ -222,7 +225,7 @@ impl Upstream {
         machine: &Machine,
         effect: Effect,
         later: &mut Later,
-        hints: &mut Vec<(LatchId, Vec<(String, bool, bool)>)>,
+        hints: &mut Hints,
     ) {
         match effect {
             Effect::Send(send) => attempt::begin(self, desk, send),
@@ -316,13 +319,7 @@ impl Upstream {
     }
 
     /// The attempt's answer goes to the client.
-    fn pass(
-        &self,
-        desk: &mut Desk,
-        ex: ExId,
-        attempt: AttemptId,
-        hints: &mut Vec<(LatchId, Vec<(String, bool, bool)>)>,
-    ) {
+    fn pass(&self, desk: &mut Desk, ex: ExId, attempt: AttemptId, hints: &mut Hints) {
         let (answer, numbered) = match desk.attempts.remove(&attempt) {
             Some(attempt) => (attempt.answer, attempt.last_event.is_some()),
             None => (None, false),

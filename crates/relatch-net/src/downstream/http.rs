@@ -167,8 +167,8 @@ impl Side {
     ) -> Response<Body> {
         match *request.method() {
             Method::POST => post::post(&self.keeper, up, request).await,
-            Method::GET => self.get(up, request.headers(), stop).await.unwrap_or_else(|refusal| refusal),
-            Method::DELETE => self.delete(up, request.headers()).await.unwrap_or_else(|refusal| refusal),
+            Method::GET => self.get(up, request.headers(), stop).await.unwrap_or_else(|refusal| *refusal),
+            Method::DELETE => self.delete(up, request.headers()).await.unwrap_or_else(|refusal| *refusal),
             _ => only("GET, POST, DELETE"),
         }
     }
@@ -179,7 +179,7 @@ impl Side {
         up: &Arc<Upstream>,
         headers: &HeaderMap,
         stop: watch::Receiver<bool>,
-    ) -> Result<Response<Body>, Response<Body>> {
+    ) -> Result<Response<Body>, post::Refusal> {
         post::check_version(headers)?;
         let accepts = match headers.get(http::header::ACCEPT).map(HeaderValue::to_str) {
             Some(Ok(accept)) => relatch_wire::headers::accepts(accept).sse,
@@ -187,11 +187,8 @@ impl Side {
             None => true,
         };
         if !accepts {
-            return Err(post::refuse(
-                StatusCode::NOT_ACCEPTABLE,
-                -32000,
-                "Not Acceptable: Client must accept text/event-stream",
-            ));
+            let words = "Not Acceptable: Client must accept text/event-stream";
+            return Err(Box::new(post::refuse(StatusCode::NOT_ACCEPTABLE, -32000, words)));
         }
         let sid = post::session_id(headers)?;
         let latch = self.keeper.latch(up, sid).await.ok_or_else(post::session_not_found)?;
@@ -214,11 +211,7 @@ impl Side {
     }
 
     /// The client ends its session.
-    async fn delete(
-        &self,
-        up: &Arc<Upstream>,
-        headers: &HeaderMap,
-    ) -> Result<Response<Body>, Response<Body>> {
+    async fn delete(&self, up: &Arc<Upstream>, headers: &HeaderMap) -> Result<Response<Body>, post::Refusal> {
         post::check_version(headers)?;
         let sid = post::session_id(headers)?;
         let latch = self.keeper.latch(up, sid).await.ok_or_else(post::session_not_found)?;

@@ -38,15 +38,22 @@ pub(crate) fn refuse(status: StatusCode, code: i64, words: &str) -> Response<Bod
     reply::json_status(status, rpc_error(None, code, words, None))
 }
 
+/// A refusal on its way out of what was being done.
+pub(crate) type Refusal = Box<Response<Body>>;
+
+fn refused(status: StatusCode, code: i64, words: &str) -> Refusal {
+    Box::new(refuse(status, code, words))
+}
+
 /// The one answer by which every client knows that its session is over.
-pub(crate) fn session_not_found() -> Response<Body> {
-    refuse(StatusCode::NOT_FOUND, -32001, "Session not found")
+pub(crate) fn session_not_found() -> Refusal {
+    refused(StatusCode::NOT_FOUND, -32001, "Session not found")
 }
 
 /// The client's session id; a refusal where there is none.
-pub(crate) fn session_id(headers: &HeaderMap) -> Result<&str, Response<Body>> {
+pub(crate) fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
     let Some(id) = headers.get(SESSION_ID) else {
-        return Err(refuse(
+        return Err(refused(
             StatusCode::BAD_REQUEST,
             SERVER_ERROR,
             "Bad Request: Mcp-Session-Id header is required",
@@ -59,14 +66,14 @@ pub(crate) fn session_id(headers: &HeaderMap) -> Result<&str, Response<Body>> {
 }
 
 /// The client's version header has to name a known revision, and says nothing more here.
-pub(crate) fn check_version(headers: &HeaderMap) -> Result<(), Response<Body>> {
+pub(crate) fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(given) = headers.get(PROTOCOL_VERSION) else { return Ok(()) };
     match given.to_str().ok().and_then(Revision::parse) {
         Some(_) => Ok(()),
         None => {
             let shown: String = String::from_utf8_lossy(given.as_bytes()).chars().take(32).collect();
             let known: Vec<_> = Revision::ALL.iter().map(|revision| revision.as_str()).collect();
-            Err(refuse(
+            Err(refused(
                 StatusCode::BAD_REQUEST,
                 SERVER_ERROR,
                 &format!(
@@ -85,7 +92,8 @@ pub(crate) async fn post(
     request: Request<Incoming>,
 ) -> Response<Body> {
     match try_post(keeper, up, request).await {
-        Ok(response) | Err(response) => response,
+        Ok(response) => response,
+        Err(refusal) => *refusal,
     }
 }
 
@@ -93,11 +101,11 @@ async fn try_post(
     keeper: &Arc<Keeper>,
     up: &Arc<Upstream>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Response<Body>> {
+) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
     let header = |name: &HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
     if !header(&CONTENT_TYPE).is_some_and(|kind| is_type(kind, JSON)) {
-        return Err(refuse(
+        return Err(refused(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             SERVER_ERROR,
             "Unsupported Media Type: Content-Type must be application/json",
@@ -109,7 +117,7 @@ async fn try_post(
         false => Accepts { json: true, sse: true },
     };
     if !accepted.json && !accepted.sse {
-        return Err(refuse(
+        return Err(refused(
             StatusCode::NOT_ACCEPTABLE,
             SERVER_ERROR,
             "Not Acceptable: Client must accept application/json or text/event-stream",
@@ -119,7 +127,8 @@ async fn try_post(
     let (text, kept) = collect(body, header(&CONTENT_LENGTH), &keeper.common.kept).await?;
     let messages = read_body(&text).map_err(|malformed| {
         let id = malformed.id.as_ref();
-        reply::json_status(StatusCode::BAD_REQUEST, rpc_error(id, malformed.code, &malformed.message, None))
+        let text = rpc_error(id, malformed.code, &malformed.message, None);
+        Box::new(reply::json_status(StatusCode::BAD_REQUEST, text))
     })?;
     let headers = Arc::new(intake::forwardable(&head.headers));
     let mut post = Post { keeper, up, headers: &head.headers, forwarded: headers, accepted, kept };
@@ -145,7 +154,7 @@ struct Post<'a> {
 }
 
 impl Post<'_> {
-    async fn one(&mut self, message: Bytes, envelope: Envelope) -> Result<Response<Body>, Response<Body>> {
+    async fn one(&mut self, message: Bytes, envelope: Envelope) -> Result<Response<Body>, Refusal> {
         if let Kind::Request { id, method } = &envelope.kind {
             if let Some(answer) = unforwarded(&message, &envelope, id, method) {
                 return Ok(answer);
@@ -201,7 +210,7 @@ impl Post<'_> {
         latch: LatchId,
         message: Bytes,
         envelope: Envelope,
-    ) -> Result<Response<Body>, Response<Body>> {
+    ) -> Result<Response<Body>, Refusal> {
         let heard = self.up.tell(latch, self.arrival(message, envelope)).ok_or_else(session_not_found)?;
         Ok(match heard.await {
             Ok(NoteReply::Refused(refused)) => {
@@ -215,8 +224,8 @@ impl Post<'_> {
     }
 
     /// A batch, split into exchanges and answered together (2025-03-26 only).
-    async fn batch(&mut self, batch: Vec<(Bytes, Envelope)>) -> Result<Response<Body>, Response<Body>> {
-        let bad = |words: &str| refuse(StatusCode::BAD_REQUEST, INVALID_REQUEST, words);
+    async fn batch(&mut self, batch: Vec<(Bytes, Envelope)>) -> Result<Response<Body>, Refusal> {
+        let bad = |words: &str| refused(StatusCode::BAD_REQUEST, INVALID_REQUEST, words);
         if batch.iter().any(|(_, envelope)| envelope.method() == Some(method::INITIALIZE)) {
             return Err(bad("Bad Request: `initialize` must not be part of a batch"));
         }
@@ -270,13 +279,13 @@ impl Post<'_> {
         id: RequestId,
         kept: Option<OwnedSemaphorePermit>,
         takes_events: bool,
-    ) -> Result<Asked, Response<Body>> {
+    ) -> Result<Asked, Refusal> {
         let arrival = self.arrival(message, envelope);
         let request = intake::Request { arrival, id, takes_events, kept };
         self.up.ask(latch, request).ok_or_else(session_not_found)
     }
 
-    async fn latch(&self) -> Result<LatchId, Response<Body>> {
+    async fn latch(&self) -> Result<LatchId, Refusal> {
         let sid = session_id(self.headers)?;
         self.keeper.latch(self.up, sid).await.ok_or_else(session_not_found)
     }
@@ -307,7 +316,7 @@ fn unforwarded(message: &[u8], envelope: &Envelope, id: &RequestId, method: &str
 }
 
 /// The final answer of one message of a batch.
-async fn collect_answer(mut asked: Asked) -> Result<Bytes, Box<Response<Body>>> {
+async fn collect_answer(mut asked: Asked) -> Result<Bytes, Refusal> {
     let mut long = BytesMut::new();
     loop {
         match asked.pieces.recv().await {
@@ -364,9 +373,10 @@ async fn collect(
     mut body: Incoming,
     length: Option<&str>,
     kept: &Arc<Semaphore>,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Response<Body>> {
-    let too_large =
-        || refuse(StatusCode::PAYLOAD_TOO_LARGE, SERVER_ERROR, "Payload Too Large: a body is at most 32 MiB");
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+    let too_large = || {
+        refused(StatusCode::PAYLOAD_TOO_LARGE, SERVER_ERROR, "Payload Too Large: a body is at most 32 MiB")
+    };
     if length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
         return Err(too_large());
     }
@@ -376,7 +386,7 @@ async fn collect(
     let mut full = false;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {
-            refuse(StatusCode::BAD_REQUEST, SERVER_ERROR, "Bad Request: the body ended in the middle")
+            refused(StatusCode::BAD_REQUEST, SERVER_ERROR, "Bad Request: the body ended in the middle")
         })?;
         let Ok(data) = frame.into_data() else { continue };
         let size = first.len() + all.len() + data.len();
@@ -406,7 +416,7 @@ async fn collect(
             }
         }
         if full && size > ALWAYS_READ {
-            return Err(refuse(
+            return Err(refused(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 relatch_wire::failure::Code::KeeperFull.number(),
                 "keeper-full: this keeper keeps 256 MiB of unanswered requests already",
