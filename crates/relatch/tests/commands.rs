@@ -288,6 +288,7 @@ fn wrong_usage_has_its_own_words_and_never_repeats_a_secret() {
         (&["serve", "a=http://h/", "b=http://h/", "--header", "A: s3cret"], "has to say which one it is for"),
         (&["serve", "a=http://h/", "--florist"], "unexpected argument '--florist'"),
         (&["explain", "florist"], "There is no code `florist`"),
+        (&["explain", "upstream-dwon"], "hint: The nearest is `upstream-down`"),
         (&["drill", "http://h/"], "--restart <CMD>"),
         (&["log", "--since", "soon"], "expected a span such as `10m`"),
         (&["florist"], "unrecognized subcommand 'florist'"),

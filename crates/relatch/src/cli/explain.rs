@@ -1,145 +1,146 @@
 //! `relatch explain`: the page of an error or condition code.
+//!
+//! The pages of errors stand beside the codes, in `relatch_wire::failure`; here are only those of conditions that never
+//! end a call.
 
 use std::process::ExitCode;
 
 use clap::Args;
+use relatch_wire::failure::Code;
 
 use crate::exit;
 use crate::render::{self, Failure};
 
 /// What an error or condition code means, and what can be done
 #[derive(Debug, Args)]
-#[command(
-    arg_required_else_help = true,
-    after_help = "Example:
-  relatch explain delivery-unknown"
-)]
+#[command(after_help = "Examples:
+  relatch explain                              every code
+  relatch explain delivery-unknown")]
 pub(crate) struct Arguments {
     /// The code, as it stands in `data.relatch.code` or in `relatch status`
-    code: String,
+    code: Option<String>,
 }
 
-/// One code. Pages are checked by a test to have every part.
-struct Page {
-    code: &'static str,
-    what: &'static str,
-    why: &'static str,
-    ran: &'static str,
-    hint: &'static str,
-}
+/// Conditions that `relatch status` shows and no call ends with.
+const CONDITIONS: [(&str, &str); 3] = [
+    (
+        "upstream-silent",
+        "The server accepts connections and does not answer: neither a call nor three pings in a row. Calls wait for \
+         their answers. It may be busy with one long task, or stuck. Look at what the server is doing; restart it if \
+         it hangs, and relatch goes on by itself.",
+    ),
+    (
+        "sessions-not-shared",
+        "The session is known to some of the processes behind the address and unknown to others: several replicas \
+         run behind a balancer that does not send a session to the same one each time. Refused calls have not run \
+         and are sent again on the same session. Turn on affinity by the header `Mcp-Session-Id` in the balancer, or \
+         run one replica.",
+    ),
+    (
+        "revision-changed",
+        "The server came back with another revision of MCP than the client was promised: it was updated or rolled \
+         back. Calls go on; what only one of the two revisions knows may be missing. Restart the client when it \
+         suits you.",
+    ),
+];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let Some(page) = PAGES.iter().find(|page| page.code == arguments.code) else {
-        let codes: Vec<&str> = PAGES.iter().map(|page| page.code).collect();
-        return Err(Failure::usage(format!("There is no code `{}`", arguments.code))
-            .hint(format!("The codes are `{}`", codes.join("`, `"))));
+    let text = match &arguments.code {
+        None => render::explain::list(&pages().collect::<Vec<_>>()),
+        Some(word) => match pages().find(|(code, _)| code == word) {
+            Some((code, page)) => render::explain::page(code, page),
+            None => return Err(unknown(word)),
+        },
     };
-    let Page { code, what, why, ran, hint } = page;
-    let _ = render::out(&format!(
-        "{code}\n\n  {what}\n\n  Why:           {why}\n  Did it run?    {ran}\n  What to do:    {hint}\n"
-    ));
+    let _ = render::out(&text);
     Ok(ExitCode::from(exit::DONE))
 }
 
-const PAGES: &[Page] = &[
-    Page {
-        code: "delivery-unknown",
-        what: "The connection broke after a call was sent and before its answer came.",
-        why: "The server was stopped, crashed, or a proxy cut the connection in the middle of the call.",
-        ran: "Unknown. relatch does not send a call again that may have run.",
-        hint: "Look in the server whether it ran. Tools that may run twice can be allowed with `--replay 'TOOL=always'`.",
-    },
-    Page {
-        code: "upstream-down",
-        what: "The server was away for longer than the call could wait.",
-        why: "Nothing listens at its address, or it takes connections and does not answer.",
-        ran: "No. The call was never sent.",
-        hint: "Start the server. `relatch status` says since when it is away; `--hold 5m` waits longer.",
-    },
-    Page {
-        code: "endpoint-missing",
-        what: "Something answers at the server's address, and it is not the MCP server.",
-        why: "A reverse proxy stands there without its server (404, 502, 503), or the path has changed.",
-        ran: "No. Calls wait until the server answers again.",
-        hint: "Start the server behind the proxy, or correct the address.",
-    },
-    Page {
-        code: "session-flapping",
-        what: "The server lost the session three times without answering a request in between.",
-        why: "It restarts over and over, or replicas without affinity share one address.",
-        ran: "No. relatch rests for 5 s, then longer, before it opens another session.",
-        hint: "Read the server's own log for why it ends.",
-    },
-    Page {
-        code: "sessions-not-shared",
-        what: "The session is known to some of the processes behind one address and unknown to others.",
-        why: "Several replicas run behind a balancer that does not send a session to the same one each time.",
-        ran: "Yes, once: refused requests are sent again on the same session.",
-        hint: "Turn on session affinity by the header `Mcp-Session-Id` in the balancer, or run one replica.",
-    },
-    Page {
-        code: "state-lost",
-        what: "The session was renewed, and the work that the old one held is gone.",
-        why: "The server is declared `--stateful` and was restarted.",
-        ran: "No. The call was refused by the old session and not sent to the empty one.",
-        hint: "Begin the work again (open the page, start the transaction), then call.",
-    },
-    Page {
-        code: "credentials-refused",
-        what: "The server refuses the client's credentials.",
-        why: "A token has expired or was revoked.",
-        ran: "No.",
-        hint: "Sign in again in the client; with `--header`, start relatch with the new value.",
-    },
-    Page {
-        code: "redirected",
-        what: "The server sends requests to another address.",
-        why: "It has moved, or a sign-in page stands in front of it.",
-        ran: "No. relatch does not carry credentials to another address.",
-        hint: "Use the new address, which the error names, in relatch's own command line.",
-    },
-    Page {
-        code: "upstream-status",
-        what: "The server refused a request with an HTTP status and without a JSON-RPC error.",
-        why: "The status and the start of the server's text are in the error's `data`.",
-        ran: "The status says; 4xx mostly means no.",
-        hint: "Read the text; it is the server's own.",
-    },
-    Page {
-        code: "keeper-full",
-        what: "relatch holds as many waiting requests as it may.",
-        why: "The server is away or slow while its clients go on calling.",
-        ran: "No.",
-        hint: "`relatch status` says which server keeps its calls waiting.",
-    },
-    Page {
-        code: "cancelled",
-        what: "The client cancelled a call that was waiting for its server.",
-        why: "The client's user or its own time limit ended it.",
-        ran: "No. It had not been sent.",
-        hint: "Call again when the server is back.",
-    },
-    Page {
-        code: "revision-changed",
-        what: "The server came back with another revision of MCP than the client was promised.",
-        why: "It was updated or rolled back.",
-        ran: "Calls go on; what only one of the revisions knows may be missing.",
-        hint: "Reconnect the client when it is convenient.",
-    },
-];
+/// Every code with its page, errors first.
+fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
+    Code::ALL.iter().map(|code| (code.as_str(), code.explain())).chain(CONDITIONS)
+}
+
+fn unknown(word: &str) -> Failure {
+    let failure = Failure::usage(format!("There is no code `{word}`"));
+    let near = pages().map(|(code, _)| (distance(word, code), code)).min();
+    match near {
+        Some((distance, code)) if distance <= code.len() / 3 => {
+            failure.hint(format!("The nearest is `{code}`: run `relatch explain {code}`"))
+        }
+        Some(_) | None => failure.hint("Run `relatch explain` to see every code"),
+    }
+}
+
+/// How many characters have to be put in, taken out or changed; a foreign word is looked at only so far.
+fn distance(word: &str, code: &str) -> usize {
+    let word: Vec<char> = word.chars().take(64).flat_map(char::to_lowercase).collect();
+    let mut above: Vec<usize> = (0..=word.len()).collect();
+    for (row, expected) in code.chars().enumerate() {
+        let mut corner = row;
+        let mut left = row + 1;
+        above[0] = left;
+        for (column, found) in word.iter().enumerate() {
+            let changed = corner + usize::from(*found != expected);
+            corner = above[column + 1];
+            left = changed.min(corner + 1).min(left + 1);
+            above[column + 1] = left;
+        }
+    }
+    above[word.len()]
+}
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
-    fn every_code_has_a_whole_page_of_its_own() {
-        for (n, page) in PAGES.iter().enumerate() {
-            assert!(page.code.bytes().all(|c| c.is_ascii_lowercase() || c == b'-'), "{}", page.code);
-            assert!(PAGES[..n].iter().all(|other| other.code != page.code), "{} twice", page.code);
-            for part in [page.what, page.why, page.ran, page.hint] {
-                assert!(part.ends_with('.'), "{}: {part}", page.code);
-            }
+    fn every_error_and_every_condition_of_the_core_has_a_page() {
+        for code in Code::ALL {
+            assert!(pages().any(|(word, page)| word == code.as_str() && page.ends_with('.')), "{code}");
         }
+        // The core names its conditions by words of their own, where they are raised and where they are cleared.
+        let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../relatch-core/src/health/tracker.rs");
+        let source = std::fs::read_to_string(core).unwrap();
+        let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let words: Vec<&str> = source
+            .split('"')
+            .skip(1)
+            .step_by(2)
+            .filter(|word| word.contains('-') && word.bytes().all(|c| c == b'-' || c.is_ascii_lowercase()))
+            .collect();
+        assert!(words.contains(&"sessions-not-shared") && words.len() >= 7, "{words:?}");
+        for word in words {
+            assert!(pages().any(|(code, _)| code == word), "`{word}` has no page");
+        }
+    }
+
+    #[test]
+    fn a_code_has_one_page() {
+        let mut words: Vec<&str> = pages().map(|(code, _)| code).collect();
+        let all = words.len();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), all);
+    }
+
+    #[test]
+    fn a_mistyped_code_is_answered_with_the_nearest() {
+        for (typed, nearest) in [
+            ("delivery-unknwon", "delivery-unknown"),
+            ("upstreamdown", "upstream-down"),
+            ("Not-MCP", "not-mcp"),
+        ] {
+            assert!(
+                unknown(typed).hint.is_some_and(|hint| hint.contains(&format!("`{nearest}`"))),
+                "{typed}"
+            );
+        }
+        for typed in ["florist", "", &"x".repeat(10_000)] {
+            assert!(unknown(typed).hint.is_some_and(|hint| hint.contains("every code")), "{typed}");
+        }
+        assert_eq!((distance("abc", "abc"), distance("", "abc"), distance("axc", "abc")), (0, 3, 1));
     }
 }

@@ -4,6 +4,7 @@
 //! network passes [`clean`] first, so that no server writes to a terminal.
 
 pub(crate) mod drill;
+pub(crate) mod explain;
 pub(crate) mod log;
 pub(crate) mod serve;
 pub(crate) mod status;
