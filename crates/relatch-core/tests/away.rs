@@ -223,7 +223,7 @@ fn a_server_that_is_not_there_yet_holds_initialize_for_twenty_seconds() {
             }
         }
     }
-    assert_eq!(last, ["answer 1 upstream-down executed=unknown", "close 1"].map(str::to_owned));
+    assert_eq!(last, ["answer 1 upstream-down executed=no", "close 1"].map(str::to_owned));
     assert_eq!(w.now.0, 20_000);
 }
 
@@ -253,7 +253,7 @@ fn a_url_that_never_spoke_mcp_is_named_wrong_after_three_seconds() {
             }
         }
     }
-    assert_eq!(last, ["answer 1 endpoint-missing executed=unknown", "close 1"].map(str::to_owned));
+    assert_eq!(last, ["answer 1 endpoint-missing executed=no", "close 1"].map(str::to_owned));
     assert_eq!(w.now.0, 3_000);
 }
 
@@ -262,7 +262,7 @@ fn a_server_that_accepts_and_never_answers_initialize_is_given_up_after_twenty_s
     let mut w = World::new();
     w.opened(1, 1);
     let lines = w.waits(30_000);
-    assert_eq!(lines, ["abort #1", "answer 1 upstream-down executed=unknown", "close 1"]);
+    assert_eq!(lines, ["abort #1", "answer 1 upstream-down executed=no", "close 1"]);
     assert_eq!(w.now.0, 20_000);
 }
 

@@ -1,6 +1,7 @@
 //! What relatch says when an exchange ends without the server's answer: one function per sentence.
 
 use relatch_wire::failure::{Code, Executed};
+use relatch_wire::method;
 
 use super::Exchange;
 use crate::At;
@@ -31,8 +32,8 @@ impl Failure {
 pub(crate) fn seconds(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
-        1_000..120_000 if ms.is_multiple_of(1_000) => format!("{} s", ms / 1_000),
-        1_000..120_000 => format!("{:.1} s", ms as f64 / 1_000.0),
+        1_000..10_000 if !ms.is_multiple_of(1_000) => format!("{:.1} s", ms as f64 / 1_000.0),
+        1_000..120_000 => format!("{} s", ms / 1_000),
         _ => format!("{} min", ms / 60_000),
     }
 }
@@ -55,20 +56,19 @@ impl Exchange {
     /// The hold is over.
     pub(crate) fn held_too_long(&self, upstream: &str, code: Code, waited: u64, cause: &str) -> Failure {
         let what = self.title();
-        let ran = if self.sendings == 0 { Executed::No } else { self.executed_when_waiting() };
-        let tail = match ran {
-            Executed::No => "did not run",
-            Executed::Unknown => "got no answer",
+        // A handshake runs nothing: without its answer there is no session, and that is all.
+        let (ran, tail) = if self.ask.method == method::INITIALIZE {
+            (Executed::No, "No session was opened.".to_owned())
+        } else if self.sendings == 0 || self.executed_when_waiting() == Executed::No {
+            (Executed::No, format!("`{what}` did not run."))
+        } else {
+            (Executed::Unknown, format!("`{what}` got no answer."))
         };
-        Failure::new(
-            code,
-            ran,
-            format!("`{upstream}` did not answer within {}. `{what}` {tail}.", seconds(waited)),
-        )
-        .cause(cause)
-        .hint(format!(
-            "relatch keeps trying to reach `{upstream}`; call again when `relatch status` shows it healthy"
-        ))
+        Failure::new(code, ran, format!("`{upstream}` did not answer within {}. {tail}", seconds(waited)))
+            .cause(cause)
+            .hint(format!(
+                "relatch keeps trying to reach `{upstream}`; call again when `relatch status` shows it healthy"
+            ))
     }
 
     /// What waits again was refused or never written, unless it may always repeat.
