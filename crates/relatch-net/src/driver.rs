@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::desk::{Desk, Kept, NoteReply, Refused};
-use crate::exchange::{Final, Piece};
+use crate::exchange::{Final, Piece, Shape};
 use crate::keeper::Common;
 use crate::upstream::attempt;
 use crate::upstream::dial::Dialer;
@@ -254,7 +254,7 @@ impl Upstream {
                         Some(Kept::Answer(text, _)) => text,
                         Some(Kept::Passed) | None => words::lost_answer(&self.name, &exchange.id),
                     };
-                    exchange.sink.put(Piece::Final(Final::Message { text, sse: false }));
+                    exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
                 }
             }
             Effect::Challenge { ex, attempt } => {
@@ -267,9 +267,10 @@ impl Upstream {
                         headers,
                         body,
                     },
-                    Some(Kept::Answer(..) | Kept::Passed) | None => {
-                        Final::Message { text: words::lost_answer(&self.name, &exchange.id), sse: false }
-                    }
+                    Some(Kept::Answer(..) | Kept::Passed) | None => Final::Message {
+                        text: words::lost_answer(&self.name, &exchange.id),
+                        shape: Shape::Json,
+                    },
                 }));
             }
             Effect::Drop { attempt } => {
@@ -279,7 +280,7 @@ impl Upstream {
                 if let Some(exchange) = desk.close_exchange(ex) {
                     let text =
                         words::failure(&self.name, self.clock(), &failure).to_message(Some(&exchange.id));
-                    exchange.sink.put(Piece::Final(Final::Message { text, sse: false }));
+                    exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
                 }
             }
             Effect::Early { ex } => {
@@ -319,7 +320,10 @@ impl Upstream {
 
     /// The attempt's answer goes to the client.
     fn pass(&self, desk: &mut Desk, ex: ExId, attempt: AttemptId, hints: &mut Hints) {
-        let answer = desk.attempts.remove(&attempt).and_then(|attempt| attempt.answer);
+        let (answer, numbered) = match desk.attempts.remove(&attempt) {
+            Some(attempt) => (attempt.answer, attempt.last_event.is_some()),
+            None => (None, false),
+        };
         let Some(exchange) = desk.close_exchange(ex) else { return };
         let last = match answer {
             Some(Kept::Answer(text, sse)) => {
@@ -336,7 +340,14 @@ impl Upstream {
                         hints.push((exchange.latch, seen.collect()));
                     }
                 }
-                Final::Message { text, sse }
+                Final::Message {
+                    text,
+                    shape: match (sse, numbered) {
+                        (false, _) => Shape::Json,
+                        (true, false) => Shape::Event,
+                        (true, true) => Shape::Numbered,
+                    },
+                }
             }
             Some(Kept::Passed) => Final::Whole,
             Some(Kept::Refused(refused)) => Final::Message {
@@ -346,9 +357,9 @@ impl Upstream {
                     &refused,
                     relatch_wire::failure::Executed::Unknown,
                 ),
-                sse: false,
+                shape: Shape::Json,
             },
-            None => Final::Message { text: words::lost_answer(&self.name, &exchange.id), sse: false },
+            None => Final::Message { text: words::lost_answer(&self.name, &exchange.id), shape: Shape::Json },
         };
         exchange.sink.put(Piece::Final(last));
     }

@@ -44,6 +44,17 @@ pub(crate) enum Chunk {
     Broken,
 }
 
+/// How an answer came from its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// As a JSON body.
+    Json,
+    /// As an event.
+    Event,
+    /// As an event of a stream that the server numbers, so that it can be resumed.
+    Numbered,
+}
+
 /// How an exchange ends.
 #[derive(Debug)]
 pub(crate) enum Final {
@@ -51,8 +62,8 @@ pub(crate) enum Final {
     Message {
         /// The message.
         text: Bytes,
-        /// Whether it came as an event.
-        sse: bool,
+        /// How it came.
+        shape: Shape,
     },
     /// With the long answer that went before.
     Whole,

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::desk::{Arrival, Exchange, Note, NoteReply};
 use crate::downstream::stream::Streams;
 use crate::driver::Upstream;
-use crate::exchange::{Final, Piece, Pieces, Sink};
+use crate::exchange::{Final, Piece, Pieces, Shape, Sink};
 use crate::latch::Latch;
 use crate::outbox::Outbox;
 use crate::words;
@@ -252,7 +252,7 @@ impl Upstream {
                 |desk| {
                     let Some(exchange) = desk.close_exchange(ex) else { return false };
                     let text = words::draining(&self.name, &exchange.id, sent);
-                    exchange.sink.put(Piece::Final(Final::Message { text, sse: false }));
+                    exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
                     true
                 },
                 Input::Left { ex },

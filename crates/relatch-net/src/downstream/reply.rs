@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use super::body::{Aborted, Body};
 use super::stream::{self, AHEAD, COMMENT, EventId, Gone, Out, Streams, put};
 use crate::driver::Upstream;
-use crate::exchange::{Chunk, Final, Piece};
+use crate::exchange::{Chunk, Final, Piece, Shape};
 use crate::intake::Asked;
 use crate::outbox::Outbox;
 use crate::words;
@@ -40,15 +40,19 @@ pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body>
     };
     match first {
         None => json(words::session_ended(asked.upstream(), &asked.id)),
-        Some(Piece::Final(Final::Message { text, sse: event })) => {
-            if accepts.sse && (event || !accepts.json) {
+        Some(Piece::Final(Final::Message { text, shape })) => match shape {
+            Shape::Numbered if accepts.sse => {
+                let last = Piece::Final(Final::Message { text, shape });
+                streamed(asked, Some(Piece::Begun), Some(last))
+            }
+            Shape::Json if accepts.json => json(text),
+            Shape::Event | Shape::Json if accepts.sse => {
                 let mut out = BytesMut::with_capacity(text.len() + 16);
                 sse::write_event(&mut out, None, None, &text);
                 events(out.freeze().into())
-            } else {
-                json(text)
             }
-        }
+            Shape::Numbered | Shape::Event | Shape::Json => json(text),
+        },
         Some(Piece::Final(Final::Whole)) => json(words::lost_answer(asked.upstream(), &asked.id)),
         Some(Piece::Final(Final::Challenge { status, headers, body, .. })) => {
             let mut response = Response::new(body.into());
