@@ -53,6 +53,8 @@ pub(crate) struct Exchange {
     pub(crate) id: RequestId,
     pub(crate) arrival: Arrival,
     pub(crate) sink: Sink,
+    /// What was sent for it.
+    pub(crate) attempts: Vec<AttemptId>,
     /// The token under which it wants progress, and the last that it was told.
     pub(crate) token: Option<RequestId>,
     pub(crate) progress: Option<f64>,
@@ -163,8 +165,11 @@ impl Desk {
     /// Takes an exchange off the desk, with what is left of its attempts.
     pub(crate) fn close_exchange(&mut self, ex: ExId) -> Option<Exchange> {
         let exchange = self.exchanges.remove(&ex)?;
-        self.attempts
-            .retain(|_, attempt| !(attempt.ended && attempt.answer.is_none() && attempt.ex() == Some(ex)));
+        for attempt in &exchange.attempts {
+            if self.attempts.get(attempt).is_some_and(|attempt| attempt.ended && attempt.answer.is_none()) {
+                self.attempts.remove(attempt);
+            }
+        }
         Some(exchange)
     }
 
@@ -288,7 +293,8 @@ impl Desk {
 
     /// Cancels at the client what this attempt's stream asked of it.
     pub(crate) fn withdraw(&mut self, of: AttemptId) {
-        for latch in self.latches.values_mut() {
+        let of_one = self.attempts.get(&of).map(|attempt| attempt.latch);
+        for (_, latch) in self.latches.iter_mut().filter(|(id, _)| of_one.is_none_or(|one| one == **id)) {
             let asked: Vec<_> = latch
                 .pending
                 .iter()
@@ -316,6 +322,21 @@ impl Desk {
             .filter(|(_, attempt)| attempt.ex().is_some() && attempt.client_id.as_ref() == Some(id))
             .max_by_key(|(attempt, _)| **attempt)
             .and_then(|(_, attempt)| attempt.id.clone())
+    }
+
+    /// Exchanges that are to end because this process does: those that were not sent, or all.
+    pub(crate) fn to_drain(&self, all: bool) -> Vec<(ExId, bool)> {
+        self.exchanges
+            .iter()
+            .map(|(ex, exchange)| {
+                let sent = exchange
+                    .attempts
+                    .iter()
+                    .any(|attempt| self.attempts.get(attempt).is_some_and(|attempt| !attempt.ended));
+                (*ex, sent)
+            })
+            .filter(|(_, sent)| all || !sent)
+            .collect()
     }
 
     /// Whoever waits to hear of a message hears that it was taken.

@@ -17,9 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::desk::{Arrival, Exchange, Note, NoteReply};
 use crate::downstream::stream::Streams;
 use crate::driver::Upstream;
-use crate::exchange::{Pieces, Sink};
+use crate::exchange::{Final, Piece, Pieces, Shape, Sink};
 use crate::latch::Latch;
 use crate::outbox::Outbox;
+use crate::words;
 
 /// A request on its way in.
 pub(crate) struct Request {
@@ -201,8 +202,9 @@ impl Upstream {
             |desk| {
                 let Some(kept) = desk.latches.get_mut(&latch) else { return false };
                 kept.credentials.seen(self.common.next(), &headers);
-                let number = kept.outbox.attach(kept.credentials.trusts(&headers), after);
-                kept.reader = Some(headers);
+                let trusted = kept.credentials.trusts(&headers);
+                let number = kept.outbox.attach(trusted, after);
+                kept.reader = Some(headers).filter(|_| !trusted);
                 taken = Some((Arc::clone(&kept.outbox), number));
                 true
             },
@@ -243,6 +245,21 @@ impl Upstream {
         );
     }
 
+    /// Ends calls because this process does: those that were not sent, or all.
+    pub(crate) fn drain(self: &Arc<Self>, all: bool) {
+        for (ex, sent) in self.desk(|desk| desk.to_drain(all)) {
+            self.fact_after(
+                |desk| {
+                    let Some(exchange) = desk.close_exchange(ex) else { return false };
+                    let text = words::draining(&self.name, &exchange.id, sent);
+                    exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
+                    true
+                },
+                Input::Left { ex },
+            );
+        }
+    }
+
     /// Whether nothing runs for this latch any more.
     pub(crate) fn is_quiet(&self, latch: LatchId) -> bool {
         self.desk(|desk| !desk.attempts.values().any(|attempt| attempt.latch == latch && !attempt.ended))
@@ -269,6 +286,7 @@ impl Upstream {
             id: id.clone(),
             arrival,
             sink,
+            attempts: Vec::new(),
             token,
             progress: None,
             list,

@@ -165,6 +165,13 @@ impl Keeper {
         self.common.writer.flush().await;
     }
 
+    /// Ends calls because this process does: those that were not sent, or all.
+    pub(crate) fn drain(&self, all: bool) {
+        for upstream in self.upstreams.values() {
+            upstream.drain(all);
+        }
+    }
+
     pub(crate) fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
         self.upstreams.get(name)
     }

@@ -30,7 +30,7 @@ pub(crate) struct Latch {
     pub(crate) sessions: BTreeMap<Gen, UpSession>,
     /// What its client's requests carry.
     pub(crate) credentials: Credentials,
-    /// The headers of the request that reads its standing stream.
+    /// The headers of the request that reads its standing stream, until they have proven good.
     pub(crate) reader: Option<Arc<HeaderMap>>,
     /// What waits for its standing stream.
     pub(crate) outbox: Arc<Outbox>,

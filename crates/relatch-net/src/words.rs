@@ -100,7 +100,7 @@ pub(crate) fn lost_answer(upstream: &str, id: &RequestId) -> Bytes {
     .to_message(Some(id))
 }
 
-/// The keeper is being shut down, or the session has ended under a request.
+/// The session has ended under a request.
 pub(crate) fn session_ended(upstream: &str, id: &RequestId) -> Bytes {
     own(
         upstream,
@@ -108,6 +108,22 @@ pub(crate) fn session_ended(upstream: &str, id: &RequestId) -> Bytes {
         Executed::Unknown,
         format!("The session with `{upstream}` ended before the call was answered"),
         "Open a new session",
+    )
+    .to_message(Some(id))
+}
+
+/// The keeper is being shut down before the call is answered.
+pub(crate) fn draining(upstream: &str, id: &RequestId, sent: bool) -> Bytes {
+    let (executed, words) = match sent {
+        false => (Executed::No, "The call was not sent."),
+        true => (Executed::Unknown, "The call was sent and has no answer yet; it may run to its end."),
+    };
+    own(
+        upstream,
+        Code::Draining,
+        executed,
+        format!("This keeper of `{upstream}` is being shut down. {words}"),
+        "Call again when relatch runs again; the session goes on",
     )
     .to_message(Some(id))
 }

@@ -472,3 +472,54 @@ async fn an_answer_that_found_nobody_is_kept_for_the_client_that_comes_back() {
     let comment = standing.chunk().await.unwrap().unwrap();
     assert!(comment.starts_with(b":"), "{comment:?}");
 }
+
+#[tokio::test]
+async fn who_has_no_token_gets_nothing_but_a_sign_of_life() {
+    let server = answering("{}").await;
+    let world = World::guarded(&server.url(), |_| {}, None, Some("t".repeat(64))).await;
+    let mut client = world.client();
+    for path in ["/x/mcp", "/y/mcp", "/api/status", "/"] {
+        assert_eq!(client.send(Method::GET, path, "".into(), &[]).await.status, 403, "{path}");
+    }
+    assert_eq!(client.send(Method::GET, "/livez", "".into(), &[]).await.status, 200);
+    assert_eq!(client.send(Method::GET, "/readyz", "".into(), &[]).await.status, 200);
+    client.more = vec![("relatch-token", "t".repeat(64))];
+    client.open("2025-11-25").await;
+    assert_eq!(client.call(1, "t").await.json().await["id"], 1);
+    assert!(server.seen(|seen| seen.header("relatch-token").is_some()).is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_events_gets_json_and_one_that_takes_nothing_else_gets_events() {
+    let server = Server::ordinary(|seen| async move {
+        let answer = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, seen.id());
+        match seen.json()["params"]["name"].as_str() {
+            Some("events") => say(200, "text/event-stream", format!("data: {answer}\n\n")),
+            _ => json(answer),
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    for (tool, accept, kind) in [
+        ("events", "application/json", "application/json"),
+        ("json", "text/event-stream", "text/event-stream"),
+        ("events", "application/json, text/event-stream", "text/event-stream"),
+        ("json", "*/*", "application/json"),
+        ("json", "", "application/json"),
+    ] {
+        let body =
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}"}}}}"#);
+        let answer = client.send(Method::POST, "/x/mcp", body.into(), &[("accept", accept)]).await;
+        assert_eq!((answer.status, answer.kind()), (200, kind), "{tool} {accept}");
+    }
+}
+
+#[tokio::test]
+async fn a_notification_that_the_upstream_refuses_is_refused() {
+    let server = Server::ordinary(|_| async move { say(403, "text/plain", "no") }).await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let refused = client.post(r#"{"jsonrpc":"2.0","method":"custom"}"#).await;
+    assert_eq!((refused.status, refused.text().await.as_str()), (403, "no"));
+}

@@ -402,3 +402,57 @@ async fn calls_at_once_by_many_clients_are_all_answered_over_a_restart() {
     assert_eq!(server.seen(|seen| seen.method() == "initialize").len(), 8, "one handshake a latch");
     assert_eq!(ran.load(Ordering::SeqCst), 32);
 }
+
+#[tokio::test]
+async fn a_keeper_that_is_shut_down_gives_waiting_calls_back_unsent() {
+    let server = Server::ordinary(echo).await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    server.kill().await;
+    let asking = tokio::spawn({
+        let client = client.clone();
+        async move { client.call(1, "t").await }
+    });
+    until("the call is held", || world.keeper.report("x").unwrap().waiting == 1).await;
+    world.stop().await;
+    let failure = asking.await.unwrap().json().await;
+    let relatch = &failure["error"]["data"]["relatch"];
+    assert_eq!((relatch["code"].as_str(), relatch["executed"].as_str()), (Some("draining"), Some("no")));
+}
+
+#[tokio::test]
+async fn a_redirect_that_is_gone_after_a_restart_is_forgotten() {
+    async fn start(at: std::net::SocketAddr, home: &'static str) -> Server {
+        Server::start_at(at, move |seen| async move {
+            if home != "/mcp" && seen.path == "/mcp" {
+                let mut said = say(308, "", "");
+                said.headers_mut().insert("location", home.parse().expect("a header"));
+                return said;
+            }
+            if seen.path != home {
+                return say(404, "", "");
+            }
+            match seen.method().as_str() {
+                "initialize" => {
+                    let mut said = json(format!(
+                        r#"{{"jsonrpc":"2.0","id":{},"result":{{"protocolVersion":"2025-11-25","capabilities":{{}},"serverInfo":{{"name":"s","version":"1"}}}}}}"#,
+                        seen.id()
+                    ));
+                    said.headers_mut().insert("mcp-session-id", "s".parse().expect("a header"));
+                    said
+                }
+                "tools/call" | "ping" => json(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, seen.id())),
+                _ => say(202, "", ""),
+            }
+        })
+        .await
+    }
+    let server = start("127.0.0.1:0".parse().unwrap(), "/old/mcp").await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    assert_eq!(client.call(1, "t").await.json().await["id"], 1);
+    let at = server.kill().await;
+    let _server = start(at, "/mcp").await;
+    let answer = client.call(2, "t").await.json().await;
+    assert!(answer["result"].is_object(), "{answer}");
+}

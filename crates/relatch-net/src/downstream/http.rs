@@ -35,6 +35,8 @@ const MAX_HEADERS: usize = 200;
 const CONNECTIONS: usize = 8_192;
 /// Running requests get this long to be answered when the side is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// And the words that end the rest this long to go out.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Makes the JSON of `/api/status`.
 pub type StatusPage = Arc<dyn Fn() -> Bytes + Send + Sync>;
@@ -83,8 +85,14 @@ pub async fn serve(
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
-    let rest = async { while connections.join_next().await.is_some() {} };
-    drop(tokio::time::timeout(CLOSE_WITHIN, rest).await);
+    // What was not sent need not wait for the end; what was sent has a while to be answered.
+    for (all, within) in [(false, CLOSE_WITHIN), (true, LAST_WORDS_WITHIN)] {
+        side.keeper.drain(all);
+        let rest = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(within, rest).await.is_ok() {
+            return;
+        }
+    }
 }
 
 struct Side {

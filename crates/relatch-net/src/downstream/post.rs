@@ -3,6 +3,7 @@
 //! Refused here is only what is about the HTTP request itself; what becomes of a call is decided in the core.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
@@ -28,6 +29,8 @@ use crate::words;
 
 /// The largest body that is read.
 const MAX_BODY: usize = 32 * 1024 * 1024;
+/// A body has to be whole within this.
+const BODY_WITHIN: Duration = Duration::from_secs(120);
 /// A body up to this is read even when nothing more may be kept, so that its sender gets a proper answer.
 const ALWAYS_READ: usize = 64 * 1024;
 /// The code of refusals that carry no code of their own.
@@ -124,7 +127,14 @@ async fn try_post(
         ));
     }
     check_version(&head.headers)?;
-    let (text, kept) = collect(body, header(&CONTENT_LENGTH), &keeper.common.kept).await?;
+    let body = collect(body, header(&CONTENT_LENGTH), &keeper.common.kept);
+    let (text, kept) = match tokio::time::timeout(BODY_WITHIN, body).await {
+        Ok(collected) => collected?,
+        Err(_) => {
+            let words = "Request Timeout: a body has to be whole within 2 minutes";
+            return Err(refused(StatusCode::REQUEST_TIMEOUT, SERVER_ERROR, words));
+        }
+    };
     let messages = read_body(&text).map_err(|malformed| {
         let id = malformed.id.as_ref();
         let text = rpc_error(id, malformed.code, &malformed.message, None);

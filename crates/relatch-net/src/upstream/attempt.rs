@@ -80,6 +80,11 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
         }
     });
     let task = Some(task.abort_handle());
+    if let What::Exchange { ex, .. } | What::Initialize { ex: Some(ex) } = &what
+        && let Some(exchange) = desk.exchanges.get_mut(ex)
+    {
+        exchange.attempts.push(attempt);
+    }
     desk.attempts.insert(
         attempt,
         Attempt {
@@ -130,7 +135,16 @@ async fn run(up: Arc<Upstream>, job: Job) {
             resumed(&up, attempt, of);
             drain(reply).await;
         }
-        End::Refused(refused) => up.refused(attempt, refused),
+        End::Refused(refused) => {
+            if matches!(
+                refused.status,
+                StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE
+            ) {
+                // Where a server redirected to may be gone with it.
+                *lock(&up.path) = None;
+            }
+            up.refused(attempt, refused);
+        }
         End::Cut(broken) => up.finish(attempt, None, Input::Cut { attempt, cut: broken }),
     }
 }
@@ -410,6 +424,7 @@ fn accept(up: &Upstream, attempt: AttemptId) {
         };
         latch.credentials.accept(*number, headers);
         if latch.reader.as_ref().is_some_and(|reader| latch.credentials.trusts(reader)) {
+            latch.reader = None;
             latch.outbox.trust();
         }
     });

@@ -369,12 +369,21 @@ impl World {
     }
 
     pub async fn with(url: &str, shape: impl FnOnce(&mut Policy), store: Option<Arc<dyn Store>>) -> World {
+        World::guarded(url, shape, store, None).await
+    }
+
+    pub async fn guarded(
+        url: &str,
+        shape: impl FnOnce(&mut Policy),
+        store: Option<Arc<dyn Store>>,
+        token: Option<String>,
+    ) -> World {
         let (keeper, journal) = keeper(url, shape, store);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let config = HttpConfig {
             allowed: Allowed::new::<&str>(at, &[]).unwrap(),
-            token: None,
+            token,
             status: Arc::new(|| Bytes::from_static(b"{}")),
         };
         let (stop, stopping) = watch::channel(false);
