@@ -179,6 +179,16 @@ def cell(results):
     return f"{words} ({', '.join(failed)})" if failed else words
 
 
+def write_table(path, text):
+    """Writes the table, or puts it between the marks of a document that has them."""
+    begin, end = "<!-- interop:begin -->\n", "<!-- interop:end -->"
+    old = path.read_text() if path.is_file() else ""
+    if begin in old and end in old:
+        before, rest = old.split(begin, 1)
+        text = f"{before}{begin}\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}"
+    path.write_text(text)
+
+
 def table(report, servers, clients, asked):
     """Passed cases of all played, per pair; below it what the cases are and what does not apply."""
     sides = ["direct"] if asked.direct else asked.sides
@@ -228,7 +238,7 @@ def main():
             if error := done.exception():
                 report.add("?", "?", "?", "harness", "FAIL", 0, f"{type(error).__name__}: {error}")
     if asked.table:
-        asked.table.write_text(table(report, servers, clients, asked))
+        write_table(asked.table, table(report, servers, clients, asked))
     counts = report.counts()
     if stop.is_set():
         print("interrupted")

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import pathlib
-import platform
 import re
 import shutil
 import signal
@@ -26,8 +25,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 INTEROP = HERE.parent
 SETUP = INTEROP / ".setup"
 OUT = INTEROP / "out" / "conformance"
-MODULES = SETUP / "conformance" / "node_modules"
-NODE = MODULES / f"node-linux-{'arm64' if platform.machine() in ('aarch64', 'arm64') else 'x64'}" / "bin" / "node"
+MODULES = SETUP / "node_modules"
+NODE = SETUP / "bin" / "node"
 SUITE = MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 EVERYTHING = MODULES / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js"
 # Keeps server-everything on loopback.
@@ -180,7 +179,7 @@ class Target:
 TARGETS = {
     "rmcp": Target([FIXTURE, "--port", "PORT"], {}, complete=True),
     "server-everything": Target(
-        [NODE, *(["--import", LOOPBACK] if LOOPBACK.is_file() else []), EVERYTHING, "streamableHttp"],
+        [NODE, "--import", LOOPBACK, EVERYTHING, "streamableHttp"],
         {"PORT": "PORT"},
         complete=False,
     ),
@@ -246,18 +245,7 @@ def free_port():
 
 def install():
     """Puts the suite, its Node and the servers under .setup; quick when nothing changed."""
-    subprocess.run([INTEROP / "peers" / "rmcp" / "build.sh"], check=True, stdout=sys.stderr)
-    folder = SETUP / "conformance"
-    stamp = folder / "installed"
-    lock = (HERE / "package-lock.json").read_text()
-    if not stamp.is_file() or stamp.read_text() != lock:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ["package.json", "package-lock.json", ".npmrc"]:
-            shutil.copy(HERE / name, folder / name)
-        subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=folder, check=True, stdout=sys.stderr
-        )
-        stamp.write_text(lock)
+    subprocess.run(["sh", INTEROP / "setup.sh"], check=True, stdout=sys.stderr)
 
 
 if __name__ == "__main__":
