@@ -1,8 +1,10 @@
 //! The effects that come out of a machine: what the shell is to do, in this order.
 //!
-//! The shell keeps the bytes: requests under their [`ExId`], messages under their [`NoteId`], answers under their
-//! [`AttemptId`] until exactly one of [`Effect::Pass`], [`Effect::PassRefusal`], [`Effect::Challenge`] or
-//! [`Effect::Drop`] names them.
+//! The shell keeps the bytes: requests under their [`ExId`], messages under their [`NoteId`] until
+//! [`Effect::DropNote`], answers under their [`AttemptId`]: what came for [`What::Exchange`] and for a client's own
+//! [`What::Initialize`] until exactly one of [`Effect::Pass`], [`Effect::PassRefusal`] or [`Effect::Drop`] names it
+//! ([`Effect::Challenge`] may, before `Drop`). What came for anything else is named, if at all, by a `Challenge` among
+//! the effects of the very fact that reports it. `Drop` may also name an attempt of which nothing is kept.
 
 use relatch_wire::failure::{Code, Executed};
 use relatch_wire::method::ListKind;
@@ -105,7 +107,8 @@ pub enum Effect {
         /// Which one.
         generation: Gen,
     },
-    /// The latch is over: its downstream id is answered 404 from now on, its record goes.
+    /// The latch is over: its downstream id is answered 404 from now on, its record goes. Attempts that were not
+    /// aborted run on: DELETEs, and handshakes, whose session would get its DELETE.
     Close {
         /// Which one.
         latch: LatchId,

@@ -404,6 +404,26 @@ fn a_stream_cut_in_the_middle_is_resumed_where_it_broke() {
 }
 
 #[test]
+fn streams_that_are_cut_together_are_all_resumed() {
+    let mut w = World::bound();
+    w.call(2);
+    w.call(3);
+    w.begun(3);
+    w.begun(4);
+    w.attached(1);
+    w.begun(5);
+    w.broke(5);
+    let cut = Cut { resumable: true, ..world::cut_of(true, "closed") };
+    w.cut(3, cut.clone());
+    w.cut(4, cut);
+    says!(w.waits(0), "send #6 g1 ping");
+    w.answered(6);
+    let lines = w.passes(1_000);
+    assert!(lines.contains(&"send #7 g1 resume #3".to_owned()), "{lines:?}");
+    assert!(lines.contains(&"send #8 g1 resume #4".to_owned()), "{lines:?}");
+}
+
+#[test]
 fn a_stream_whose_server_is_gone_ends_at_once() {
     let mut w = World::bound();
     w.call(2);

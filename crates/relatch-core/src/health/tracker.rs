@@ -10,6 +10,7 @@ use super::{
     Totals,
 };
 use crate::{At, policy};
+use relatch_wire::failure::Code;
 
 /// Evidence that was fresh when it was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,32 +253,36 @@ impl Tracker {
         );
     }
 
-    pub(crate) fn flapping(&mut self, now: At, rest: Option<u64>) {
+    pub(crate) fn flapping(&mut self, now: At, rest: u64) {
         self.condition(
             "session-flapping",
             now,
-            rest.map(|ms| {
-                (
-                    "new sessions are refused before they answer a request".to_owned(),
-                    format!("Calls are given back; the next handshake is in {} s", ms / 1_000),
-                    "Look at the log of the server".to_owned(),
-                )
-            }),
+            Some((
+                "new sessions are refused before they answer a request".to_owned(),
+                format!("Calls are given back; the next handshake is in {} s", rest / 1_000),
+                "Look at the log of the server".to_owned(),
+            )),
         );
     }
 
-    pub(crate) fn handshake(&mut self, now: At, refused: Option<&str>) {
+    pub(crate) fn handshake(&mut self, now: At, cause: &str) {
         self.condition(
             "handshake-refused",
             now,
-            refused.map(|cause| {
-                (
-                    cause.to_owned(),
-                    "No new session can be opened; calls wait and are then given back".to_owned(),
-                    "Look at the log of the server".to_owned(),
-                )
-            }),
+            Some((
+                cause.to_owned(),
+                "No new session can be opened; calls wait and are then given back".to_owned(),
+                "Look at the log of the server".to_owned(),
+            )),
         );
+    }
+
+    /// The last latch that had this trouble has it no more.
+    pub(crate) fn no_more(&mut self, trouble: Code) {
+        self.conditions.remove(match trouble {
+            Code::SessionFlapping => "session-flapping",
+            _ => "handshake-refused",
+        });
     }
 
     fn condition(&mut self, code: &'static str, now: At, words: Option<(String, String, String)>) {

@@ -243,8 +243,12 @@ impl Machine {
                 self.settle_doubt(latch, old, Finding::Away(cut.cause));
                 return;
             }
-            Outcome::Answered(_) | Outcome::Refused(_) | Outcome::Listed(_) | Outcome::Limit => {
+            Outcome::Answered(_) | Outcome::Refused(_) => {
                 self.not_about_the_session(latch, old, same);
+                return;
+            }
+            Outcome::Listed(_) | Outcome::Limit => {
+                self.settle_doubt(latch, old, Finding::PassOn);
                 return;
             }
         };
@@ -290,25 +294,35 @@ impl Machine {
         if !matches!(self.diagnosis(latch, old).map(|d| &d.step), Some(Asked::Control(a, _, _)) if *a == id) {
             return;
         }
-        let held = match outcome {
-            Outcome::Answered(Answer::Result) => true,
+        let now = match outcome {
+            Outcome::Answered(Answer::Result) => None,
             Outcome::Answered(Answer::Error { code, message }) => {
-                same != Same { status: 200, digest: rpc_digest(code, message) }
+                let now = Same { status: 200, digest: rpc_digest(code, message) };
+                (now == same).then_some(now)
             }
-            Outcome::Refused(_)
-            | Outcome::Cut(_)
-            | Outcome::Limit
-            | Outcome::Session(_)
-            | Outcome::Listed(_) => false,
+            Outcome::Refused(refusal) => Some(Same { status: refusal.status, digest: refusal.digest }),
+            Outcome::Cut(_) | Outcome::Limit | Outcome::Session(_) | Outcome::Listed(_) => {
+                // Nobody has said anything, so nothing is found.
+                self.send_delete(latch, attempt.generation);
+                self.settle_doubt(latch, old, Finding::PassOn);
+                return;
+            }
         };
-        if held {
-            let subjects = self.take_subjects(latch, old);
-            let Some(session) = self.diagnosis(latch, old).and_then(|d| d.session.take()) else { return };
-            self.promote(latch, old, attempt.generation, &session);
-            self.judge_subjects(subjects, &Finding::Gone(same));
-        } else {
-            self.send_delete(latch, attempt.generation);
-            self.not_about_the_session(latch, old, same);
+        match now {
+            None => {
+                let subjects = self.take_subjects(latch, old);
+                let Some(session) = self.diagnosis(latch, old).and_then(|d| d.session.take()) else { return };
+                self.promote(latch, old, attempt.generation, &session);
+                self.judge_subjects(subjects, &Finding::Gone(same));
+            }
+            Some(now) if now == same => {
+                self.send_delete(latch, attempt.generation);
+                self.not_about_the_session(latch, old, same);
+            }
+            Some(_) => {
+                self.send_delete(latch, attempt.generation);
+                self.settle_doubt(latch, old, Finding::PassOn);
+            }
         }
     }
 

@@ -1,13 +1,16 @@
 //! The binding of one downstream session to one upstream session.
 //!
-//! [`Latch`] is what is known of it. How it is lost and bound anew is in `relatch`, how doubt is settled in
-//! `diagnosis`, what an answer says in [`reading`], the standing stream in `stream`, comparison of lists in `compare`,
-//! messages without answer in `notes`.
+//! `Latch` is what is known of it. It begins in `opening`, is lost in `relatch`, renewed in `rebuild`, and ends in
+//! `end`. Doubt is settled in `diagnosis`; what an answer says is in [`reading`], the standing stream in `stream`,
+//! comparison of lists in `compare`, messages without answer in `notes`.
 
 mod compare;
 mod diagnosis;
+mod end;
 mod notes;
+mod opening;
 pub mod reading;
+mod rebuild;
 mod relatch;
 mod stream;
 

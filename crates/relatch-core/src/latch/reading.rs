@@ -33,6 +33,8 @@ pub enum Reading {
 pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
     let session = speaks_of_session(refusal.body);
     match refusal.status {
+        // Neither JSON-RPC nor SSE, and yet about the session: some server of its own dialect.
+        200..=299 if has_id && session => Reading::Suspected,
         200..=299 => Reading::NotMcp,
         300..=399 => Reading::Redirected,
         404 if matches!(refusal.rpc_code, Some(-32601 | -32602)) && !session => Reading::AboutRequest,
@@ -40,7 +42,8 @@ pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
         404 if !has_id && !session => Reading::NotMcp,
         404 | 410 => Reading::Gone,
         400 if is_about_the_request(refusal) => Reading::AboutRequest,
-        400 if session => Reading::Gone,
+        // `-32602` is what a gate says that checks arguments, and an argument may well be called a session.
+        400 if session && refusal.rpc_code != Some(-32602) => Reading::Gone,
         422 if contains(refusal.body, "expect initialize request") => Reading::Gone,
         401 if !refusal.challenge && contains(refusal.body, "session not found") => Reading::Gone,
         401 | 403 if refusal.challenge => Reading::Credentials,
@@ -85,49 +88,52 @@ pub fn read_door(refusal: &Refusal<'_>) -> Door {
 /// Whether a text speaks of the session as servers do when it is gone.
 #[must_use]
 pub fn speaks_of_session(text: &str) -> bool {
+    const CUES: [&[u8]; 17] = [
+        b"valid session",
+        b"invalid",
+        b"not found",
+        b"could not find",
+        b"unknown",
+        b"missing",
+        b"no active",
+        b"does not exist",
+        b"required",
+        b"initialized",
+        b"initialize request",
+        b"initialization",
+        b"expired",
+        b"terminated",
+        b"closed",
+        b"valid uuid",
+        b"not supported in stateless mode",
+    ];
+    // What is further away speaks of something else: a page, echoed arguments.
+    const NEAR: usize = 64;
     let text = text.to_ascii_lowercase();
-    if text.contains("server not initialized") {
+    let text = text.as_bytes();
+    if find(text, b"server not initialized").is_some() {
         return true;
     }
-    if !text.contains("session") {
-        return false;
+    let mut from = 0;
+    while let Some(at) = text.get(from..).and_then(|rest| find(rest, b"session")) {
+        let at = from + at;
+        let near = &text[at.saturating_sub(NEAR)..text.len().min(at + NEAR)];
+        if CUES.iter().any(|cue| find(near, cue).is_some()) {
+            return true;
+        }
+        from = at + 1;
     }
-    const WORDS: [&str; 10] = [
-        "valid session id",
-        "session not found",
-        "invalid session id",
-        "session is required",
-        "session id is required",
-        "session id required",
-        "not initialized",
-        "expired",
-        "terminated",
-        "not supported in stateless mode",
-    ];
-    WORDS.iter().any(|word| text.contains(word))
-        || (text.contains("session")
-            && [
-                "unknown",
-                "missing",
-                "no active",
-                "does not exist",
-                "was not found",
-                "not found",
-                "required",
-            ]
-            .iter()
-            .any(|word| text.contains(word)))
-        || text.contains("not or an initialize request")
+    false
+}
+
+fn find(text: &[u8], word: &[u8]) -> Option<usize> {
+    text.windows(word.len()).position(|window| window == word)
 }
 
 /// Whether a JSON-RPC error in a 200 answer raises doubt about the session.
 #[must_use]
 pub fn error_raises_doubt(code: i64, message: &str) -> bool {
-    code != -32602 && code != -32601 && (speaks_of_session(message) || during_initialization(message))
-}
-
-fn during_initialization(message: &str) -> bool {
-    contains(message, "during session initialization")
+    code != -32602 && code != -32601 && speaks_of_session(message)
 }
 
 fn is_about_the_request(refusal: &Refusal<'_>) -> bool {

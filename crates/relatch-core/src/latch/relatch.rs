@@ -1,17 +1,14 @@
-//! Losing a session and binding a new one in its place.
+//! Losing a session and opening a new one in its place.
 //!
-//! Decides when a handshake begins, what each of its answers means, and what is replayed. Single flight per latch: a
+//! Decides when a handshake begins and what each of its answers means; what follows it is in `rebuild`. Single flight per latch: a
 //! latch in [`LatchState::Relatching`] has one step under way, however many requests wait.
 
-use std::collections::{BTreeSet, VecDeque};
-
-use relatch_wire::failure::{Code, Executed};
-use relatch_wire::method::RetryClass;
+use relatch_wire::failure::Code;
 
 use super::reading::{self, Door, Reading};
-use super::{Doubtful, Farewell, Gap, Latch, LatchState, Loss, Replay, Step, StreamState};
+use super::{Doubtful, Farewell, Gap, Latch, LatchState, Loss, Step, StreamState};
 use crate::effect::{Connection, Effect, What};
-use crate::input::{Answer, CutKind, Restored, SessionFacts};
+use crate::input::{Answer, SessionFacts};
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose, Question, Why};
 use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
 
@@ -23,130 +20,7 @@ impl Machine {
         Gen(latch.begun)
     }
 
-    pub(crate) fn restored(&mut self, id: LatchId, restored: Restored) {
-        let state = match restored.bound {
-            Some(generation) => LatchState::Bound(generation),
-            None => LatchState::Refused(Loss::new(None, self.now, Doubtful::Gone)),
-        };
-        let mut latch = Latch::new(id, self.now, state, restored.client);
-        latch.seen = None;
-        latch.begun = restored.begun.max(restored.bound.map_or(0, |g| g.0));
-        latch.generation = restored.bound;
-        latch.has_id = restored.has_id;
-        latch.initialized = restored.initialized;
-        latch.announced = restored.bound;
-        latch.promised = restored.revision;
-        latch.server = restored.server;
-        latch.level = restored.level;
-        latch.subscriptions = restored.subscriptions;
-        latch.lists = restored.lists.into_iter().collect();
-        // Whatever the server said while the keeper was away is lost.
-        latch.gap = Gap::Open;
-        self.spoken = true;
-        self.latches.insert(id, latch);
-        self.hinted(id, restored.hints);
-        self.dirty.insert(id);
-    }
-
-    pub(crate) fn opening_over(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, outcome: Outcome<'_>) {
-        let opening = self
-            .latches
-            .get(&attempt.latch)
-            .is_some_and(|l| matches!(l.state, LatchState::Opening(e) if e == ex));
-        let name = self.policy.name.clone();
-        if !opening {
-            // The client has gone meanwhile; a session that was opened for it is ended.
-            if matches!(outcome, Outcome::Session(_)) {
-                self.send_delete(attempt.latch, attempt.generation);
-            }
-            self.out.push(Effect::Drop { attempt: id });
-            return;
-        }
-        let Some(exchange) = self.exchanges.get(&ex) else { return };
-        match outcome {
-            Outcome::Session(session) => {
-                let took = self.now.since(attempt.sent);
-                self.tracker.answered(self.now, "initialize", took, false);
-                self.out.push(Effect::Pass { ex, attempt: id });
-                self.adopt(attempt.latch, attempt.generation, &session);
-                self.forget(ex);
-                if let Some(latch) = self.latches.get_mut(&attempt.latch) {
-                    latch.promised = session.server.protocol.clone();
-                    latch.state = LatchState::Bound(attempt.generation);
-                    latch.generation = Some(attempt.generation);
-                    latch.bound = Some(self.now);
-                }
-                self.out.push(Effect::Record { latch: attempt.latch });
-            }
-            Outcome::Answered(_) => {
-                self.out.push(Effect::Pass { ex, attempt: id });
-                self.forget(ex);
-                self.ended(attempt.latch);
-            }
-            Outcome::Refused(refusal) => match reading::read_door(&refusal) {
-                Door::Credentials => {
-                    self.tracker.credentials(self.now, false, &name);
-                    self.challenge(attempt.latch, id, &[ex]);
-                    self.ended(attempt.latch);
-                }
-                Door::Refused => {
-                    self.pass_refusal(id, ex, Executed::No);
-                    self.ended(attempt.latch);
-                }
-                Door::Redirected => {
-                    let failure = exchange.redirected(&name, refusal.location);
-                    self.out.push(Effect::Drop { attempt: id });
-                    self.give_back(ex, Some(failure));
-                }
-                Door::Later | Door::Missing => {
-                    self.out.push(Effect::Drop { attempt: id });
-                    self.missing(&refusal);
-                    if !self.spoken && refusal.retry_after.is_none() {
-                        self.name_wrong_soon(ex);
-                    }
-                    self.fresh.insert(ex);
-                }
-            },
-            Outcome::Cut(cut) => {
-                self.out.push(Effect::Drop { attempt: id });
-                let failure = match cut.kind {
-                    CutKind::Tls => Some(exchange.certificate(&name, &cut.cause)),
-                    CutKind::UnknownHost => Some(exchange.unknown_host(&name, &cut.cause)),
-                    CutKind::Garbled => Some(exchange.garbled(&name, &cut.cause)),
-                    CutKind::Connection => None,
-                };
-                if failure.is_some() {
-                    self.give_back(ex, failure);
-                } else {
-                    self.mark_away(Absence {
-                        code: Code::UpstreamDown,
-                        cause: &cut.cause,
-                        confirmed: true,
-                        after: None,
-                    });
-                    self.fresh.insert(ex);
-                }
-            }
-            Outcome::Limit => {
-                self.out.push(Effect::Drop { attempt: id });
-                self.silent_handshake();
-                self.fresh.insert(ex);
-            }
-            Outcome::Listed(_) => debug_assert!(false, "a list is no answer to `initialize`"),
-        }
-    }
-
-    /// A URL that never spoke MCP and answers otherwise is most likely mistyped: say so soon.
-    fn name_wrong_soon(&mut self, ex: ExId) {
-        let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
-        let soon = exchange.asked.plus(policy::NEVER_SPOKEN_MS);
-        let deadline = exchange.deadline.map_or(soon, |at| at.min(soon));
-        exchange.deadline = Some(deadline);
-        exchange.written = false;
-        self.timers.set(Why::HoldEnds(ex), deadline);
-    }
-
-    fn silent_handshake(&mut self) {
+    pub(super) fn silent_handshake(&mut self) {
         let cause = format!(
             "`{}` accepts the connection and does not answer `initialize` within {} s",
             self.policy.url,
@@ -226,6 +100,11 @@ impl Machine {
         latch.state = LatchState::Refused(Loss::new(Some(generation), now, Doubtful::Gone));
         latch.stale = false;
         latch.old.insert(generation, Farewell::Forget);
+        if latch.bound.is_some_and(|at| now.since(at) >= policy::STEADY_MS) {
+            // One that lived so long does not flap, even if nobody asked anything of it.
+            latch.unanswered = 0;
+            latch.rested = 0;
+        }
         let flaps = latch.unanswered;
         let mut rest = None;
         if flaps >= policy::FLAPS {
@@ -253,7 +132,6 @@ impl Machine {
         self.journal(journal::What::Lost, Some(id), |entry| entry.generation = Some(generation));
         self.tracker.session(now, false);
         if let Some(rest) = rest {
-            self.tracker.flapping(now, Some(rest));
             self.timers.set(Why::RestEnds(id), now.plus(rest));
         }
         self.dirty.insert(id);
@@ -407,14 +285,14 @@ impl Machine {
         self.another_turn();
         let Some(latch) = self.latches.get_mut(&latch_id) else { return };
         let generation = attempt.generation;
-        let LatchState::Relatching(loss, current, Step::Handshake(_)) = &mut latch.state else {
+        let ours = matches!(&latch.state, LatchState::Relatching(_, _, Step::Handshake(a)) if *a == id);
+        let Some(loss) = latch.loss().filter(|_| ours) else {
             if matches!(outcome, Outcome::Session(_)) {
                 self.send_delete(latch_id, generation);
             }
             self.out.push(Effect::Drop { attempt: id });
             return;
         };
-        debug_assert_eq!(*current, generation);
         let mut loss = loss.clone();
         if let Outcome::Session(session) = outcome {
             self.adopt(latch_id, generation, &session);
@@ -506,7 +384,6 @@ impl Machine {
             loss.not_before = Some(at);
             loss.trouble = Some((code, cause.clone()));
         }
-        self.tracker.handshake(self.now, Some(&cause));
         self.tracker.failed(self.now, "initialize", &cause);
         self.timers.set(Why::RestEnds(id), at);
     }
@@ -520,147 +397,6 @@ impl Machine {
             .filter(|id| self.latches.get(id).is_some_and(|l| matches!(l.state, LatchState::Refused(_))))
             .collect();
         self.dirty.extend(refused);
-    }
-
-    /// Tells the new session that its client is initialized, as the client has told its first.
-    fn announce(&mut self, id: LatchId, generation: Gen) {
-        let attempt = self.send(
-            id,
-            generation,
-            What::Initialized,
-            Purpose::Initialized,
-            Connection::Young,
-            Some(policy::HANDSHAKE_STEP_MS),
-        );
-        let Some(latch) = self.latches.get_mut(&id) else { return };
-        latch.announced = Some(generation);
-        latch.initialized = true;
-        if let LatchState::Relatching(_, _, step) = &mut latch.state {
-            *step = Step::Initialized(attempt);
-        }
-    }
-
-    /// The trial of a diagnosis has proved itself: it goes on as the new session.
-    pub(crate) fn promote(&mut self, id: LatchId, old: Gen, generation: Gen, session: &SessionFacts) {
-        self.lose(id, old);
-        self.adopt(id, generation, session);
-        let Some(latch) = self.latches.get_mut(&id) else { return };
-        // The old one was found gone only by comparison; it gets its DELETE.
-        latch.old.insert(old, Farewell::Delete);
-        let loss = Loss::new(Some(old), self.now, Doubtful::Gone);
-        latch.announced = Some(generation);
-        latch.initialized = true;
-        self.rebuild(id, generation, loss);
-    }
-
-    pub(crate) fn initialized_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
-        if self.trial_initialized_over(id, attempt) {
-            return;
-        }
-        let latch_id = attempt.latch;
-        let Some(latch) = self.latches.get_mut(&latch_id) else { return };
-        if !matches!(&latch.state, LatchState::Relatching(_, _, Step::Initialized(a)) if *a == id) {
-            return;
-        }
-        if self.gone_again(latch_id, attempt, &outcome) {
-            return;
-        }
-        if !matches!(outcome, Outcome::Answered(_)) {
-            self.skipped(latch_id, "notifications/initialized");
-        }
-        if let Some(loss) = self.latches.get(&latch_id).and_then(|l| l.loss().cloned()) {
-            self.rebuild(latch_id, attempt.generation, loss);
-        }
-    }
-
-    /// The new session was refused before it was bound.
-    fn gone_again(&mut self, id: LatchId, attempt: &Attempt, outcome: &Outcome<'_>) -> bool {
-        let Some(latch) = self.latches.get_mut(&id) else { return true };
-        match outcome {
-            Outcome::Refused(refusal) if reading::read(refusal, latch.has_id) == Reading::Gone => {
-                latch.unanswered += 1;
-                latch.generation = Some(attempt.generation);
-                self.lose(id, attempt.generation);
-                true
-            }
-            Outcome::Cut(cut) if !cut.wrote => {
-                latch.generation = Some(attempt.generation);
-                if let Some(older) = latch.may_live().filter(|older| *older != attempt.generation) {
-                    latch.old.insert(older, Farewell::Delete);
-                }
-                if let LatchState::Relatching(loss, ..) = &latch.state {
-                    let loss = Loss {
-                        generation: Some(attempt.generation),
-                        doubt: Doubtful::AskFirst,
-                        ..loss.clone()
-                    };
-                    latch.state = LatchState::Refused(loss);
-                }
-                self.mark_away(Absence {
-                    code: Code::UpstreamDown,
-                    cause: &cut.cause,
-                    confirmed: true,
-                    after: None,
-                });
-                true
-            }
-            Outcome::Refused(_)
-            | Outcome::Cut(_)
-            | Outcome::Answered(_)
-            | Outcome::Session(_)
-            | Outcome::Listed(_)
-            | Outcome::Limit => false,
-        }
-    }
-
-    fn skipped(&mut self, id: LatchId, step: &str) {
-        self.journal(journal::What::Skipped, Some(id), |entry| entry.subject = Some(step.to_owned()));
-    }
-
-    /// Replays what the session has to know before requests go to it, and binds it.
-    fn rebuild(&mut self, id: LatchId, generation: Gen, loss: Loss) {
-        let Some(latch) = self.latches.get(&id) else { return };
-        let mut steps: VecDeque<Replay> = VecDeque::new();
-        steps.extend(latch.level.clone().map(Replay::Level));
-        steps.extend(latch.subscriptions.values().cloned().map(Replay::Subscribe));
-        self.next_step(id, generation, loss, steps);
-    }
-
-    fn next_step(&mut self, id: LatchId, generation: Gen, loss: Loss, mut steps: VecDeque<Replay>) {
-        let Some(replay) = steps.pop_front() else {
-            self.bind(id, generation, loss);
-            return;
-        };
-        let what = match replay {
-            Replay::Level(params) => What::SetLevel(params),
-            Replay::Subscribe(params) => What::Subscribe(params),
-        };
-        let limit = Some(policy::REBUILD_STEP_MS);
-        let attempt = self.send(id, generation, what, Purpose::Rebuild, Connection::Any, limit);
-        if let Some(latch) = self.latches.get_mut(&id) {
-            latch.state = LatchState::Relatching(loss, generation, Step::Rebuild(attempt, steps));
-        }
-    }
-
-    /// After an outage: a session that survived it is told again what it was told. One without an id could not say
-    /// that it did not survive, so it is renewed. Returns whether something was begun.
-    pub(crate) fn freshen(&mut self, id: LatchId, generation: Gen) -> bool {
-        let now = self.now;
-        let Some(latch) = self.latches.get_mut(&id) else { return false };
-        if !latch.stale || !latch.initialized || !latch.wanted(now) {
-            return false;
-        }
-        latch.stale = false;
-        if !latch.has_id {
-            self.lose(id, generation);
-            return true;
-        }
-        if latch.level.is_none() && latch.subscriptions.is_empty() {
-            return false;
-        }
-        let loss = Loss::new(Some(generation), now, Doubtful::AskFirst);
-        self.rebuild(id, generation, loss);
-        true
     }
 
     /// The upstream refused the credentials of something that relatch sent by itself: nothing more of that sort, until
@@ -680,60 +416,6 @@ impl Machine {
         }
         self.tracker.credentials(now, false, &name);
         self.journal(journal::What::CredentialsRefused, Some(id), |_| {});
-    }
-
-    pub(crate) fn rebuild_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
-        let latch_id = attempt.latch;
-        let Some(latch) = self.latches.get_mut(&latch_id) else { return };
-        let LatchState::Relatching(loss, _, Step::Rebuild(current, steps)) = &mut latch.state else { return };
-        if *current != id {
-            return;
-        }
-        let (loss, steps) = (loss.clone(), std::mem::take(steps));
-        if self.gone_again(latch_id, attempt, &outcome) {
-            return;
-        }
-        if !matches!(outcome, Outcome::Answered(Answer::Result)) {
-            self.skipped(latch_id, "a log level or subscription");
-        }
-        self.next_step(latch_id, attempt.generation, loss, steps);
-    }
-
-    /// The new session takes the place of the old one; or the old one goes on.
-    fn bind(&mut self, id: LatchId, generation: Gen, loss: Loss) {
-        let now = self.now;
-        let Some(latch) = self.latches.get_mut(&id) else { return };
-        latch.state = LatchState::Bound(generation);
-        self.dirty.insert(id);
-        if loss.generation == Some(generation) {
-            return;
-        }
-        latch.generation = Some(generation);
-        latch.bound = Some(now);
-        latch.unanswered += 1;
-        latch.stale = false;
-        latch.gap = Gap::Open;
-        latch.compare_at = now;
-        let stream = latch.stream.attempt();
-        latch.stream = StreamState::Off;
-        // A session that was refused has been given its farewell already.
-        if let Some(old) = loss.may_live() {
-            latch.old.insert(old, Farewell::Delete);
-        }
-        if let Some(stream) = stream {
-            self.out.push(Effect::Withdraw { attempt: stream });
-            self.abort(stream);
-        }
-        self.tracker.totals.relatched += 1;
-        self.tracker.session(now, true);
-        self.tracker.handshake(now, None);
-        self.tracker.flapping(now, None);
-        let took = now.since(loss.at);
-        self.journal(journal::What::Relatched, Some(id), |entry| {
-            entry.generation = Some(generation);
-            entry.ms = Some(took);
-        });
-        self.out.push(Effect::Record { latch: id });
     }
 
     /// Somebody asks for new sessions.
@@ -773,84 +455,5 @@ impl Machine {
             }
         }
         self.knocked = true;
-    }
-
-    /// The downstream session is over.
-    pub(crate) fn ended(&mut self, id: LatchId) {
-        let name = self.policy.name.clone();
-        let Some(latch) = self.latches.get_mut(&id) else { return };
-        if matches!(latch.state, LatchState::Ended) {
-            return;
-        }
-        let trial = latch.trial().into_iter();
-        let mut live: BTreeSet<Gen> =
-            latch.may_live().filter(|_| latch.has_id).into_iter().chain(trial).collect();
-        live.extend(latch.old.iter().filter(|(_, f)| **f == Farewell::Delete).map(|(g, _)| *g));
-        if let LatchState::Relatching(_, generation, Step::Initialized(_) | Step::Rebuild(..)) = &latch.state
-            && latch.has_id
-        {
-            live.insert(*generation);
-        }
-        latch.old.clear();
-        let troubled = latch.loss().is_some_and(|loss| loss.trouble.is_some());
-        let stream = latch.stream.attempt();
-        let notes: Vec<_> = latch.notes.drain(..).collect();
-        latch.state = LatchState::Ended;
-        latch.stream = StreamState::Off;
-        latch.attached = false;
-        for (note, _, _) in notes {
-            self.out.push(Effect::DropNote { note });
-        }
-        let exchanges = latch.exchanges.clone();
-        for ex in exchanges {
-            let Some(exchange) = self.exchanges.get(&ex) else { continue };
-            let attempt = exchange.attempt();
-            let ran = if attempt.is_some() && exchange.class != RetryClass::Always {
-                Executed::Unknown
-            } else {
-                Executed::No
-            };
-            let failure = exchange.session_ended(&name, ran);
-            self.give_back(ex, Some(failure));
-            if let Some(attempt) = attempt {
-                self.abort(attempt);
-                self.out.push(Effect::Drop { attempt });
-            }
-        }
-        if let Some(stream) = stream {
-            self.abort(stream);
-        }
-        // What else is under way is not worth waiting for, but a handshake may yet open a session that has to end.
-        let idle: Vec<AttemptId> = self
-            .attempts
-            .of(id)
-            .filter(|(_, a)| {
-                !matches!(a.purpose, Purpose::Handshake | Purpose::Trial | Purpose::Open(_) | Purpose::Delete)
-            })
-            .map(|(attempt, _)| attempt)
-            .collect();
-        for attempt in idle {
-            self.abort(attempt);
-        }
-        if troubled {
-            self.tracker.handshake(self.now, None);
-            self.tracker.flapping(self.now, None);
-        }
-        for generation in live {
-            self.send_delete(id, generation);
-        }
-        for why in [Why::RestEnds(id), Why::StreamAgain(id), Why::CompareDue(id)] {
-            self.timers.clear(why);
-        }
-        self.journal(journal::What::Left, Some(id), |_| {});
-        self.out.push(Effect::Close { latch: id });
-        self.dirty.insert(id);
-    }
-
-    /// An ended latch goes when its last attempt is over.
-    pub(crate) fn bury(&mut self, id: LatchId) {
-        if self.attempts.of(id).next().is_none() {
-            self.latches.remove(&id);
-        }
     }
 }

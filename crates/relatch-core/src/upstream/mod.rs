@@ -5,6 +5,8 @@
 
 mod attempts;
 mod exchanges;
+mod hold;
+mod outcomes;
 mod reach;
 mod timers;
 mod watch;
@@ -13,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use attempts::Attempts;
 pub(crate) use attempts::{Attempt, Purpose, Question};
-pub(crate) use exchanges::{door_words, executed_by, rpc_digest};
+pub(crate) use outcomes::{door_words, executed_by, rpc_digest};
 pub(crate) use reach::{Absence, Reach};
 pub use timers::{Deadline, Why};
 
@@ -24,6 +26,7 @@ use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
 use crate::latch::{Farewell, Latch, LatchState};
 use crate::policy::Policy;
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
+use relatch_wire::failure::Code;
 use timers::Timers;
 pub use watch::Snapshot;
 
@@ -47,6 +50,8 @@ pub struct Machine {
     pub(crate) attached: BTreeSet<LatchId>,
     /// Latches that are being bound anew or asked about.
     pub(crate) unsettled: BTreeSet<LatchId>,
+    /// Latches whose sessions can't be renewed, and why.
+    pub(crate) troubled: BTreeMap<LatchId, Code>,
     /// Exchanges that came or came back in this turn.
     pub(crate) fresh: BTreeSet<ExId>,
     /// Exchanges that wait, of all latches.
@@ -103,6 +108,7 @@ impl Machine {
             dirty: BTreeSet::new(),
             attached: BTreeSet::new(),
             unsettled: BTreeSet::new(),
+            troubled: BTreeMap::new(),
             fresh: BTreeSet::new(),
             waiting: BTreeSet::new(),
             knocked: false,
@@ -188,6 +194,24 @@ impl Machine {
                 )
         });
         let attached = latch.is_some_and(|l| l.attached && !matches!(l.state, LatchState::Ended));
+        let before = match latch.and_then(Latch::loss).and_then(|loss| Some((loss, loss.trouble.as_ref()?))) {
+            Some((loss, (code, cause))) => {
+                match code {
+                    Code::SessionFlapping => {
+                        let rest = loss.not_before.map_or(0, |at| at.since(self.now));
+                        self.tracker.flapping(self.now, rest);
+                    }
+                    _ => self.tracker.handshake(self.now, cause),
+                }
+                self.troubled.insert(id, *code)
+            }
+            None => self.troubled.remove(&id),
+        };
+        if let Some(code) = before
+            && !self.troubled.values().any(|other| *other == code)
+        {
+            self.tracker.no_more(code);
+        }
         if unsettled {
             self.unsettled.insert(id)
         } else {

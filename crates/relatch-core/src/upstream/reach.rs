@@ -106,6 +106,8 @@ impl Machine {
         if away.confirmed {
             let gone = self.now.since(away.since);
             self.journal(journal::What::Back, None, |entry| entry.ms = Some(gone));
+            // What was found of the server that went away need not hold of the one that came.
+            self.cleared.clear();
         }
         for (id, latch) in &mut self.latches {
             self.dirty.insert(*id);
@@ -186,7 +188,9 @@ impl Machine {
     fn scouting_latch(&self) -> Option<LatchId> {
         let able = |id: &LatchId| {
             self.latches.get(id).is_some_and(|latch| match &latch.state {
-                LatchState::Opening(_) | LatchState::Bound(_) => true,
+                // Its handshake asks already, if it is out.
+                LatchState::Opening(ex) => !self.opening_under_way(*id, *ex),
+                LatchState::Bound(_) => true,
                 LatchState::Refused(loss) => loss.not_before.is_none_or(|at| at <= self.now),
                 LatchState::Doubted(..)
                 | LatchState::Relatching(..)
@@ -252,8 +256,10 @@ impl Machine {
         if !self.policy.local || self.away().is_some() || self.attempts.open() > 0 {
             return;
         }
-        let fresh = self.tracker.last_heard().is_some_and(|at| self.now.since(at) < policy::PROBE_MS);
-        if fresh {
+        if let Some(due) =
+            self.tracker.last_heard().map(|at| at.plus(policy::PROBE_MS)).filter(|at| *at > self.now)
+        {
+            self.timers.set(Why::IdleProbe, due);
             return;
         }
         let latest = self

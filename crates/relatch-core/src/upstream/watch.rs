@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use relatch_wire::method::ListKind;
 
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Question, Reach};
-use crate::exchange::ExState;
 use crate::health::{Judgement, SessionSeen};
 use crate::input::Answer;
 use crate::latch::LatchState;
@@ -262,6 +261,7 @@ impl Machine {
     /// What must hold after every fact. Only our own mistakes can break it.
     #[cfg(debug_assertions)]
     pub(super) fn check(&self) {
+        use crate::exchange::ExState;
         if let Some(look) = self.looking {
             debug_assert!(self.attempts.get(look).is_some(), "a look is awaited that is not under way");
         }

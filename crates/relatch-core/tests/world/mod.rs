@@ -106,11 +106,7 @@ impl World {
             Input::Answered { attempt, .. } | Input::Refused { attempt, .. } => self.keep(*attempt),
             Input::Session { attempt, .. } => self.keep(*attempt),
             Input::Listed { attempt, .. } => self.over(*attempt),
-            Input::Cut { attempt, cut } => {
-                if !cut.resumable {
-                    self.over(*attempt);
-                }
-            }
+            Input::Cut { attempt, cut } if !cut.resumable => self.over(*attempt),
             _ => {}
         }
         self.machine.on(self.now, input, &mut effects);

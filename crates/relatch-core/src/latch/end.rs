@@ -1,0 +1,90 @@
+//! The end of a downstream session: who waits is answered, and upstream sessions get their DELETE.
+
+use std::collections::BTreeSet;
+
+use relatch_wire::failure::Executed;
+use relatch_wire::method::RetryClass;
+
+use super::{Farewell, Gap, LatchState, Step, StreamState};
+use crate::effect::Effect;
+use crate::upstream::{Machine, Purpose, Why};
+use crate::{AttemptId, Gen, LatchId, NoteId, journal};
+
+impl Machine {
+    /// The downstream session is over.
+    pub(crate) fn ended(&mut self, id: LatchId) {
+        let name = self.policy.name.clone();
+        let Some(latch) = self.latches.get_mut(&id) else { return };
+        if matches!(latch.state, LatchState::Ended) {
+            return;
+        }
+        let trial = latch.trial().into_iter();
+        let mut live: BTreeSet<Gen> =
+            latch.may_live().filter(|_| latch.has_id).into_iter().chain(trial).collect();
+        live.extend(latch.old.iter().filter(|(_, f)| **f == Farewell::Delete).map(|(g, _)| *g));
+        if let LatchState::Relatching(_, generation, Step::Initialized(_) | Step::Rebuild(..)) = &latch.state
+            && latch.has_id
+        {
+            live.insert(*generation);
+        }
+        latch.old.clear();
+        let stream = latch.stream.attempt();
+        let current = latch.note.take().map(|(_, note, _, _)| note);
+        let notes: Vec<NoteId> =
+            current.into_iter().chain(latch.notes.drain(..).map(|(note, ..)| note)).collect();
+        latch.gap = Gap::Closed;
+        latch.state = LatchState::Ended;
+        latch.stream = StreamState::Off;
+        latch.attached = false;
+        for note in notes {
+            self.out.push(Effect::DropNote { note });
+        }
+        let exchanges = latch.exchanges.clone();
+        for ex in exchanges {
+            let Some(exchange) = self.exchanges.get(&ex) else { continue };
+            let attempt = exchange.attempt();
+            let ran = if attempt.is_some() && exchange.class != RetryClass::Always {
+                Executed::Unknown
+            } else {
+                Executed::No
+            };
+            let failure = exchange.session_ended(&name, ran);
+            self.give_back(ex, Some(failure));
+            if let Some(attempt) = attempt {
+                self.abort(attempt);
+                self.out.push(Effect::Drop { attempt });
+            }
+        }
+        if let Some(stream) = stream {
+            self.abort(stream);
+        }
+        // What else is under way is not worth waiting for, but a handshake may yet open a session that has to end.
+        let idle: Vec<AttemptId> = self
+            .attempts
+            .of(id)
+            .filter(|(_, a)| {
+                !matches!(a.purpose, Purpose::Handshake | Purpose::Trial | Purpose::Open(_) | Purpose::Delete)
+            })
+            .map(|(attempt, _)| attempt)
+            .collect();
+        for attempt in idle {
+            self.abort(attempt);
+        }
+        for generation in live {
+            self.send_delete(id, generation);
+        }
+        for why in [Why::RestEnds(id), Why::StreamAgain(id), Why::CompareDue(id)] {
+            self.timers.clear(why);
+        }
+        self.journal(journal::What::Left, Some(id), |_| {});
+        self.out.push(Effect::Close { latch: id });
+        self.dirty.insert(id);
+    }
+
+    /// An ended latch goes when its last attempt is over.
+    pub(crate) fn bury(&mut self, id: LatchId) {
+        if self.attempts.of(id).next().is_none() {
+            self.latches.remove(&id);
+        }
+    }
+}

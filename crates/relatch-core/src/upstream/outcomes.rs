@@ -1,0 +1,404 @@
+//! What becomes of an exchange when an attempt of it ends: answered, refused, cut.
+//!
+//! Gathers what `exchange::verdict` needs and carries out what it says; what a refusal means is read in
+//! `latch::reading`.
+
+use relatch_wire::failure::{Code, Executed};
+use relatch_wire::method::RetryClass;
+
+use super::timers::Why;
+use super::{Absence, Attempt, Machine, Outcome, Purpose, Reach};
+use crate::effect::{Connection, Effect, What};
+use crate::exchange::{Client, Delivery, ExState, Verdict, verdict};
+use crate::input::{Answer, Cut, CutKind, Keep, Refusal};
+use crate::latch::Latch;
+use crate::latch::reading::{self, Reading};
+use crate::{AttemptId, ExId, LatchId, policy};
+
+impl Machine {
+    pub(super) fn exchange_over(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, outcome: Outcome<'_>) {
+        let current = self.exchanges.get(&ex).is_some_and(|e| e.attempt() == Some(id));
+        if !current {
+            self.attempts.remove(id);
+            self.out.push(Effect::Drop { attempt: id });
+            return;
+        }
+        match outcome {
+            Outcome::Answered(answer) => {
+                self.attempts.remove(id);
+                self.exchange_answered(id, attempt, ex, answer);
+            }
+            Outcome::Refused(refusal) => {
+                self.attempts.remove(id);
+                self.exchange_refused(id, attempt, ex, &refusal);
+            }
+            Outcome::Cut(cut) => self.exchange_cut(id, attempt, ex, &cut),
+            Outcome::Limit => {
+                // Only one that its client has cancelled has a limit.
+                let cause = "the client cancelled it, and no answer came".to_owned();
+                let cut = Cut { wrote: true, kind: CutKind::Garbled, cause, resumable: false, retry: None };
+                self.exchange_cut(id, attempt, ex, &cut);
+            }
+            Outcome::Session(_) | Outcome::Listed(_) => {
+                debug_assert!(false, "not an end of a client's request");
+            }
+        }
+    }
+
+    fn exchange_answered(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, answer: Answer<'_>) {
+        let Some(exchange) = self.exchanges.get(&ex) else { return };
+        let (latch, passing) = (exchange.latch, matches!(exchange.state, ExState::Passing(_)));
+        let keep = exchange.ask.keep.clone();
+        let (method, took) = (exchange.title().to_owned(), self.now.since(attempt.sent));
+        let call = exchange.ask.tool.is_some();
+        if let Answer::Error { code, message } = answer
+            && !passing
+            && reading::error_raises_doubt(code, message)
+        {
+            let digest = rpc_digest(code, message);
+            if self.doubt(attempt, Some(ex), id, 200, digest, true) {
+                return;
+            }
+        }
+        let ok = answer == Answer::Result;
+        self.tracker.answered(self.now, &method, took, call);
+        if let Some(latch) = self.latches.get_mut(&latch)
+            && latch.in_use() == Some(attempt.generation)
+        {
+            latch.unanswered = 0;
+            latch.rested = 0;
+        }
+        if ok {
+            self.remember(latch, keep);
+        }
+        self.out.push(Effect::Pass { ex, attempt: id });
+        self.forget(ex);
+    }
+
+    /// What a successful request changes in its session.
+    fn remember(&mut self, id: LatchId, keep: Keep) {
+        let Some(latch) = self.latches.get_mut(&id) else { return };
+        let changed = match keep {
+            Keep::Nothing => false,
+            Keep::Level(params) => latch.level.replace(params.clone()) != Some(params),
+            Keep::Subscribe(uri, params) => {
+                let room = latch.subscriptions.len() < policy::SUBSCRIPTIONS
+                    || latch.subscriptions.contains_key(&uri);
+                room && latch.subscriptions.insert(uri, params).is_none()
+            }
+            Keep::Unsubscribe(uri) => latch.subscriptions.remove(&uri).is_some(),
+            Keep::List(kind) => {
+                latch.lists.insert(kind);
+                // The client has the newest page by now; its digests belong into the record.
+                true
+            }
+        };
+        if changed {
+            self.out.push(Effect::Record { latch: id });
+        }
+    }
+
+    fn exchange_refused(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, refusal: &Refusal<'_>) {
+        let has_id = self.latches.get(&attempt.latch).is_some_and(|l| l.has_id);
+        let name = self.policy.name.clone();
+        match reading::read(refusal, has_id) {
+            Reading::Gone => self.refused_as_gone(id, attempt, ex),
+            Reading::AboutRequest => self.pass_refusal(id, ex, Executed::No),
+            Reading::Credentials => {
+                self.tracker.credentials(self.now, false, &name);
+                self.challenge(attempt.latch, id, &[ex]);
+            }
+            Reading::Later => self.come_back_later(id, ex, refusal),
+            Reading::WrongPlace => {
+                let again = self.exchanges.get_mut(&ex).is_some_and(|e| {
+                    !std::mem::replace(&mut e.fresh, true)
+                        && e.sendings < 2
+                        && verdict(e.class, Delivery::Refused) == Verdict::SendAgain
+                });
+                if again {
+                    self.out.push(Effect::Drop { attempt: id });
+                    self.wait_again(ex);
+                } else {
+                    self.pass_refusal(id, ex, Executed::No);
+                }
+            }
+            Reading::Gateway => self.gateway(id, ex, refusal),
+            Reading::Redirected => {
+                let failure = self.exchanges.get(&ex).map(|e| e.redirected(&name, refusal.location));
+                self.out.push(Effect::Drop { attempt: id });
+                self.give_back(ex, failure);
+            }
+            Reading::NotMcp => {
+                let cause = door_words(&self.policy.url, refusal);
+                self.mark_away(Absence {
+                    code: Code::EndpointMissing,
+                    cause: &cause,
+                    confirmed: true,
+                    after: refusal.retry_after,
+                });
+                let delivery = if refusal.status < 300 { Delivery::Unknown } else { Delivery::Refused };
+                self.out.push(Effect::Drop { attempt: id });
+                self.again_or_back(ex, delivery, &cause);
+            }
+            Reading::Suspected => {
+                if refusal.status == 503 && (self.policy.gateway_errors_refused || !has_id) {
+                    self.gateway(id, ex, refusal);
+                } else if !has_id
+                    || !self.doubt(
+                        attempt,
+                        Some(ex),
+                        id,
+                        refusal.status,
+                        refusal.digest,
+                        reading::speaks_of_session(refusal.body),
+                    )
+                {
+                    self.pass_refusal(id, ex, executed_by(refusal.status));
+                }
+            }
+        }
+    }
+
+    /// A session refused the exchange as its own is gone: the exchange did not run.
+    pub(crate) fn refused_as_gone(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId) {
+        let (stateful, name) = (self.policy.stateful, self.policy.name.clone());
+        let in_use = self.latches.get(&attempt.latch).and_then(Latch::in_use) == Some(attempt.generation);
+        let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
+        let fresh_refused = exchange.refused_by.iter().any(|g| *g != attempt.generation) && in_use;
+        exchange.refused_by.insert(attempt.generation);
+        let misled = exchange.misled;
+        if verdict(exchange.class, Delivery::Refused) == Verdict::GiveBack {
+            let failure = exchange.never_replayed(&name);
+            self.out.push(Effect::Drop { attempt: id });
+            self.give_back(ex, Some(failure));
+        } else if stateful && exchange.class != RetryClass::Always {
+            let failure = exchange.state_lost(&name);
+            self.out.push(Effect::Drop { attempt: id });
+            self.give_back(ex, Some(failure));
+        } else if fresh_refused || misled > policy::REPLICA_PINGS || exchange.sendings >= policy::SENDINGS {
+            self.pass_refusal(id, ex, Executed::No);
+        } else {
+            self.out.push(Effect::Drop { attempt: id });
+            self.wait_again(ex);
+        }
+        self.session_refused(attempt.latch, attempt.generation, Some(ex));
+    }
+
+    fn gateway(&mut self, id: AttemptId, ex: ExId, refusal: &Refusal<'_>) {
+        self.gateway_seen = Some(self.now);
+        let cause = door_words(&self.policy.url, refusal);
+        self.mark_away(Absence { code: Code::UpstreamDown, cause: &cause, confirmed: true, after: None });
+        let delivery = if self.policy.gateway_errors_refused { Delivery::Refused } else { Delivery::Unknown };
+        self.out.push(Effect::Drop { attempt: id });
+        self.again_or_back(ex, delivery, &cause);
+    }
+
+    fn come_back_later(&mut self, id: AttemptId, ex: ExId, refusal: &Refusal<'_>) {
+        let tries = self.exchanges.get(&ex).map_or(0, |e| e.sendings);
+        let pause = refusal.retry_after.unwrap_or_else(|| 1_000 << tries.min(5));
+        let hold = self.policy.hold_ms;
+        let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
+        let at = self.now.plus(pause);
+        let end = exchange.deadline.unwrap_or_else(|| self.now.plus(hold));
+        let again = at < end
+            && exchange.sendings < policy::SENDINGS
+            && verdict(exchange.class, Delivery::Refused) == Verdict::SendAgain;
+        if again {
+            exchange.not_before = Some(at);
+            self.out.push(Effect::Drop { attempt: id });
+            self.wait_again(ex);
+        } else {
+            self.pass_refusal(id, ex, Executed::No);
+        }
+    }
+
+    fn exchange_cut(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, cut: &Cut) {
+        let name = self.policy.name.clone();
+        let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
+        let alive =
+            self.latches.get(&attempt.latch).is_some_and(|l| l.may_live() == Some(attempt.generation));
+        if !cut.wrote {
+            exchange.sendings = exchange.sendings.saturating_sub(1);
+            exchange.written = false;
+            exchange.seen_by.remove(&attempt.generation);
+        }
+        let client = exchange.client;
+        if cut.wrote
+            && cut.resumable
+            && alive
+            && self.away().is_none_or(|away| !away.confirmed)
+            && matches!(self.exchanges.get(&ex).map(|e| e.state), Some(ExState::Sent(_)))
+            && self.try_resume(id, ex, cut.retry)
+        {
+            return;
+        }
+        self.attempts.remove(id);
+        self.out.push(Effect::Withdraw { attempt: id });
+        self.out.push(Effect::Drop { attempt: id });
+        let Some(exchange) = self.exchanges.get(&ex) else { return };
+        if client == Client::Cancelled {
+            let executed = if cut.wrote { Executed::Unknown } else { Executed::No };
+            let failure = exchange.cancelled(&name, executed);
+            self.give_back(ex, Some(failure));
+            return;
+        }
+        if matches!(exchange.state, ExState::Passing(_)) {
+            let failure = exchange.broken_off(&name, &cut.cause);
+            self.give_back(ex, Some(failure));
+            self.connection_broke(&cut.cause);
+            return;
+        }
+        match (cut.wrote, cut.kind) {
+            (false, CutKind::Tls) => {
+                let failure = exchange.certificate(&name, &cut.cause);
+                self.give_back(ex, Some(failure));
+            }
+            (false, CutKind::UnknownHost) => {
+                let failure = exchange.unknown_host(&name, &cut.cause);
+                self.give_back(ex, Some(failure));
+            }
+            (_, CutKind::Garbled) => {
+                let failure = exchange.garbled(&name, &cut.cause);
+                self.give_back(ex, Some(failure));
+            }
+            (false, CutKind::Connection) => {
+                self.mark_away(Absence {
+                    code: Code::UpstreamDown,
+                    cause: &cut.cause,
+                    confirmed: true,
+                    after: None,
+                });
+                self.again_or_back(ex, Delivery::NotSent, &cut.cause);
+            }
+            (true, CutKind::Tls | CutKind::UnknownHost | CutKind::Connection) => {
+                self.connection_broke(&cut.cause);
+                self.again_or_back(ex, Delivery::Unknown, &cut.cause);
+            }
+        }
+    }
+
+    /// Carries out the verdict for an exchange that got no answer.
+    pub(crate) fn again_or_back(&mut self, ex: ExId, delivery: Delivery, cause: &str) {
+        let name = self.policy.name.clone();
+        let Some(exchange) = self.exchanges.get(&ex) else { return };
+        let exhausted = exchange.sendings >= policy::SENDINGS;
+        match verdict(exchange.class, delivery) {
+            Verdict::SendAgain | Verdict::WaitThenSend if !exhausted => self.wait_again(ex),
+            Verdict::SendAgain | Verdict::WaitThenSend => {
+                let waited = self.now.since(exchange.asked);
+                let failure = exchange.held_too_long(&name, Code::UpstreamDown, waited, cause);
+                self.give_back(ex, Some(failure));
+            }
+            Verdict::GiveBack => {
+                let failure = match delivery {
+                    Delivery::Refused => exchange.never_replayed(&name),
+                    Delivery::NotSent | Delivery::Unknown | Delivery::Answered => {
+                        exchange.unknown(&name, cause)
+                    }
+                };
+                self.give_back(ex, Some(failure));
+            }
+            Verdict::PassOn => debug_assert!(false, "an answer is passed on, not judged"),
+        }
+    }
+
+    /// One connection broke: whether the upstream is away, a scout will tell.
+    pub(crate) fn connection_broke(&mut self, cause: &str) {
+        self.mark_away(Absence { code: Code::UpstreamDown, cause, confirmed: false, after: None });
+        self.scout_soon();
+    }
+
+    pub(crate) fn scout_soon(&mut self) {
+        if let Reach::Away(away) = &self.reach
+            && away.scout.is_none()
+            && self.timers.get(Why::Scout).is_none_or(|at| at > self.now)
+            && !away.confirmed
+        {
+            self.timers.set(Why::Scout, self.now);
+        }
+    }
+
+    /// A gateway or somebody else answers in the upstream's place.
+    pub(crate) fn missing(&mut self, refusal: &Refusal<'_>) {
+        if (502..=504).contains(&refusal.status) {
+            self.gateway_seen = Some(self.now);
+        }
+        let code = match refusal.status {
+            429 | 500..=599 => Code::UpstreamDown,
+            _ => Code::EndpointMissing,
+        };
+        let cause = door_words(&self.policy.url, refusal);
+        self.mark_away(Absence { code, cause: &cause, confirmed: true, after: refusal.retry_after });
+    }
+
+    fn try_resume(&mut self, id: AttemptId, ex: ExId, retry: Option<u64>) -> bool {
+        let pause = retry.unwrap_or(policy::RESUME_AFTER_MS);
+        let Some(exchange) = self.exchanges.get_mut(&ex) else { return false };
+        if exchange.client != Client::Waits
+            || exchange.resumes >= policy::RESUMES
+            || pause > policy::RESUME_WITHIN_MS
+        {
+            return false;
+        }
+        exchange.resumes += 1;
+        self.timers.set(Why::ResumeDue(id), self.now.plus(pause));
+        true
+    }
+
+    pub(super) fn resume(&mut self, of: AttemptId) {
+        let Some(attempt) = self.attempts.get(of) else { return };
+        let (latch, generation) = (attempt.latch, attempt.generation);
+        let limit = Some(policy::RESUME_WITHIN_MS);
+        self.send(latch, generation, What::Resume { of }, Purpose::Resume(of), Connection::Any, limit);
+    }
+
+    /// The rest of a stream ended, or was not to be had: the attempt that it belongs to is cut.
+    pub(super) fn resume_over(&mut self, of: AttemptId, outcome: Outcome<'_>) {
+        let cut = match outcome {
+            // Refused or not to be reached: the server is away, and the client is told at once.
+            Outcome::Cut(cut) => Cut { wrote: true, resumable: cut.resumable && cut.wrote, ..cut },
+            Outcome::Limit => Cut {
+                wrote: true,
+                kind: CutKind::Connection,
+                cause: "the stream broke, and the server did not answer when asked for its rest".to_owned(),
+                resumable: false,
+                retry: None,
+            },
+            Outcome::Refused(refusal) => Cut {
+                wrote: true,
+                kind: CutKind::Connection,
+                cause: format!("the stream broke and can't be resumed: HTTP {}", refusal.status),
+                resumable: false,
+                retry: None,
+            },
+            // The answer itself is reported as the other attempt's.
+            Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => return,
+        };
+        let Some(attempt) = self.attempts.get(of).cloned() else { return };
+        if let Purpose::Exchange(ex) = attempt.purpose {
+            self.exchange_over(of, &attempt, ex, Outcome::Cut(cut));
+        }
+    }
+}
+
+/// Whether a call may have run that got this status.
+pub(crate) fn executed_by(status: u16) -> Executed {
+    if !(300..500).contains(&status) { Executed::Unknown } else { Executed::No }
+}
+
+/// A digest of a JSON-RPC error, to tell two of them apart.
+pub(crate) fn rpc_digest(code: i64, message: &str) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in code.to_le_bytes().iter().chain(message.as_bytes()) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
+}
+
+/// What an answer in the upstream's place looks like, for people.
+pub(crate) fn door_words(url: &str, refusal: &Refusal<'_>) -> String {
+    match refusal.status {
+        200..=299 => format!("`{url}` answers HTTP {} with something that is no MCP", refusal.status),
+        status => format!("`{url}` answers HTTP {status}"),
+    }
+}
