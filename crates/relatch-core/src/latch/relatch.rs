@@ -11,6 +11,7 @@ use relatch_wire::method::RetryClass;
 use super::reading::{self, Door, Reading};
 use super::{Doubtful, Farewell, Gap, Latch, LatchState, Loss, Replay, Step, StreamState};
 use crate::effect::{Connection, Effect, What};
+use crate::exchange::words;
 use crate::input::{Answer, CutKind, Restored, SessionFacts};
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose, Question, Why};
 use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
@@ -66,6 +67,7 @@ impl Machine {
             Outcome::Session(session) => {
                 let took = self.now.since(attempt.sent);
                 self.tracker.answered(self.now, "initialize", took, false);
+                self.tracker.handshake(self.now, None);
                 self.out.push(Effect::Pass { ex, attempt: id });
                 self.adopt(attempt.latch, attempt.generation, &session);
                 self.forget(ex);
@@ -77,7 +79,12 @@ impl Machine {
                 }
                 self.out.push(Effect::Record { latch: attempt.latch });
             }
-            Outcome::Answered(_) => {
+            Outcome::Answered(answer) => {
+                let took = self.now.since(attempt.sent);
+                self.tracker.answered(self.now, "initialize", took, false);
+                if let Answer::Error { code, message } = answer {
+                    self.tracker.handshake(self.now, Some(&words::refused_with(code, message)));
+                }
                 self.out.push(Effect::Pass { ex, attempt: id });
                 self.forget(ex);
                 self.ended(attempt.latch);
@@ -89,6 +96,8 @@ impl Machine {
                     self.ended(attempt.latch);
                 }
                 Door::Refused => {
+                    let cause = format!("`initialize` was refused with HTTP {}", refusal.status);
+                    self.tracker.handshake(self.now, Some(&cause));
                     self.pass_refusal(id, ex, Executed::No);
                     self.ended(attempt.latch);
                 }
@@ -112,7 +121,10 @@ impl Machine {
                 let failure = match cut.kind {
                     CutKind::Tls => Some(exchange.certificate(&name, &cut.cause)),
                     CutKind::UnknownHost => Some(exchange.unknown_host(&name, &cut.cause)),
-                    CutKind::Garbled => Some(exchange.garbled(&name, &cut.cause)),
+                    CutKind::Garbled if self.spoken => Some(exchange.garbled(&name, &cut.cause)),
+                    CutKind::Garbled => {
+                        Some(exchange.not_mcp(&name, &self.policy.url, Code::NotMcp, &cut.cause))
+                    }
                     CutKind::Connection => None,
                 };
                 if failure.is_some() {
@@ -473,10 +485,7 @@ impl Machine {
             Outcome::Answered(answer) => {
                 latch.state = LatchState::Refused(loss);
                 let cause = match answer {
-                    Answer::Error { code, message } => {
-                        let message: String = message.chars().take(200).collect();
-                        format!("`initialize` was answered with the error {code}: {message}")
-                    }
+                    Answer::Error { code, message } => words::refused_with(code, message),
                     Answer::Result => "`initialize` got a result that is none".to_owned(),
                 };
                 self.handshake_failed(latch_id, Code::HandshakeRefused, cause);

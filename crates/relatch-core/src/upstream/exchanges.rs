@@ -181,8 +181,11 @@ impl Machine {
         let since = self.away().map(|away| away.since);
         let name = self.policy.name.clone();
         let waited = self.now.since(exchange.asked);
+        let opening = exchange.ask.method == method::INITIALIZE;
         let mut failure = if code == Code::HandshakeRefused {
             exchange.handshake_refused(&name, &cause)
+        } else if opening && code == Code::EndpointMissing && !self.spoken {
+            exchange.not_mcp(&name, &self.policy.url, code, &cause)
         } else {
             exchange.held_too_long(&name, code, waited, &cause)
         };
@@ -467,7 +470,14 @@ impl Machine {
                 });
                 let delivery = if refusal.status < 300 { Delivery::Unknown } else { Delivery::Refused };
                 self.out.push(Effect::Drop { attempt: id });
-                self.again_or_back(ex, delivery, &cause);
+                let back = |e: &&Exchange| verdict(e.class, delivery) == Verdict::GiveBack;
+                match self.exchanges.get(&ex).filter(back) {
+                    Some(exchange) if delivery == Delivery::Unknown => {
+                        let failure = exchange.garbled(&name, &cause);
+                        self.give_back(ex, Some(failure));
+                    }
+                    Some(_) | None => self.again_or_back(ex, delivery, &cause),
+                }
             }
             Reading::Suspected => {
                 if refusal.status == 503 && (self.policy.gateway_errors_refused || !has_id) {
@@ -837,7 +847,10 @@ pub(crate) fn rpc_digest(code: i64, message: &str) -> u64 {
 /// What an answer in the upstream's place looks like, for people.
 pub(crate) fn door_words(url: &str, refusal: &Refusal<'_>) -> String {
     match refusal.status {
-        200..=299 => format!("`{url}` answers HTTP {} with something that is no MCP", refusal.status),
+        status @ 200..=299 if reading::looks_like_html(refusal.body) => {
+            format!("`{url}` answers HTTP {status} with a web page")
+        }
+        status @ 200..=299 => format!("`{url}` answers HTTP {status} with something that is no MCP message"),
         status => format!("`{url}` answers HTTP {status}"),
     }
 }
