@@ -196,7 +196,8 @@ fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         replay: spec.replay.clone(),
         gateway_errors_refused: spec.gateway_errors_refused,
         local: target.nearness() != Nearness::Public,
-        ..Policy::new(spec.name.clone(), spec.url.clone())
+        // Messages, journal and records show the address; a key in its query is none of theirs.
+        ..Policy::new(spec.name.clone(), target.to_string())
     };
     let mut headers = HeaderMap::new();
     for (name, value) in &spec.headers {
