@@ -60,7 +60,17 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
     let keeper = Keeper::start(KeeperConfig {
         servers,
         records,
-        journal: Arc::new(move |upstream, at, entry| sink.record(at, upstream, entry)),
+        journal: Arc::new(move |upstream, at, entry| {
+            tracing::info!(
+                upstream,
+                subject = entry.subject.as_deref(),
+                generation = entry.generation.map(|generation| generation.0),
+                detail = entry.detail.as_deref(),
+                "{}",
+                entry.what.as_str()
+            );
+            sink.record(at, upstream, entry);
+        }),
         tls: Tls::platform(),
     });
     let face = Arc::new(Face {

@@ -3,4 +3,5 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
 mod bad_input;
+mod secrets;
 mod stage;
