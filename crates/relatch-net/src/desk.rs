@@ -180,8 +180,9 @@ impl Desk {
         self.exchanges.retain(|_, exchange| exchange.latch != id);
         self.notes.retain(|_, note| note.latch != id);
         self.attempts.retain(|_, attempt| {
-            // A DELETE outlives its latch.
-            let stays = attempt.latch != id || attempt.what == What::Delete && !attempt.ended;
+            // A DELETE outlives its latch, and so does a handshake: the session that it opens is ended.
+            let outlives = matches!(attempt.what, What::Delete | What::Initialize { .. }) && !attempt.ended;
+            let stays = attempt.latch != id || outlives;
             if let (false, Some(task)) = (stays, &attempt.task) {
                 task.abort();
             }

@@ -17,6 +17,8 @@ use crate::{Row, Store, StoreError, ended, newer, shown};
 
 /// The layout of the table; a record has its own format besides.
 const LAYOUT: i64 = 1;
+/// The file in its folder.
+const FILE: &str = "sessions.sqlite";
 /// How long a call waits for somebody else's look into the file (a backup, a curious `sqlite3`).
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -33,16 +35,15 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`StoreError::Locked`] when another keeper has it open; [`StoreError::Newer`] when a newer version wrote it;
-    /// [`StoreError::Place`] when the folder can't be used.
+    /// [`StoreError::Place`] when the folder can't be used, or holds other things and is open to others.
     pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |cause: io::Error| StoreError::Place { path, cause }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
-        std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(at(dir))?;
+        own_folder(dir).map_err(at(dir))?;
         let lock = lock(dir)?;
-        let path = dir.join("sessions.sqlite");
+        let path = dir.join(FILE);
         // Made here, since SQLite would make it readable for others; its side files take over the mode.
         private(&path).map_err(at(&path))?;
 
@@ -165,6 +166,21 @@ impl Store for SqliteStore {
 
 fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     Ok(Row { upstream: row.get(0)?, last_used: row.get(1)?, text: row.get(2)? })
+}
+
+/// Makes the folder private. One that holds other things is left as it is, and used only if it is private already:
+/// a home or `/tmp` must not be closed to others by a mistyped option.
+fn own_folder(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if std::fs::metadata(dir)?.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let ours = dir.join(FILE).exists() || std::fs::read_dir(dir)?.next().is_none();
+    if !ours {
+        let words = "it holds other things and is open to others; relatch needs a folder of its own";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
+    }
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700))
 }
 
 /// Takes the lock of `dir`, leaving this process's id for whoever comes second.

@@ -220,3 +220,20 @@ fn a_store_of_a_newer_version_is_not_touched() {
     drop(file);
     assert!(matches!(SqliteStore::open(dir.path()), Err(StoreError::Newer { found: 2, .. })));
 }
+
+#[test]
+fn a_folder_with_other_things_in_it_is_not_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |dir: &std::path::Path| std::fs::metadata(dir).unwrap().permissions().mode() & 0o777;
+    let shared = tempfile::tempdir().unwrap();
+    std::fs::write(shared.path().join("photo.png"), "").unwrap();
+    std::fs::set_permissions(shared.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let Err(StoreError::Place { cause, .. }) = SqliteStore::open(shared.path()) else { panic!("refused") };
+    assert!(cause.to_string().contains("a folder of its own"), "{cause}");
+    assert_eq!((mode(shared.path()), std::fs::read_dir(shared.path()).unwrap().count()), (0o755, 1));
+
+    let empty = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(empty.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    drop(SqliteStore::open(empty.path()).unwrap());
+    assert_eq!(mode(empty.path()), 0o700);
+}

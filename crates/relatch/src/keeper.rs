@@ -60,7 +60,17 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
     let keeper = Keeper::start(KeeperConfig {
         servers,
         records,
-        journal: Arc::new(move |upstream, at, entry| sink.record(at, upstream, entry)),
+        journal: Arc::new(move |upstream, at, entry| {
+            tracing::info!(
+                upstream,
+                subject = entry.subject.as_deref(),
+                generation = entry.generation.map(|generation| generation.0),
+                detail = entry.detail.as_deref(),
+                "{}",
+                entry.what.as_str()
+            );
+            sink.record(at, upstream, entry);
+        }),
         tls: Tls::platform(),
     });
     let face = Arc::new(Face {
@@ -196,7 +206,8 @@ fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         replay: spec.replay.clone(),
         gateway_errors_refused: spec.gateway_errors_refused,
         local: target.nearness() != Nearness::Public,
-        ..Policy::new(spec.name.clone(), spec.url.clone())
+        // Messages, journal and records show the address; a key in its query is none of theirs.
+        ..Policy::new(spec.name.clone(), target.to_string())
     };
     let mut headers = HeaderMap::new();
     for (name, value) in &spec.headers {

@@ -3,7 +3,7 @@
 //! Holds what is known of an exchange; what follows from it is in [`verdict`] and in the machine.
 
 mod verdict;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeSet;
 

@@ -38,6 +38,12 @@ pub(crate) fn seconds(ms: u64) -> String {
     }
 }
 
+/// A handshake's JSON-RPC error, for people.
+pub(crate) fn refused_with(code: i64, message: &str) -> String {
+    let message: String = message.chars().take(200).collect();
+    format!("`initialize` was answered with the error {code}: {message}")
+}
+
 impl Exchange {
     /// The connection broke after the call was written.
     pub(crate) fn unknown(&self, upstream: &str, cause: &str) -> Failure {
@@ -69,6 +75,17 @@ impl Exchange {
             .hint(format!(
                 "relatch keeps trying to reach `{upstream}`; call again when `relatch status` shows it healthy"
             ))
+    }
+
+    /// What answers the handshake at an address that has never spoken MCP does not speak it.
+    pub(crate) fn not_mcp(&self, upstream: &str, url: &str, code: Code, cause: &str) -> Failure {
+        Failure::new(
+            code,
+            Executed::No,
+            format!("What answers at `{url}` is no MCP server. No session with `{upstream}` was opened."),
+        )
+        .cause(cause)
+        .hint(format!("Check the address of `{upstream}`; its path is often `/mcp`"))
     }
 
     /// What waits again was refused or never written, unless it may always repeat.
@@ -194,7 +211,7 @@ impl Exchange {
         Failure::new(
             Code::AnswerBroken,
             Executed::Unknown,
-            format!("`{upstream}` answered `{what}` with something that is no MCP answer. It may have run."),
+            format!("`{upstream}` answered `{what}` with something that is no MCP answer. It may have run. relatch did not send it again."),
         )
         .cause(cause)
         .hint(format!("Look in `{upstream}` before you call again"))

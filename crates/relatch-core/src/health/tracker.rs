@@ -34,7 +34,7 @@ pub(crate) enum Judgement {
     /// It answers, and something fails.
     Degraded { since: At, cause: String },
     /// It can't be reached.
-    Down { since: At, cause: String },
+    Down { since: At, code: Code, cause: String },
     /// There is no fresh evidence.
     Unknown { since: At },
 }
@@ -296,7 +296,9 @@ impl Tracker {
 
     pub(crate) fn judge_silence(&self) -> Judgement {
         match &self.silent {
-            Some((since, cause)) => Judgement::Down { since: *since, cause: cause.clone() },
+            Some((since, cause)) => {
+                Judgement::Down { since: *since, code: Code::UpstreamDown, cause: cause.clone() }
+            }
             None => Judgement::Unknown { since: self.began },
         }
     }
@@ -329,7 +331,7 @@ impl Tracker {
         let (since, reason) = match &judgement {
             Judgement::Healthy(fresh) => (self.well_since.unwrap_or(fresh.0), None),
             Judgement::Recovering { since } => (*since, Some("a new session is being opened".to_owned())),
-            Judgement::Degraded { since, cause } | Judgement::Down { since, cause } => {
+            Judgement::Degraded { since, cause } | Judgement::Down { since, cause, .. } => {
                 (*since, Some(cause.clone()))
             }
             Judgement::Unknown { since } => (
@@ -341,13 +343,17 @@ impl Tracker {
             ),
         };
         let mut conditions: Vec<Condition> = self.conditions.values().cloned().collect();
-        if let Judgement::Down { since, cause } = &judgement {
+        if let Judgement::Down { since, code, cause } = &judgement {
+            let hint = match code {
+                Code::EndpointMissing => "Start the server behind this address, or correct the address",
+                _ => "Start the server; relatch finds it by itself",
+            };
             conditions.push(Condition {
-                code: "upstream-down",
+                code: code.as_str(),
                 since: *since,
                 cause: cause.clone(),
                 effect: "Calls wait, and are given back when their hold ends".to_owned(),
-                hint: "Start the server; relatch finds it by itself".to_owned(),
+                hint: hint.to_owned(),
             });
         }
         conditions.sort_by_key(|c| c.since);

@@ -7,7 +7,8 @@ use relatch_wire::failure::{Code, Executed};
 use super::reading::{self, Door};
 use super::{Doubtful, Gap, Latch, LatchState, Loss};
 use crate::effect::Effect;
-use crate::input::{CutKind, Restored};
+use crate::exchange::words;
+use crate::input::{Answer, CutKind, Restored};
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Why};
 use crate::{AttemptId, ExId, LatchId, policy};
 
@@ -56,6 +57,7 @@ impl Machine {
             Outcome::Session(session) => {
                 let took = self.now.since(attempt.sent);
                 self.tracker.answered(self.now, "initialize", took, false);
+                self.tracker.no_more(Code::HandshakeRefused);
                 self.out.push(Effect::Pass { ex, attempt: id });
                 self.adopt(attempt.latch, attempt.generation, &session);
                 self.forget(ex);
@@ -67,7 +69,12 @@ impl Machine {
                 }
                 self.out.push(Effect::Record { latch: attempt.latch });
             }
-            Outcome::Answered(_) => {
+            Outcome::Answered(answer) => {
+                let took = self.now.since(attempt.sent);
+                self.tracker.answered(self.now, "initialize", took, false);
+                if let Answer::Error { code, message } = answer {
+                    self.tracker.handshake(self.now, &words::refused_with(code, message));
+                }
                 self.out.push(Effect::Pass { ex, attempt: id });
                 self.forget(ex);
                 self.ended(attempt.latch);
@@ -79,6 +86,8 @@ impl Machine {
                     self.ended(attempt.latch);
                 }
                 Door::Refused => {
+                    let cause = format!("`initialize` was refused with HTTP {}", refusal.status);
+                    self.tracker.handshake(self.now, &cause);
                     self.pass_refusal(id, ex, Executed::No);
                     self.ended(attempt.latch);
                 }
@@ -101,7 +110,10 @@ impl Machine {
                 let failure = match cut.kind {
                     CutKind::Tls => Some(exchange.certificate(&name, &cut.cause)),
                     CutKind::UnknownHost => Some(exchange.unknown_host(&name, &cut.cause)),
-                    CutKind::Garbled => Some(exchange.garbled(&name, &cut.cause)),
+                    CutKind::Garbled if self.spoken => Some(exchange.garbled(&name, &cut.cause)),
+                    CutKind::Garbled => {
+                        Some(exchange.not_mcp(&name, &self.policy.url, Code::NotMcp, &cut.cause))
+                    }
                     CutKind::Connection => None,
                 };
                 if failure.is_some() {

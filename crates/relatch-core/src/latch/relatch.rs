@@ -8,6 +8,7 @@ use relatch_wire::failure::Code;
 use super::reading::{self, Door, Reading};
 use super::{Doubtful, Farewell, Gap, Latch, LatchState, Loss, Step, StreamState};
 use crate::effect::{Connection, Effect, What};
+use crate::exchange::words;
 use crate::input::{Answer, SessionFacts};
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose, Question, Why};
 use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
@@ -343,10 +344,7 @@ impl Machine {
             Outcome::Answered(answer) => {
                 latch.state = LatchState::Refused(loss);
                 let cause = match answer {
-                    Answer::Error { code, message } => {
-                        let message: String = message.chars().take(200).collect();
-                        format!("`initialize` was answered with the error {code}: {message}")
-                    }
+                    Answer::Error { code, message } => words::refused_with(code, message),
                     Answer::Result => "`initialize` got a result that is none".to_owned(),
                 };
                 self.handshake_failed(latch_id, Code::HandshakeRefused, cause);

@@ -104,8 +104,11 @@ impl Machine {
         let since = self.away().map(|away| away.since);
         let name = self.policy.name.clone();
         let waited = self.now.since(exchange.asked);
+        let opening = exchange.ask.method == method::INITIALIZE;
         let mut failure = if code == Code::HandshakeRefused {
             exchange.handshake_refused(&name, &cause)
+        } else if opening && code == Code::EndpointMissing && !self.spoken {
+            exchange.not_mcp(&name, &self.policy.url, code, &cause)
         } else {
             exchange.held_too_long(&name, code, waited, &cause)
         };

@@ -9,7 +9,7 @@ use relatch_wire::method::RetryClass;
 use super::timers::Why;
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Reach};
 use crate::effect::{Connection, Effect, What};
-use crate::exchange::{Client, Delivery, ExState, Verdict, verdict};
+use crate::exchange::{Client, Delivery, ExState, Exchange, Verdict, verdict};
 use crate::input::{Answer, Cut, CutKind, Keep, Refusal};
 use crate::latch::Latch;
 use crate::latch::reading::{self, Reading};
@@ -138,7 +138,14 @@ impl Machine {
                 });
                 let delivery = if refusal.status < 300 { Delivery::Unknown } else { Delivery::Refused };
                 self.out.push(Effect::Drop { attempt: id });
-                self.again_or_back(ex, delivery, &cause);
+                let back = |e: &&Exchange| verdict(e.class, delivery) == Verdict::GiveBack;
+                match self.exchanges.get(&ex).filter(back) {
+                    Some(exchange) if delivery == Delivery::Unknown => {
+                        let failure = exchange.garbled(&name, &cause);
+                        self.give_back(ex, Some(failure));
+                    }
+                    Some(_) | None => self.again_or_back(ex, delivery, &cause),
+                }
             }
             Reading::Suspected => {
                 if refusal.status == 503 && (self.policy.gateway_errors_refused || !has_id) {
@@ -398,7 +405,10 @@ pub(crate) fn rpc_digest(code: i64, message: &str) -> u64 {
 /// What an answer in the upstream's place looks like, for people.
 pub(crate) fn door_words(url: &str, refusal: &Refusal<'_>) -> String {
     match refusal.status {
-        200..=299 => format!("`{url}` answers HTTP {} with something that is no MCP", refusal.status),
+        status @ 200..=299 if reading::looks_like_html(refusal.body) => {
+            format!("`{url}` answers HTTP {status} with a web page")
+        }
+        status @ 200..=299 => format!("`{url}` answers HTTP {status} with something that is no MCP message"),
         status => format!("`{url}` answers HTTP {status}"),
     }
 }

@@ -203,7 +203,7 @@ impl Machine {
         if let Reach::Away(away) = &self.reach
             && away.confirmed
         {
-            return Judgement::Down { since: away.since, cause: away.cause.clone() };
+            return Judgement::Down { since: away.since, code: away.code, cause: away.cause.clone() };
         }
         if self.tracker.is_silent() {
             return self.tracker.judge_silence();

@@ -27,6 +27,7 @@ use crate::driver::Upstream;
 use crate::exchange::Chunk;
 use crate::latch::UpSession;
 use crate::lock;
+use crate::redact;
 
 /// An answer up to this size is whole here before its first byte goes on.
 pub(crate) const WHOLE: usize = 1024 * 1024;
@@ -453,8 +454,17 @@ fn refused(head: &http::response::Parts, body: Bytes) -> Refused {
         headers,
         body: Bytes::copy_from_slice(&body),
         retry_after: text(&RETRY_AFTER).and_then(pause),
-        location: text(&LOCATION).map(|location| location.chars().take(2_000).collect()),
+        location: text(&LOCATION).map(shown_location),
     }
+}
+
+/// Where a redirect leads, without what may be a secret in it.
+fn shown_location(location: &str) -> String {
+    let shown = match Url::parse(location) {
+        Ok(there) => redact::url(&there),
+        Err(_) => location.split(['?', '#']).next().unwrap_or_default().to_owned(),
+    };
+    shown.chars().take(2_000).collect()
 }
 
 /// `Retry-After` in milliseconds: seconds, or a date.

@@ -1,0 +1,7 @@
+//! Running keepers, the built program itself, between a client of the tests and servers that misbehave.
+
+#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
+mod bad_input;
+mod secrets;
+mod stage;
