@@ -19,7 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::exchange::{Piece, Sink};
-use crate::latch::{Latch, Pending};
+use crate::latch::{Headers, Latch, Pending, UpSession};
 use crate::outbox::Outbox;
 
 /// The most requests of a server that one latch keeps open.
@@ -32,6 +32,8 @@ pub(crate) struct Desk {
     pub(crate) exchanges: HashMap<ExId, Exchange>,
     pub(crate) notes: HashMap<NoteId, Note>,
     pub(crate) attempts: HashMap<AttemptId, Attempt>,
+    /// Upstream sessions that opened after their latch was over, with the credentials that opened them. They are ended.
+    pub(crate) orphans: BTreeMap<(LatchId, Gen), (UpSession, Headers)>,
 }
 
 /// A message of the client's with what came along.
@@ -99,7 +101,7 @@ pub(crate) struct Attempt {
     /// Rung when `flow` is set.
     pub(crate) flowing: Arc<Notify>,
     /// The credentials that it carries.
-    pub(crate) headers: Option<(u64, Arc<HeaderMap>)>,
+    pub(crate) headers: Headers,
     pub(crate) last_event: Option<String>,
     pub(crate) retry: Option<u64>,
     pub(crate) answer: Option<Kept>,

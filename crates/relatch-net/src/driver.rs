@@ -302,6 +302,7 @@ impl Upstream {
             Effect::CloseIdle => self.dialer.close_idle(),
             Effect::Record { latch } => self.record(desk, machine, latch),
             Effect::Forget { latch, generation } => {
+                desk.orphans.remove(&(latch, generation));
                 if let Some(latch) = desk.latches.get_mut(&latch) {
                     latch.sessions.remove(&generation);
                 }

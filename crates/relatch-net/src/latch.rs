@@ -46,6 +46,9 @@ pub(crate) struct Latch {
     pub(crate) unknown: BTreeMap<String, serde_json::Value>,
 }
 
+/// The headers of a client's request and its number, where there is one.
+pub(crate) type Headers = Option<(u64, Arc<HeaderMap>)>;
+
 /// One upstream session.
 #[derive(Clone, Debug)]
 pub(crate) struct UpSession {

@@ -456,3 +456,48 @@ async fn a_redirect_that_is_gone_after_a_restart_is_forgotten() {
     let answer = client.call(2, "t").await.json().await;
     assert!(answer["result"].is_object(), "{answer}");
 }
+
+#[tokio::test]
+async fn a_session_that_opens_after_its_client_has_ended_is_ended_upstream() {
+    let server = Server::ordinary(echo).await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    assert_eq!(client.call(1, "t").await.json().await["id"], 1);
+    let at = server.kill().await;
+    // The restarted server knows no session, and takes its time with the handshake.
+    let (asked, mut asks) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start_at(at, move |seen| {
+        let asked = asked.clone();
+        async move {
+            if seen.method() == "initialize" {
+                let (go, gone) = tokio::sync::oneshot::channel::<()>();
+                asked.send(go).unwrap();
+                let _ = gone.await;
+                let mut said = json(format!(
+                    r#"{{"jsonrpc":"2.0","id":{},"result":{{"protocolVersion":"2025-06-18","capabilities":{{}},"serverInfo":{{"name":"slow","version":"1"}}}}}}"#,
+                    seen.id()
+                ));
+                said.headers_mut().insert("mcp-session-id", "late".parse().unwrap());
+                said
+            } else if seen.verb == Method::DELETE {
+                say(200, "", "")
+            } else {
+                say(404, "text/plain", "Session not found")
+            }
+        }
+    })
+    .await;
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.call(2, "t").await.json().await }
+    });
+    let go = soon("the handshake", asks.recv()).await.unwrap();
+    client.send(Method::DELETE, "/x/mcp", "".into(), &[]).await;
+    assert_eq!(waiting.await.unwrap()["error"]["data"]["relatch"]["code"], "session-ended");
+    go.send(()).unwrap();
+    until("the late session is ended", || {
+        server.seen(|seen| seen.verb == Method::DELETE && seen.header("mcp-session-id") == Some("late")).len()
+            == 1
+    })
+    .await;
+}

@@ -380,8 +380,12 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
     let (attempt, generation, own) =
         (job.attempt, job.generation, matches!(job.what, What::Initialize { ex: Some(_) }));
     up.desk(|desk| {
-        let Some(latch) = desk.attempts.get(&attempt).map(|attempt| attempt.latch) else { return };
-        let Some(latch) = desk.latches.get_mut(&latch) else { return };
+        let Some(opened) = desk.attempts.get(&attempt) else { return };
+        let (id, headers) = (opened.latch, opened.headers.clone());
+        let Some(latch) = desk.latches.get_mut(&id) else {
+            desk.orphans.insert((id, generation), (session, headers));
+            return;
+        };
         if own {
             latch.promised = Some(session.revision.clone());
         }

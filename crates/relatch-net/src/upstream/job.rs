@@ -44,7 +44,12 @@ pub(crate) struct Names {
 pub(crate) fn build(up: &Upstream, desk: &Desk, send: &Send) -> Option<(Job, Names)> {
     let latch = desk.latches.get(&send.latch);
     let session = latch.and_then(|latch| latch.sessions.get(&send.generation));
-    let own = || latch.and_then(|latch| latch.credentials.own());
+    let orphan = desk.orphans.get(&(send.latch, send.generation));
+    let session = session.or(orphan.map(|(session, _)| session));
+    let own = || match latch {
+        Some(latch) => latch.credentials.own(),
+        None => orphan.and_then(|(_, headers)| headers.clone()),
+    };
     let of_arrival = |arrival: &Arrival| Some((arrival.number, Arc::clone(&arrival.headers)));
 
     let mut names = Names { id: None, client_id: None, headers: None };
