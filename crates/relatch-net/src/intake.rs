@@ -1,6 +1,7 @@
 //! What clients bring, put on the desk and reported to the core; the same for both sides.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
@@ -40,12 +41,45 @@ pub(crate) struct Asked {
     latch: LatchId,
     pub(crate) id: RequestId,
     pub(crate) pieces: Pieces,
+    /// The token under which its client wants progress.
+    token: Option<RequestId>,
+    /// How often its client was told that it still waits, from the first early word on.
+    held: Option<u32>,
 }
+
+/// What there is to say to a client that waits for an answer.
+pub(crate) enum Heard {
+    /// The next piece; none when the session is over.
+    Piece(Option<Piece>),
+    /// Progress: the call still waits for its upstream.
+    StillHeld(Bytes),
+}
+
+/// A held call's client hears of it this often, if it asked for progress: the common time-out is 60 s without.
+const STILL_HELD: Duration = Duration::from_secs(10);
 
 impl Asked {
     /// The upstream's name.
     pub(crate) fn upstream(&self) -> &str {
         &self.up.name
+    }
+
+    /// The next piece, or that the call is still held.
+    pub(crate) async fn hear(&mut self) -> Heard {
+        let heard = match (&self.token, self.held) {
+            (Some(token), Some(told)) => tokio::select! {
+                biased;
+                piece = self.pieces.recv() => piece,
+                () = tokio::time::sleep(STILL_HELD) => {
+                    let words = words::still_held(&self.up.name, token, told);
+                    self.held = Some(told + 1);
+                    return Heard::StillHeld(words);
+                }
+            },
+            (Some(_) | None, _) => self.pieces.recv().await,
+        };
+        self.held = matches!(heard, Some(Piece::Early)).then_some(0);
+        Heard::Piece(heard)
     }
 
     /// The number of its stream, should it become one.
@@ -287,13 +321,13 @@ impl Upstream {
             arrival,
             sink,
             attempts: Vec::new(),
-            token,
+            token: token.clone(),
             progress: None,
             list,
             opening,
             _kept: kept,
         };
-        (ex, Asked { up: Arc::clone(self), ex, latch, id, pieces }, exchange)
+        (ex, Asked { up: Arc::clone(self), ex, latch, id, pieces, token, held: None }, exchange)
     }
 }
 

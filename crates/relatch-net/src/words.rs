@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use relatch_core::effect;
 use relatch_wire::failure::{Code, Executed, Failure};
-use relatch_wire::{Envelope, Kind, RequestId};
+use relatch_wire::handshake::notification_message;
+use relatch_wire::{Envelope, Kind, RequestId, method};
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
@@ -126,6 +127,14 @@ pub(crate) fn draining(upstream: &str, id: &RequestId, sent: bool) -> Bytes {
         "Call again when relatch runs again; the session goes on",
     )
     .to_message(Some(id))
+}
+
+/// Progress of a call that waits for its upstream. The values grow and stay below zero, so below the server's own.
+pub(crate) fn still_held(upstream: &str, token: &RequestId, told: u32) -> Bytes {
+    let progress = -1.0 + f64::from(told.min(900)) / 1_000.0;
+    let message = Value::from(format!("`{upstream}` is away; relatch waits for it"));
+    let params = format!(r#"{{"progressToken":{},"progress":{progress},"message":{message}}}"#, token.raw());
+    notification_message(method::PROGRESS, Some(params.as_bytes()))
 }
 
 /// The keeper keeps as much as it may.

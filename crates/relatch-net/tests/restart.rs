@@ -501,3 +501,22 @@ async fn a_session_that_opens_after_its_client_has_ended_is_ended_upstream() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_held_call_is_heard_of_after_ten_seconds_and_its_progress_after_twenty() {
+    let server = Server::ordinary(echo).await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let at = server.kill().await;
+    let call = r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"t","_meta":{"progressToken":7}}}"#;
+    // The head of the answer comes before there is an answer.
+    let mut answer = client.post(call).await;
+    assert_eq!((answer.status, answer.kind()), (200, "text/event-stream"));
+    let told = answer.event_json().await;
+    assert_eq!(told["method"], "notifications/progress");
+    assert_eq!(told["params"]["progressToken"], 7);
+    assert!(told["params"]["progress"].as_f64().unwrap() < 0.0, "the server's own values lie above: {told}");
+    let server = Server::ordinary_at(at, echo).await;
+    assert_eq!(answer.event_json().await["id"], 5);
+    assert_eq!(server.seen(|seen| seen.method() == "tools/call").len(), 1);
+}

@@ -18,7 +18,7 @@ use super::body::{Aborted, Body};
 use super::stream::{self, AHEAD, COMMENT, EventId, Gone, Out, Streams, put};
 use crate::driver::Upstream;
 use crate::exchange::{Chunk, Final, Piece, Shape};
-use crate::intake::Asked;
+use crate::intake::{Asked, Heard};
 use crate::outbox::Outbox;
 use crate::words;
 
@@ -28,14 +28,16 @@ const TOGETHER: Duration = Duration::from_millis(20);
 /// The answer to one request.
 pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body> {
     let first = loop {
-        match asked.pieces.recv().await {
-            Some(Piece::Begun) if accepts.sse => match timeout(TOGETHER, asked.pieces.recv()).await {
-                Ok(Some(piece @ (Piece::Final(_) | Piece::Long { .. }))) => break Some(piece),
-                Ok(next) => return streamed(asked, Some(Piece::Begun), next),
-                Err(_) => return streamed(asked, Some(Piece::Begun), None),
-            },
-            Some(Piece::Begun) => {}
-            other => break other,
+        match asked.hear().await {
+            Heard::Piece(Some(Piece::Begun)) if accepts.sse => {
+                match timeout(TOGETHER, asked.pieces.recv()).await {
+                    Ok(Some(piece @ (Piece::Final(_) | Piece::Long { .. }))) => break Some(piece),
+                    Ok(next) => return streamed(asked, Some(Piece::Begun), next),
+                    Err(_) => return streamed(asked, Some(Piece::Begun), None),
+                }
+            }
+            Heard::Piece(Some(Piece::Begun)) | Heard::StillHeld(_) => {}
+            Heard::Piece(piece) => break piece,
         }
     };
     match first {

@@ -22,7 +22,7 @@ use super::post::never_forwarded;
 use super::spool::Spool;
 use crate::driver::Upstream;
 use crate::exchange::{Chunk, Final, Piece};
-use crate::intake::{self, Asked};
+use crate::intake::{self, Asked, Heard};
 use crate::keeper::Keeper;
 use crate::words;
 
@@ -307,7 +307,14 @@ enum Last {
 async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Option<Last> {
     let mut spool = None;
     loop {
-        match asked.pieces.recv().await {
+        let piece = match asked.hear().await {
+            Heard::Piece(piece) => piece,
+            Heard::StillHeld(words) => {
+                out.message(&words).await;
+                continue;
+            }
+        };
+        match piece {
             // The session ended under it, and so did its client.
             None => return Some(Last::Message(words::session_ended(asked.upstream(), &asked.id))),
             Some(Piece::Begun | Piece::Early) => {}

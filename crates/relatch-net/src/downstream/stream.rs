@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::body::Aborted;
 use crate::exchange::{Chunk, Final, Piece};
-use crate::intake::Asked;
+use crate::intake::{Asked, Heard};
 use crate::{lock, words};
 
 /// A comment keeps a silent stream alive this often.
@@ -157,10 +157,20 @@ struct Stream {
 
 enum Next {
     Piece(Option<Piece>),
+    Held(Bytes),
     Back(Option<Return>),
     Comment,
     Gone,
     Over,
+}
+
+impl Next {
+    fn of(heard: Heard) -> Next {
+        match heard {
+            Heard::Piece(piece) => Next::Piece(piece),
+            Heard::StillHeld(words) => Next::Held(words),
+        }
+    }
 }
 
 impl Stream {
@@ -172,7 +182,7 @@ impl Stream {
                 (Some(piece), _) => Next::Piece(Some(piece)),
                 (None, Reader::There(out)) => tokio::select! {
                     biased;
-                    piece = self.asked.pieces.recv() => Next::Piece(piece),
+                    heard = self.asked.hear() => Next::of(heard),
                     Some(back) = self.back.recv() => Next::Back(Some(back)),
                     _ = comments.tick() => Next::Comment,
                     () = out.closed() => Next::Gone,
@@ -180,7 +190,7 @@ impl Stream {
                 (None, Reader::Away(since)) => tokio::select! {
                     biased;
                     Some(back) = self.back.recv() => Next::Back(Some(back)),
-                    piece = self.asked.pieces.recv() => Next::Piece(piece),
+                    heard = self.asked.hear() => Next::of(heard),
                     () = sleep_until(*since + COME_BACK) => Next::Over,
                 },
             };
@@ -188,6 +198,12 @@ impl Stream {
                 Next::Piece(Some(Piece::Begun)) => self.prime().await,
                 Next::Piece(Some(Piece::Early)) | Next::Comment => {
                     self.send(Bytes::from_static(sse::comment())).await;
+                }
+                // Without an id: a client that leaves a held call has left.
+                Next::Held(words) => {
+                    let mut framed = BytesMut::new();
+                    sse::write_event(&mut framed, None, None, &words);
+                    self.send(framed.freeze()).await;
                 }
                 Next::Piece(Some(Piece::Event(text, room))) => {
                     self.event(&text).await;
