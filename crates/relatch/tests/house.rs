@@ -64,7 +64,8 @@ fn only_the_core_asks_for_the_verdict() {
     for place in ["relatch-net", "relatch-admin", "relatch-store", "relatch"] {
         for file in rust_files(&root().join("crates").join(place).join("src")) {
             let text = std::fs::read_to_string(&file).expect("a source file");
-            assert!(!text.contains("verdict("), "{} decides about sending again", file.display());
+            // The verdict lives in `relatch_core::exchange`, and nothing else that the shell could need does.
+            assert!(!text.contains("relatch_core::exchange"), "{} decides about sending again", file.display());
         }
     }
 }
