@@ -174,12 +174,13 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A span of time as people say it, to two parts: `3s`, `14m`, `2h 10m`, `3d 4h`.
+/// A span of time as people say it, to two parts: `<1s`, `3s`, `14m`, `2h 10m`, `3d 4h`.
 pub(crate) fn span(ms: u64) -> String {
     let seconds = ms / 1_000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     match seconds {
-        0..60 => format!("{seconds}s"),
+        0 => "<1s".to_owned(),
+        1..60 => format!("{seconds}s"),
         60..600 if !seconds.is_multiple_of(60) => format!("{minutes}m {}s", seconds % 60),
         60..3_600 => format!("{minutes}m"),
         3_600..86_400 if !minutes.is_multiple_of(60) => format!("{hours}h {}m", minutes % 60),
@@ -196,7 +197,7 @@ mod tests {
     #[test]
     fn spans_read_as_people_say_them() {
         for (ms, said) in [
-            (0, "0s"),
+            (0, "<1s"),
             (3_999, "3s"),
             (60_000, "1m"),
             (95_000, "1m 35s"),

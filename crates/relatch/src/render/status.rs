@@ -1,27 +1,24 @@
 //! The truth about every upstream: a table that is read in two seconds, and the story of one.
 
 use jiff::Timestamp;
-use relatch_admin::schema::{ConditionStatus, SessionStatus, SuccessStatus};
+use relatch_admin::schema::{ConditionStatus, SuccessStatus};
 use relatch_admin::{KeeperStatus, ServerStatus, Status};
 use relatch_core::health::State;
 
 use super::table::{Cell, Side, Table};
 use super::{Style, Tint, clean, span};
 
-/// Every upstream of every keeper in one table; under what is not healthy stands why.
+/// Every upstream of every keeper in one table, the evidence last; under what is not healthy stands what to do.
 pub(crate) fn table(status: &Status, now: Timestamp, style: Style) -> String {
     let mut table = Table::new(&[
         ("NAME", Side::Left),
         ("HEALTH", Side::Left),
-        ("LAST ANSWER", Side::Left),
-        ("SESSION", Side::Left),
+        ("FOR", Side::Right),
         ("CALLS", Side::Right),
         ("RELATCHED", Side::Right),
-        ("RESENT", Side::Right),
-        ("HELD", Side::Right),
         ("GIVEN BACK", Side::Right),
-        ("P50/P99", Side::Right),
         ("KEEPER", Side::Left),
+        ("EVIDENCE", Side::Left),
     ]);
     for keeper in &status.keepers {
         for server in &keeper.servers {
@@ -30,17 +27,17 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style) -> String {
                 vec![
                     Cell::tinted(clean(&server.name), Tint::Strong),
                     health(server.health),
-                    Cell::new(evidence(server.last_success.as_ref(), now)),
-                    Cell::new(newest(&server.sessions, now)),
+                    Cell::new(ago(server.since, now)),
                     Cell::new(totals.calls.to_string()),
                     Cell::new(totals.relatched.to_string()),
-                    Cell::new(totals.resent.to_string()),
-                    Cell::new(totals.held.to_string()),
                     Cell::new(totals.given_back.to_string()),
-                    Cell::new(latency(server)),
                     Cell::tinted(format!("{} {}", keeper.kind.as_str(), keeper.pid), Tint::Faint),
+                    Cell::new(match server.health {
+                        State::Healthy => evidence(server.last_success.as_ref(), now),
+                        _ => reason(server, now),
+                    }),
                 ],
-                trouble(server, now, "  "),
+                conditions(server, now, "  "),
             );
         }
     }
@@ -65,7 +62,10 @@ pub(crate) fn story(keeper: &KeeperStatus, server: &ServerStatus, now: Timestamp
         style.tint(Tint::Strong, &clean(&server.name)),
         ago(server.since, now)
     );
-    text.push_str(&trouble(server, now, "  "));
+    if server.health != State::Healthy {
+        text.push_str(&format!("  {}\n", reason(server, now)));
+    }
+    text.push_str(&conditions(server, now, "  "));
     let mut line = |name: &str, words: String| text.push_str(&format!("  {name:<13} {words}\n"));
     line("address", clean(&server.url).into_owned());
     if let Some(peer) = &server.server {
@@ -140,10 +140,15 @@ pub(crate) fn story(keeper: &KeeperStatus, server: &ServerStatus, now: Timestamp
             .map_or("(unnamed)".to_owned(), |client| format!("{} {}", client.name, client.version));
         table.row(
             vec![
-                Cell::new(clean(&session.id)),
+                // On stdio the process itself is the session.
+                Cell::new(if session.id.is_empty() { "–".into() } else { clean(&session.id) }),
                 Cell::new(clean(&client)),
                 Cell::new(clean(&session.state)),
-                Cell::new(session.generation.to_string()),
+                Cell::new(if session.generation == 0 {
+                    "–".to_owned()
+                } else {
+                    session.generation.to_string()
+                }),
                 Cell::new(format!("{} ago", ago(session.opened, now))),
                 Cell::new(session.bound.map_or("–".to_owned(), |bound| format!("{} ago", ago(bound, now)))),
                 Cell::new(format!("{} ago", ago(session.last_used, now))),
@@ -179,16 +184,6 @@ fn evidence(success: Option<&SuccessStatus>, now: Timestamp) -> String {
     })
 }
 
-/// The session that was used last, and how many there are besides.
-fn newest(sessions: &[SessionStatus], now: Timestamp) -> String {
-    let Some(session) = sessions.iter().max_by_key(|session| session.last_used) else {
-        return "none".to_owned();
-    };
-    let age = ago(session.bound.unwrap_or(session.opened), now);
-    let more = if sessions.len() > 1 { format!(" +{}", sessions.len() - 1) } else { String::new() };
-    format!("gen {}, {age} old{more}", session.generation)
-}
-
 fn latency(server: &ServerStatus) -> String {
     let latency = &server.latency_ms;
     if latency.p99 == 0.0 {
@@ -198,26 +193,30 @@ fn latency(server: &ServerStatus) -> String {
     format!("{}/{} ms", digits(latency.p50), digits(latency.p99))
 }
 
-/// Why it isn't healthy, what comes next, and each condition.
-fn trouble(server: &ServerStatus, now: Timestamp, indent: &str) -> String {
-    let mut text = String::new();
-    if server.health != State::Healthy {
-        let reason = server.reason.as_deref().unwrap_or("no reason known");
-        let next = server.next_attempt.map_or(String::new(), |next| {
-            let left = until(next, now);
-            if left == 0 {
-                " · next attempt now".to_owned()
-            } else {
-                format!(" · next attempt in {}", span(left))
-            }
-        });
-        let since = ago(server.since, now);
-        text.push_str(&format!("{indent}{} · {} for {since}{next}\n", clean(reason), server.health.as_str()));
+/// Why it isn't healthy, and what comes next.
+fn reason(server: &ServerStatus, now: Timestamp) -> String {
+    let mut text = clean(server.reason.as_deref().unwrap_or("no reason known")).into_owned();
+    if let Some(success) = server.last_success.as_ref().filter(|_| server.health == State::Unknown) {
+        text.push_str(&format!(" (the last: {})", clean(&success.method)));
     }
+    match server.next_attempt.map(|next| until(next, now)) {
+        Some(0..1_000) => text.push_str(" · next attempt now"),
+        Some(left) => text.push_str(&format!(" · next attempt in {}", span(left))),
+        None if server.sessions.is_empty() => text.push_str(" · no client is attached"),
+        None => {}
+    }
+    text
+}
+
+/// Each named trouble: what it means for the user, and what can be done. Its cause is said once.
+fn conditions(server: &ServerStatus, now: Timestamp, indent: &str) -> String {
+    let mut text = String::new();
     for ConditionStatus { code, since, cause, effect, hint } in &server.conditions {
-        text.push_str(&format!("{indent}{} for {}: {}\n", clean(code), ago(*since, now), clean(cause)));
-        text.push_str(&format!("{indent}  effect: {}\n", clean(effect)));
-        text.push_str(&format!("{indent}  hint: {}\n", clean(hint)));
+        let told = server.reason.as_deref() == Some(cause.as_str());
+        let cause = if told { String::new() } else { format!("{} · ", clean(cause)) };
+        let since = ago(*since, now);
+        text.push_str(&format!("{indent}{} for {since}: {cause}{}\n", clean(code), clean(effect)));
+        text.push_str(&format!("{indent}hint: {}\n", clean(hint)));
     }
     text
 }
@@ -245,7 +244,9 @@ fn until(then: Timestamp, now: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use relatch_admin::KeeperKind;
-    use relatch_admin::schema::{ClientStatus, FailureStatus, LatencyStatus, PeerStatus, SCHEMA, Unanswered};
+    use relatch_admin::schema::{
+        ClientStatus, FailureStatus, LatencyStatus, PeerStatus, SCHEMA, SessionStatus, Unanswered,
+    };
     use relatch_core::health::{Facets, Totals};
 
     use super::*;
@@ -342,13 +343,11 @@ mod tests {
             unanswered: vec![Unanswered { pid: 99, cause: "process 99 gave no answer within 2 s".into() }],
         };
         insta::assert_snapshot!(table(&status, at(0), Style::Plain), @r"
-        NAME    HEALTH     LAST ANSWER                SESSION         CALLS  RELATCHED  RESENT  HELD  GIVEN BACK    P50/P99  KEEPER
-        gmail   ✓ healthy  tools/call 3s ago (12 ms)  gen 4, 12m old    120          3       2     1           0  3.2/41 ms  serve 4711
-        linear  ✗ down     none yet                   none                0          0       0     0           0          –  serve 4711
-          refused 3 connections (ECONNREFUSED 127.0.0.1:8931) · down for 1m 10s · next attempt in 8s
-          endpoint-missing for 1m 10s: `/mcp` answers 404 [31m
-            effect: Calls wait up to 45s
-            hint: Start the server
+        NAME    HEALTH        FOR  CALLS  RELATCHED  GIVEN BACK  KEEPER      EVIDENCE
+        gmail   ✓ healthy     12m    120          3           0  serve 4711  tools/call 3s ago (12 ms)
+        linear  ✗ down     1m 10s      0          0           0  serve 4711  refused 3 connections (ECONNREFUSED 127.0.0.1:8931) · next attempt in 8s
+          endpoint-missing for 1m 10s: `/mcp` answers 404 [31m · Calls wait up to 45s
+          hint: Start the server
         keeper 99  ✗ hangs  process 99 gave no answer within 2 s
         ");
     }

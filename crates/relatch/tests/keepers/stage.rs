@@ -339,6 +339,35 @@ impl Drop for Program {
     }
 }
 
+/// The rehearsal's server: a real process, which can really be killed.
+pub(crate) struct Real {
+    pub(crate) program: Program,
+    pub(crate) port: u16,
+}
+
+impl Real {
+    pub(crate) fn start(home: &Home, port: u16) -> Real {
+        let ledger = home.path().join("ledger").display().to_string();
+        let line = ["drill-server", "--ledger", &ledger, "--port", &port.to_string()];
+        let mut program = Program::spawn(&mut home.relatch(&line));
+        let mut ready = String::new();
+        BufReader::new(program.child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let ready: Value = serde_json::from_str(&ready).unwrap_or_else(|_| panic!("{}", program.ended().1));
+        Real { program, port: u16::try_from(ready["port"].as_u64().unwrap()).unwrap() }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/mcp", self.port)
+    }
+
+    /// Killed as by a crash; its port, for the next one.
+    pub(crate) fn kill(mut self) -> u16 {
+        self.program.child.kill().unwrap();
+        self.program.child.wait().unwrap();
+        self.port
+    }
+}
+
 /// `relatch stdio` and the client at its other end.
 pub(crate) struct Piped {
     pub(crate) program: Program,
@@ -579,6 +608,6 @@ impl Answer {
         }
         let data = self.body.lines().filter_map(|line| line.strip_prefix("data:"));
         let messages = data.filter_map(|data| serde_json::from_str::<Value>(data.trim()).ok());
-        messages.filter(|message| !message["id"].is_null()).last().unwrap_or_else(|| panic!("{self:?}"))
+        messages.rev().find(|message| !message["id"].is_null()).unwrap_or_else(|| panic!("{self:?}"))
     }
 }
