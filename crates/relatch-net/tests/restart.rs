@@ -508,7 +508,8 @@ async fn a_held_call_is_heard_of_after_ten_seconds_and_its_progress_after_twenty
     let world = World::before(&server).await;
     let client = world.opened().await;
     let at = server.kill().await;
-    let call = r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"t","_meta":{"progressToken":7}}}"#;
+    let call =
+        r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"t","_meta":{"progressToken":7}}}"#;
     // The head of the answer comes before there is an answer.
     let mut answer = client.post(call).await;
     assert_eq!((answer.status, answer.kind()), (200, "text/event-stream"));

@@ -65,7 +65,11 @@ fn only_the_core_asks_for_the_verdict() {
         for file in rust_files(&root().join("crates").join(place).join("src")) {
             let text = std::fs::read_to_string(&file).expect("a source file");
             // The verdict lives in `relatch_core::exchange`, and nothing else that the shell could need does.
-            assert!(!text.contains("relatch_core::exchange"), "{} decides about sending again", file.display());
+            assert!(
+                !text.contains("relatch_core::exchange"),
+                "{} decides about sending again",
+                file.display()
+            );
         }
     }
 }

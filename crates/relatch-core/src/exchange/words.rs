@@ -59,6 +59,22 @@ impl Exchange {
         .hint(format!("Look in `{upstream}` before you call again"))
     }
 
+    /// A proxy answered in the server's place after the call was written.
+    pub(crate) fn behind_gateway(&self, upstream: &str, cause: &str) -> Failure {
+        let what = self.title();
+        Failure::new(
+            Code::DeliveryUnknown,
+            Executed::Unknown,
+            format!(
+                "A proxy in front of `{upstream}` lost the answer to `{what}`. It may have run. relatch did not send it again."
+            ),
+        )
+        .cause(cause)
+        .hint(format!(
+            "Look in `{upstream}` before you call again; if the proxy says so only without a server behind it, run relatch with `--gateway-errors refused`"
+        ))
+    }
+
     /// The hold is over.
     pub(crate) fn held_too_long(&self, upstream: &str, code: Code, waited: u64, cause: &str) -> Failure {
         let what = self.title();

@@ -305,7 +305,13 @@ impl Tracker {
 
     /// Without an outage or a relatch: what the evidence says.
     pub(crate) fn judge(&self, now: At) -> Judgement {
-        let Some(answer) = self.answer else { return Judgement::Unknown { since: self.began } };
+        let Some(answer) = self.answer else {
+            // A refusal is evidence, too.
+            return match self.conditions.values().find(|c| Fresh::new(c.since, now).is_some()) {
+                Some(c) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
+                None => Judgement::Unknown { since: self.began },
+            };
+        };
         let Some(fresh) = Fresh::new(answer, now) else {
             return Judgement::Unknown { since: answer.plus(policy::FRESH_MS) };
         };
@@ -338,7 +344,12 @@ impl Tracker {
                 *since,
                 Some(match self.answer {
                     Some(answer) => format!("no answer seen for {} s", now.since(answer) / 1_000),
-                    None => "no answer seen yet".to_owned(),
+                    None => match &self.failure {
+                        Some(failure) => {
+                            format!("no answer seen yet; {} failed: {}", failure.method, failure.cause)
+                        }
+                        None => "no answer seen yet".to_owned(),
+                    },
                 }),
             ),
         };

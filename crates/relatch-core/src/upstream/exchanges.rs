@@ -357,11 +357,12 @@ impl Machine {
     pub(crate) fn give_back(&mut self, ex: ExId, failure: Option<Failure>) {
         let (Some(exchange), Some(failure)) = (self.exchanges.get(&ex), failure) else { return };
         let (latch, title, client) = (exchange.latch, exchange.title().to_owned(), exchange.client);
+        let repeats = exchange.class == RetryClass::Always;
         let deliberate = matches!(failure.code, Code::Cancelled | Code::SessionEnded);
         if !deliberate {
             self.tracker.totals.given_back += 1;
             self.tracker.noted(self.now, &title, failure.cause.as_deref().unwrap_or(&failure.message));
-            let unknown = failure.code == Code::DeliveryUnknown;
+            let unknown = failure.executed == Executed::Unknown && !repeats;
             let what = if unknown { journal::What::DeliveryUnknown } else { journal::What::GivenBack };
             self.tracker.totals.delivery_unknown += u64::from(unknown);
             let detail = failure.cause.clone().unwrap_or_else(|| failure.code.as_str().to_owned());

@@ -8,7 +8,7 @@ use relatch_wire::method::RetryClass;
 
 use super::timers::Why;
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Reach};
-use crate::effect::{Connection, Effect, What};
+use crate::effect::{Connection, Effect, Failure, What};
 use crate::exchange::{Client, Delivery, ExState, Exchange, Verdict, verdict};
 use crate::input::{Answer, Cut, CutKind, Keep, Refusal};
 use crate::latch::Latch;
@@ -49,7 +49,7 @@ impl Machine {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let (latch, passing) = (exchange.latch, matches!(exchange.state, ExState::Passing(_)));
         let keep = exchange.ask.keep.clone();
-        let (method, took) = (exchange.title().to_owned(), self.now.since(attempt.sent));
+        let (method, took) = (exchange.ask.method.clone(), self.now.since(attempt.sent));
         let call = exchange.ask.tool.is_some();
         if let Answer::Error { code, message } = answer
             && !passing
@@ -138,14 +138,7 @@ impl Machine {
                 });
                 let delivery = if refusal.status < 300 { Delivery::Unknown } else { Delivery::Refused };
                 self.out.push(Effect::Drop { attempt: id });
-                let back = |e: &&Exchange| verdict(e.class, delivery) == Verdict::GiveBack;
-                match self.exchanges.get(&ex).filter(back) {
-                    Some(exchange) if delivery == Delivery::Unknown => {
-                        let failure = exchange.garbled(&name, &cause);
-                        self.give_back(ex, Some(failure));
-                    }
-                    Some(_) | None => self.again_or_back(ex, delivery, &cause),
-                }
+                self.again_or(ex, delivery, &cause, Exchange::garbled);
             }
             Reading::Suspected => {
                 if refusal.status == 503 && (self.policy.gateway_errors_refused || !has_id) {
@@ -197,7 +190,7 @@ impl Machine {
         self.mark_away(Absence { code: Code::UpstreamDown, cause: &cause, confirmed: true, after: None });
         let delivery = if self.policy.gateway_errors_refused { Delivery::Refused } else { Delivery::Unknown };
         self.out.push(Effect::Drop { attempt: id });
-        self.again_or_back(ex, delivery, &cause);
+        self.again_or(ex, delivery, &cause, Exchange::behind_gateway);
     }
 
     fn come_back_later(&mut self, id: AttemptId, ex: ExId, refusal: &Refusal<'_>) {
@@ -284,8 +277,19 @@ impl Machine {
         }
     }
 
-    /// Carries out the verdict for an exchange that got no answer.
+    /// Carries out the verdict for an exchange that got no answer because its connection broke.
     pub(crate) fn again_or_back(&mut self, ex: ExId, delivery: Delivery, cause: &str) {
+        self.again_or(ex, delivery, cause, Exchange::unknown);
+    }
+
+    /// Carries out the verdict for an exchange that got no answer; `unknown` says it of one that may have run.
+    fn again_or(
+        &mut self,
+        ex: ExId,
+        delivery: Delivery,
+        cause: &str,
+        unknown: fn(&Exchange, &str, &str) -> Failure,
+    ) {
         let name = self.policy.name.clone();
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let exhausted = exchange.sendings >= policy::SENDINGS;
@@ -300,7 +304,7 @@ impl Machine {
                 let failure = match delivery {
                     Delivery::Refused => exchange.never_replayed(&name),
                     Delivery::NotSent | Delivery::Unknown | Delivery::Answered => {
-                        exchange.unknown(&name, cause)
+                        unknown(exchange, &name, cause)
                     }
                 };
                 self.give_back(ex, Some(failure));
