@@ -226,14 +226,14 @@ impl Keeper {
 
     /// The latch of a downstream session id; sought in the records where this process doesn't know it.
     pub(crate) async fn latch(&self, upstream: &Arc<Upstream>, sid: &str) -> Option<LatchId> {
-        if let Some(latch) = self.known(upstream, sid) {
+        if let Some(latch) = self.known(upstream, sid, self.common.clock.now_ms()) {
             return Some(latch);
         }
         if !self.common.writer.keeps() || self.common.sessions.knows(sid) {
             return None;
         }
         let _one = self.restoring.lock().await;
-        if let Some(latch) = self.known(upstream, sid) {
+        if let Some(latch) = self.known(upstream, sid, self.common.clock.now_ms()) {
             return Some(latch);
         }
         let record = self.common.writer.get(sid).await?;
@@ -261,8 +261,7 @@ impl Keeper {
         (sid, latch)
     }
 
-    fn known(&self, upstream: &Arc<Upstream>, sid: &str) -> Option<LatchId> {
-        let now = self.common.clock.now_ms();
+    fn known(&self, upstream: &Arc<Upstream>, sid: &str, now: u64) -> Option<LatchId> {
         let (latch, touch) = self.common.sessions.used(sid, &upstream.name, now)?;
         if touch {
             self.common.writer.touch(sid, Timestamp::now().as_millisecond());
@@ -286,7 +285,7 @@ impl Keeper {
             });
             if busy {
                 // An open stream is use, too.
-                let _known = self.known(upstream, &sid);
+                let _known = self.known(upstream, &sid, now);
             } else {
                 upstream.end(session.latch);
                 over = over.saturating_sub(1);
@@ -317,5 +316,109 @@ async fn expire(keeper: std::sync::Weak<Keeper>) {
             keeper.common.writer.expire(unused, sessions, keeper.common.sessions.ids()).await;
         }
         tokio::time::sleep(EXPIRE_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relatch_core::record::{FORMAT, Record, SessionRecord};
+    use relatch_store::MemoryStore;
+
+    use super::*;
+
+    const DAY: u64 = 24 * 3_600_000;
+
+    /// A keeper with one upstream that nobody serves, and its store.
+    fn keeper() -> (Arc<Keeper>, Arc<Upstream>, Arc<MemoryStore>) {
+        let url = "http://127.0.0.1:9/mcp";
+        let store = Arc::new(MemoryStore::new());
+        let keeper = Keeper::start(KeeperConfig {
+            servers: vec![ServerConfig {
+                policy: Policy::new("x", url),
+                headers: HeaderMap::new(),
+                target: Target::parse(url).unwrap(),
+            }],
+            records: Some(store.clone()),
+            journal: Arc::new(|_, _, _| {}),
+            tls: Tls::platform(),
+        });
+        let upstream = Arc::clone(keeper.upstream("x").unwrap());
+        (keeper, upstream, store)
+    }
+
+    /// A session that was last used at this time.
+    fn session(keeper: &Keeper, upstream: &Arc<Upstream>, id: &str, used: u64) -> LatchId {
+        let latch = LatchId(keeper.common.next());
+        let record = Record {
+            format: FORMAT,
+            id: id.to_owned(),
+            upstream: "x".to_owned(),
+            url: upstream.url.clone(),
+            opened: 0,
+            last_used: Timestamp::now().as_millisecond(),
+            initialize: "{}".to_owned(),
+            revision: "2025-11-25".to_owned(),
+            initialized: true,
+            session: Some(SessionRecord { id: None, revision: "2025-11-25".to_owned(), server: None }),
+            generation: 1,
+            level: None,
+            subscriptions: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            hints: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+        };
+        upstream.restore(latch, &record);
+        keeper.common.sessions.insert(id.into(), "x".into(), latch, used);
+        keeper.common.writer.put(record);
+        latch
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_30_days_after_its_last_use_and_an_open_stream_is_use() {
+        let (keeper, upstream, store) = keeper();
+        session(&keeper, &upstream, "unused", 0);
+        session(&keeper, &upstream, "used", DAY);
+        let streaming = session(&keeper, &upstream, "streaming", 0);
+        let (_, reader) = upstream.attach(streaming, Arc::new(HeaderMap::new()), None).unwrap();
+        let knows = |id: &str| keeper.common.sessions.knows(id);
+
+        keeper.trim(30 * DAY);
+        assert!(knows("unused") && knows("used") && knows("streaming"));
+        keeper.trim(30 * DAY + 1);
+        assert!(!knows("unused") && knows("used") && knows("streaming"));
+        keeper.flush().await;
+        assert!(store.get("unused").unwrap().is_none() && store.get("used").unwrap().is_some());
+
+        // The end of the stream is the beginning of its rest.
+        upstream.detach(streaming, reader);
+        keeper.trim(60 * DAY);
+        assert!(!knows("used") && knows("streaming"));
+        keeper.trim(60 * DAY + 2);
+        assert!(!knows("streaming"));
+    }
+
+    #[tokio::test]
+    async fn beyond_10_000_sessions_the_least_recently_used_end() {
+        let (keeper, upstream, _) = keeper();
+        let streaming = session(&keeper, &upstream, "streaming", 0);
+        upstream.attach(streaming, Arc::new(HeaderMap::new()), None).unwrap();
+        // Known to the keeper alone: ten thousand machines' latches would take this test a minute.
+        for n in 1..=10_002_u64 {
+            match n {
+                1..=4 => {
+                    session(&keeper, &upstream, &n.to_string(), n);
+                }
+                _ => {
+                    let latch = LatchId(keeper.common.next());
+                    keeper.common.sessions.insert(n.to_string().into(), "x".into(), latch, n);
+                }
+            }
+        }
+        keeper.trim(DAY);
+        assert_eq!(keeper.common.sessions.len(), 10_000);
+        for n in 1..=5_u64 {
+            assert_eq!(keeper.common.sessions.knows(&n.to_string()), n > 3, "{n}");
+        }
+        assert!(keeper.common.sessions.knows("streaming"));
     }
 }

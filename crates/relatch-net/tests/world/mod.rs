@@ -462,7 +462,9 @@ impl Line {
                 false => vec![text],
             };
             let messages = messages.into_iter().filter(|message| !message.is_empty());
-            (head.status.as_u16(), messages.map(|text| serde_json::from_str(text).unwrap()).collect())
+            // What is refused may be said in other words than JSON.
+            let read = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+            (head.status.as_u16(), messages.map(read).collect())
         })
         .await
     }
