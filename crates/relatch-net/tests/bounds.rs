@@ -153,10 +153,8 @@ async fn beyond_so_many_sessions_the_least_recently_used_ends_but_none_with_an_o
     for client in [&first, &second, &fourth] {
         assert!(client.call(3, "t").await.json().await["result"].is_object());
     }
-    until("the session is ended upstream", || {
-        server.seen(|seen| seen.verb == Method::DELETE).len() == 1
-    })
-    .await;
+    until("the session is ended upstream", || server.seen(|seen| seen.verb == Method::DELETE).len() == 1)
+        .await;
     let comment = standing.chunk().await.unwrap().unwrap();
     assert!(comment.starts_with(b":"), "the stream goes on");
     assert_eq!(world.keeper.load("x").unwrap().sessions, 3);

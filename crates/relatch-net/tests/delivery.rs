@@ -169,7 +169,9 @@ async fn a_call_whose_connection_is_dropped_arrives_once_and_its_client_is_told_
         for way in ["before", "head", "body", "events"] {
             let tool = format!("{way}-{turn}");
             // On a connection that was just used, and on a new one.
-            assert!(line.post(r#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#).await.1[0]["result"].is_object());
+            assert!(
+                line.post(r#"{"jsonrpc":"2.0","id":0,"method":"ping"}"#).await.1[0]["result"].is_object()
+            );
             if turn % 2 == 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

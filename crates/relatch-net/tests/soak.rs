@@ -91,7 +91,8 @@ impl Beast {
 
     /// Whether the connection goes on.
     async fn call(&self, peer: &mut Peer, request: &Request, bad: bool) -> io::Result<bool> {
-        const EVENTS: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+        const EVENTS: &str =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
         let way = if bad { self.below(24) } else { 0 };
         let refused = matches!(way, 8..=11);
         if !refused && way != 16 {
@@ -121,8 +122,10 @@ impl Beast {
             15 => peer.say(200, "content-type: application/json\r\n", "{\"jsonrpc\":").await?,
             16 | 17 => return Ok(false),
             18 => {
-                peer.write("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{")
-                    .await?;
+                peer.write(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{",
+                )
+                .await?;
                 return Ok(false);
             }
             19 => {
@@ -145,7 +148,8 @@ impl Beast {
                 return Ok(false);
             }
             23 => {
-                let error = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Session not found"}}"#;
+                let error =
+                    r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"Session not found"}}"#;
                 peer.say(200, "content-type: application/json\r\n", error).await?;
             }
             _ => peer.ordinary(request).await?,
@@ -238,7 +242,9 @@ async fn live(world_at: Client, lane: u64, seed: u64, until: Instant) -> (Client
                 let wait = Duration::from_millis(chance.below(500));
                 tokio::spawn(async move {
                     let mut standing = listening.listen().await;
-                    drop(tokio::time::timeout(wait, async { while standing.chunk().await.is_some() {} }).await);
+                    drop(
+                        tokio::time::timeout(wait, async { while standing.chunk().await.is_some() {} }).await,
+                    );
                 });
             }
             4 => {
@@ -339,7 +345,12 @@ async fn soak(seed: u64, lasts: Duration) {
     assert!(twice.is_empty(), "ran twice: {twice:?}");
     let lies: Vec<_> = not_run.iter().filter(|tool| ran.contains_key(*tool)).collect();
     assert!(lies.is_empty(), "ran, and the client was told that it did not: {lies:?}");
-    println!("{} calls ran, {} were told not to, {:?}", ran.len(), not_run.len(), world.keeper.report("x").unwrap().totals);
+    println!(
+        "{} calls ran, {} were told not to, {:?}",
+        ran.len(),
+        not_run.len(),
+        world.keeper.report("x").unwrap().totals
+    );
     for client in &clients {
         let (status, messages) = client.line().await.post(call_text(1, "after")).await;
         check(status, &messages, 1, "a call when all is good");

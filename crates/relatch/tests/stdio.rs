@@ -38,10 +38,13 @@ fn answer(mut socket: TcpStream, told: &mpsc::Sender<String>) -> Option<()> {
     let message: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let method = message["method"].as_str().unwrap_or_default();
     let (status, body) = match (&*verb, method) {
-        ("POST", "initialize") => (200, format!(
-            r#"{{"jsonrpc":"2.0","id":{},"result":{{"protocolVersion":"2025-11-25","capabilities":{{}},"serverInfo":{{"name":"s","version":"1"}}}}}}"#,
-            message["id"]
-        )),
+        ("POST", "initialize") => (
+            200,
+            format!(
+                r#"{{"jsonrpc":"2.0","id":{},"result":{{"protocolVersion":"2025-11-25","capabilities":{{}},"serverInfo":{{"name":"s","version":"1"}}}}}}"#,
+                message["id"]
+            ),
+        ),
         ("POST", _) => (202, String::new()),
         ("DELETE", _) => (200, String::new()),
         _ => (405, String::new()),

@@ -563,8 +563,7 @@ impl Client {
     pub async fn send(&self, verb: Method, path: &str, body: Bytes, more: &[(&str, &str)]) -> Answer {
         soon("an answer", async {
             let socket = TcpStream::connect(self.at).await.unwrap();
-            let (mut sender, driver) =
-                http1::handshake(TokioIo::new(socket)).await.unwrap();
+            let (mut sender, driver) = http1::handshake(TokioIo::new(socket)).await.unwrap();
             let socket = tokio::spawn(async move {
                 let _ = driver.await;
             });
