@@ -23,14 +23,8 @@ use crate::records::Writer;
 use crate::sessions::Sessions;
 use crate::upstream::dial::{Dialer, Target, Tls};
 
-/// Downstream sessions end after this long without use, in milliseconds: 30 days.
-const UNUSED_MS: u64 = 30 * 24 * 3_600_000;
-/// Beyond this many the least recently used ends.
-const SESSIONS: usize = 10_000;
 /// Expiry is looked at this often.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
-/// Requests that are kept together, in KiB: 256 MiB.
-const KEPT_KIB: usize = 256 * 1024;
 
 /// Where journal entries go: upstream, date, entry. Called in order of each upstream's events and not under a lock.
 pub type JournalSink = Arc<dyn Fn(&str, Timestamp, journal::Entry) + Send + Sync>;
@@ -58,6 +52,38 @@ pub struct KeeperConfig {
     pub tls: Tls,
 }
 
+/// The bounds that all upstreams of a keeper share.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Unanswered requests that are kept together, in KiB.
+    pub kept_kib: usize,
+    /// Downstream sessions; beyond this many the least recently used ends.
+    pub sessions: usize,
+    /// How long a downstream session may go without use, in milliseconds.
+    pub unused_ms: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { kept_kib: 256 * 1024, sessions: 10_000, unused_ms: 30 * 24 * 3_600_000 }
+    }
+}
+
+/// What is under way at one upstream at this moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Downstream sessions.
+    pub sessions: usize,
+    /// Requests of clients without an answer.
+    pub exchanges: usize,
+    /// Messages of clients that expect no answer.
+    pub notes: usize,
+    /// Sendings to the upstream that have not ended, or of which something is still kept.
+    pub attempts: usize,
+    /// Sockets that carry something now.
+    pub busy_sockets: usize,
+}
+
 /// What all upstreams of a keeper share.
 pub(crate) struct Common {
     pub(crate) clock: Clock,
@@ -70,6 +96,7 @@ pub(crate) struct Common {
     pub(crate) journal: JournalSink,
     /// What requests may be kept, in KiB.
     pub(crate) kept: Arc<Semaphore>,
+    bounds: Bounds,
     numbers: AtomicU64,
 }
 
@@ -92,6 +119,12 @@ impl Keeper {
     /// Starts the upstreams; nothing is sent before a client asks. Needs a running tokio runtime.
     #[must_use]
     pub fn start(config: KeeperConfig) -> Arc<Keeper> {
+        Keeper::within(config, Bounds::default())
+    }
+
+    /// The same, within other bounds.
+    #[must_use]
+    pub fn within(config: KeeperConfig, bounds: Bounds) -> Arc<Keeper> {
         let common = Arc::new(Common {
             clock: Clock::start(),
             prefix: entropy::relatch_id_prefix(),
@@ -99,7 +132,8 @@ impl Keeper {
             sessions: Sessions::default(),
             writer: Writer::new(config.records),
             journal: config.journal,
-            kept: Arc::new(Semaphore::new(KEPT_KIB)),
+            kept: Arc::new(Semaphore::new(bounds.kept_kib)),
+            bounds,
             numbers: AtomicU64::new(1),
         });
         let upstreams = config
@@ -147,6 +181,20 @@ impl Keeper {
         self.upstreams.get(name).map(|upstream| upstream.dialer.open_sockets())
     }
 
+    /// What is under way at an upstream.
+    #[must_use]
+    pub fn load(&self, name: &str) -> Option<Load> {
+        let upstream = self.upstreams.get(name)?;
+        let busy_sockets = upstream.dialer.busy_sockets();
+        Some(upstream.desk(|desk| Load {
+            sessions: desk.latches.len(),
+            exchanges: desk.exchanges.len(),
+            notes: desk.notes.len(),
+            attempts: desk.attempts.len(),
+            busy_sockets,
+        }))
+    }
+
     /// Asks for a relatch of every latch of one upstream, or of all. Each upstream and how many latches it has.
     pub fn reconnect(&self, name: Option<&str>) -> Vec<(String, usize)> {
         self.upstreams
@@ -178,14 +226,14 @@ impl Keeper {
 
     /// The latch of a downstream session id; sought in the records where this process doesn't know it.
     pub(crate) async fn latch(&self, upstream: &Arc<Upstream>, sid: &str) -> Option<LatchId> {
-        if let Some(latch) = self.known(upstream, sid) {
+        if let Some(latch) = self.known(upstream, sid, self.common.clock.now_ms()) {
             return Some(latch);
         }
         if !self.common.writer.keeps() || self.common.sessions.knows(sid) {
             return None;
         }
         let _one = self.restoring.lock().await;
-        if let Some(latch) = self.known(upstream, sid) {
+        if let Some(latch) = self.known(upstream, sid, self.common.clock.now_ms()) {
             return Some(latch);
         }
         let record = self.common.writer.get(sid).await?;
@@ -207,14 +255,13 @@ impl Keeper {
         let latch = LatchId(self.common.next());
         let now = self.common.clock.now_ms();
         self.common.sessions.insert(Arc::clone(&sid), Arc::clone(&upstream.name), latch, now);
-        if self.common.sessions.len() > SESSIONS {
-            self.trim();
+        if self.common.sessions.len() > self.common.bounds.sessions {
+            self.trim(now);
         }
         (sid, latch)
     }
 
-    fn known(&self, upstream: &Arc<Upstream>, sid: &str) -> Option<LatchId> {
-        let now = self.common.clock.now_ms();
+    fn known(&self, upstream: &Arc<Upstream>, sid: &str, now: u64) -> Option<LatchId> {
         let (latch, touch) = self.common.sessions.used(sid, &upstream.name, now)?;
         if touch {
             self.common.writer.touch(sid, Timestamp::now().as_millisecond());
@@ -223,11 +270,11 @@ impl Keeper {
     }
 
     /// Ends sessions that were not used for long, and the oldest beyond the bound; never one with a client at it.
-    fn trim(&self) {
-        let now = self.common.clock.now_ms();
-        let mut over = self.common.sessions.len().saturating_sub(SESSIONS);
-        for session in self.common.sessions.oldest_first() {
-            let unused = now.saturating_sub(session.used) > UNUSED_MS;
+    fn trim(&self, now: u64) {
+        let Bounds { sessions, unused_ms, .. } = self.common.bounds;
+        let mut over = self.common.sessions.len().saturating_sub(sessions);
+        for (sid, session) in self.common.sessions.oldest_first() {
+            let unused = now.saturating_sub(session.used) > unused_ms;
             if !unused && over == 0 {
                 return;
             }
@@ -236,7 +283,10 @@ impl Keeper {
                 desk.latches.get(&session.latch).is_some_and(|latch| latch.outbox.attached())
                     || desk.exchanges.values().any(|exchange| exchange.latch == session.latch)
             });
-            if !busy {
+            if busy {
+                // An open stream is use, too.
+                let _known = self.known(upstream, &sid, now);
+            } else {
                 upstream.end(session.latch);
                 over = over.saturating_sub(1);
             }
@@ -260,10 +310,115 @@ async fn expire(keeper: std::sync::Weak<Keeper>) {
     loop {
         {
             let Some(keeper) = keeper.upgrade() else { return };
-            keeper.trim();
-            let unused = i64::try_from(UNUSED_MS).unwrap_or(i64::MAX);
-            keeper.common.writer.expire(unused, SESSIONS, keeper.common.sessions.ids()).await;
+            keeper.trim(keeper.common.clock.now_ms());
+            let Bounds { sessions, unused_ms, .. } = keeper.common.bounds;
+            let unused = i64::try_from(unused_ms).unwrap_or(i64::MAX);
+            keeper.common.writer.expire(unused, sessions, keeper.common.sessions.ids()).await;
         }
         tokio::time::sleep(EXPIRE_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relatch_core::record::{FORMAT, Record, SessionRecord};
+    use relatch_store::MemoryStore;
+
+    use super::*;
+
+    const DAY: u64 = 24 * 3_600_000;
+
+    /// A keeper with one upstream that nobody serves, and its store.
+    fn keeper() -> (Arc<Keeper>, Arc<Upstream>, Arc<MemoryStore>) {
+        let url = "http://127.0.0.1:9/mcp";
+        let store = Arc::new(MemoryStore::new());
+        let keeper = Keeper::start(KeeperConfig {
+            servers: vec![ServerConfig {
+                policy: Policy::new("x", url),
+                headers: HeaderMap::new(),
+                target: Target::parse(url).unwrap(),
+            }],
+            records: Some(store.clone()),
+            journal: Arc::new(|_, _, _| {}),
+            tls: Tls::platform(),
+        });
+        let upstream = Arc::clone(keeper.upstream("x").unwrap());
+        (keeper, upstream, store)
+    }
+
+    /// A session that was last used at this time.
+    fn session(keeper: &Keeper, upstream: &Arc<Upstream>, id: &str, used: u64) -> LatchId {
+        let latch = LatchId(keeper.common.next());
+        let record = Record {
+            format: FORMAT,
+            id: id.to_owned(),
+            upstream: "x".to_owned(),
+            url: upstream.url.clone(),
+            opened: 0,
+            last_used: Timestamp::now().as_millisecond(),
+            initialize: "{}".to_owned(),
+            revision: "2025-11-25".to_owned(),
+            initialized: true,
+            session: Some(SessionRecord { id: None, revision: "2025-11-25".to_owned(), server: None }),
+            generation: 1,
+            level: None,
+            subscriptions: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            hints: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+        };
+        upstream.restore(latch, &record);
+        keeper.common.sessions.insert(id.into(), "x".into(), latch, used);
+        keeper.common.writer.put(record);
+        latch
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_30_days_after_its_last_use_and_an_open_stream_is_use() {
+        let (keeper, upstream, store) = keeper();
+        session(&keeper, &upstream, "unused", 0);
+        session(&keeper, &upstream, "used", DAY);
+        let streaming = session(&keeper, &upstream, "streaming", 0);
+        let (_, reader) = upstream.attach(streaming, Arc::new(HeaderMap::new()), None).unwrap();
+        let knows = |id: &str| keeper.common.sessions.knows(id);
+
+        keeper.trim(30 * DAY);
+        assert!(knows("unused") && knows("used") && knows("streaming"));
+        keeper.trim(30 * DAY + 1);
+        assert!(!knows("unused") && knows("used") && knows("streaming"));
+        keeper.flush().await;
+        assert!(store.get("unused").unwrap().is_none() && store.get("used").unwrap().is_some());
+
+        // The end of the stream is the beginning of its rest.
+        upstream.detach(streaming, reader);
+        keeper.trim(60 * DAY);
+        assert!(!knows("used") && knows("streaming"));
+        keeper.trim(60 * DAY + 2);
+        assert!(!knows("streaming"));
+    }
+
+    #[tokio::test]
+    async fn beyond_10_000_sessions_the_least_recently_used_end() {
+        let (keeper, upstream, _) = keeper();
+        let streaming = session(&keeper, &upstream, "streaming", 0);
+        upstream.attach(streaming, Arc::new(HeaderMap::new()), None).unwrap();
+        // Known to the keeper alone: ten thousand machines' latches would take this test a minute.
+        for n in 1..=10_002_u64 {
+            match n {
+                1..=4 => {
+                    session(&keeper, &upstream, &n.to_string(), n);
+                }
+                _ => {
+                    let latch = LatchId(keeper.common.next());
+                    keeper.common.sessions.insert(n.to_string().into(), "x".into(), latch, n);
+                }
+            }
+        }
+        keeper.trim(DAY);
+        assert_eq!(keeper.common.sessions.len(), 10_000);
+        for n in 1..=5_u64 {
+            assert_eq!(keeper.common.sessions.knows(&n.to_string()), n > 3, "{n}");
+        }
+        assert!(keeper.common.sessions.knows("streaming"));
     }
 }

@@ -68,10 +68,11 @@ impl Sessions {
         lock(&self.by_id).len()
     }
 
-    /// All of them, the least recently used first.
-    pub(crate) fn oldest_first(&self) -> Vec<Session> {
-        let mut all: Vec<Session> = lock(&self.by_id).values().cloned().collect();
-        all.sort_by_key(|session| session.used);
+    /// All of them with their ids, the least recently used first.
+    pub(crate) fn oldest_first(&self) -> Vec<(Arc<str>, Session)> {
+        let mut all: Vec<_> =
+            lock(&self.by_id).iter().map(|(id, session)| (Arc::clone(id), session.clone())).collect();
+        all.sort_by_key(|(_, session)| session.used);
         all
     }
 }

@@ -61,3 +61,28 @@ async fn events_before_an_answer_and_the_standing_stream_become_lines() {
     voice.event(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).await;
     assert_eq!(stdio.hear_json().await["id"], 1);
 }
+
+#[tokio::test]
+async fn told_to_stop_it_tells_what_becomes_of_the_calls_under_way_and_ends_the_session() {
+    let (told, mut tell) = mpsc::unbounded_channel();
+    let server = Server::ordinary(move |_| {
+        let told = told.clone();
+        async move {
+            told.send(()).unwrap();
+            std::future::pending().await
+        }
+    })
+    .await;
+    let mut stdio = Stdio::opened(&server.url()).await;
+    stdio.say(r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"t"}}"#).await;
+    soon("the call arrives", tell.recv()).await.unwrap();
+    let stopped = std::time::Instant::now();
+    stdio.stop.send(true).unwrap();
+    let failure = stdio.hear_json().await;
+    let relatch = &failure["error"]["data"]["relatch"];
+    assert_eq!((failure["id"].as_i64(), relatch["code"].as_str()), (Some(7), Some("draining")));
+    assert_eq!(relatch["executed"], "unknown");
+    soon("relatch ends", &mut stdio.task).await.unwrap().unwrap();
+    assert_eq!(server.seen(|seen| seen.verb == Method::DELETE).len(), 1);
+    assert!(stopped.elapsed() < std::time::Duration::from_secs(2), "{:?}", stopped.elapsed());
+}

@@ -98,12 +98,14 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
 
 async fn over_stdio(launch: &Launch, keeper: Arc<Keeper>) -> anyhow::Result<ExitCode> {
     let [server] = &launch.servers[..] else { anyhow::bail!("stdio keeps exactly one server") };
-    let served =
-        stdio_side::serve(Arc::clone(&keeper), &server.name, tokio::io::stdin(), tokio::io::stdout());
-    tokio::select! {
-        served = served => served.context("The client's side ended")?,
-        () = told_to_stop() => {}
-    }
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        told_to_stop().await;
+        let _ = stop.send(true);
+    });
+    stdio_side::serve(keeper, &server.name, tokio::io::stdin(), tokio::io::stdout(), stopped)
+        .await
+        .context("The client's side ended")?;
     Ok(ExitCode::from(exit::DONE))
 }
 

@@ -15,9 +15,10 @@ use relatch_wire::failure::{Code, Executed, rpc_error};
 use relatch_wire::line::{LineReader, one_line};
 use relatch_wire::{Envelope, Kind, RequestId, method};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
+use super::http::stopped;
 use super::post::never_forwarded;
 use super::spool::Spool;
 use crate::driver::Upstream;
@@ -44,11 +45,18 @@ pub enum StdioError {
     Input(io::Error),
 }
 
-/// Serves one client until its input ends.
+/// Serves one client until its input ends, or `stop` turns true. Told to stop, it waits for no answers: calls under
+/// way are given back in words, and the session ends upstream.
 ///
 /// # Errors
 /// [`StdioError`] says why nothing could be served any more.
-pub async fn serve<R, W>(keeper: Arc<Keeper>, name: &str, mut input: R, output: W) -> Result<(), StdioError>
+pub async fn serve<R, W>(
+    keeper: Arc<Keeper>,
+    name: &str,
+    mut input: R,
+    output: W,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StdioError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
@@ -60,7 +68,14 @@ where
     let mut found = Vec::new();
     let mut piece = vec![0; READ];
     let ended = loop {
-        let read = match input.read(&mut piece).await {
+        let read = tokio::select! {
+            read = input.read(&mut piece) => read,
+            () = stopped(&mut stop) => {
+                up.drain(true);
+                break Ok(());
+            }
+        };
+        let read = match read {
             Ok(0) => break Ok(()),
             Ok(read) => read,
             Err(fault) => break Err(StdioError::Input(fault)),

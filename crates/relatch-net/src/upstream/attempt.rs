@@ -33,7 +33,7 @@ use crate::redact;
 pub(crate) const WHOLE: usize = 1024 * 1024;
 /// So much of a longer one is looked through for its `result`.
 pub(crate) const LOOKED_THROUGH: usize = 64 * 1024;
-/// An answer that can't be streamed is collected up to this.
+/// A list, and an answer that can't be streamed, is collected up to this.
 pub(crate) const COLLECTED: usize = 32 * 1024 * 1024;
 /// Bodies of refusals are read up to this.
 const REFUSAL: usize = 64 * 1024;
@@ -228,7 +228,7 @@ async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> End {
 
 /// A JSON answer: whole, or streaming on when it is long and certainly a result.
 async fn json(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> Result<End, Broken> {
-    let mut text = reply.collect(WHOLE).await?;
+    let mut text = reply.collect(job.whole).await?;
     if !reply.whole() {
         let mut scan = TopLevel::new();
         scan.feed(text.get(..LOOKED_THROUGH).unwrap_or(&text));

@@ -152,6 +152,13 @@ impl Dialer {
         self.home.open.load(Ordering::Relaxed)
     }
 
+    /// Sockets that carry something now, or are being opened.
+    #[must_use]
+    pub fn busy_sockets(&self) -> usize {
+        let idle = self.home.pool().idle.len();
+        self.open_sockets().saturating_sub(idle)
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -10,7 +10,7 @@ use relatch_core::input::{Cut, CutKind};
 use relatch_wire::scan::TopLevel;
 use relatch_wire::sse::{SseItem, SseReader};
 
-use super::attempt::{COLLECTED, End, LOOKED_THROUGH, Passage, garbled, words_of};
+use super::attempt::{COLLECTED, End, LOOKED_THROUGH, Passage, WHOLE, garbled, words_of};
 use super::dial::Reply;
 use super::job::Job;
 use crate::desk::Sifted;
@@ -21,8 +21,8 @@ enum Long {
     None,
     /// It is the answer and goes on as it comes.
     Passing(Passage),
-    /// It is collected like any other event.
-    Collecting(BytesMut),
+    /// It is collected like any other event; whether it may pass when it grows too long for that.
+    Collecting(BytesMut, bool),
 }
 
 /// Reads a stream until its answer, or its end.
@@ -79,25 +79,30 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                     scan.feed(head.get(..LOOKED_THROUGH).unwrap_or(&head));
                     let message = event.is_none_or(|event| event == "message");
                     let answers = matches!(job.what, What::Exchange { .. } | What::Resume { .. });
-                    long = if message && answers && scan.saw_result() {
-                        match Passage::open(up, job, true).await {
-                            Some(mut passage) => {
-                                passage.put(&head).await;
-                                Long::Passing(passage)
-                            }
-                            None => return End::Cut(garbled("nobody waits for the answer".to_owned())),
+                    let passes = message && answers && scan.saw_result();
+                    long = if passes && job.whole <= WHOLE {
+                        match pass(up, job, &head).await {
+                            Ok(passing) => passing,
+                            Err(end) => return end,
                         }
                     } else {
-                        Long::Collecting(BytesMut::from(head))
+                        Long::Collecting(BytesMut::from(head), passes)
                     };
                 }
                 SseItem::LongMore(more) => match &mut long {
                     Long::None => {}
                     Long::Passing(passage) => passage.put(&more).await,
-                    Long::Collecting(all) => {
+                    Long::Collecting(all, passes) => {
                         all.extend_from_slice(&more);
                         if all.len() > COLLECTED {
-                            return End::Cut(garbled("an event is longer than 32 MiB".to_owned()));
+                            if !*passes {
+                                return End::Cut(garbled("an event is longer than 32 MiB".to_owned()));
+                            }
+                            let head = std::mem::take(all).freeze();
+                            long = match pass(up, job, &head).await {
+                                Ok(passing) => passing,
+                                Err(end) => return end,
+                            };
                         }
                     }
                 },
@@ -107,7 +112,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                     Long::Passing(passage) => {
                         return passage.broken(garbled("the answer ended in the middle".to_owned())).await;
                     }
-                    Long::Collecting(all) => match sift(up, job, all.freeze()).await {
+                    Long::Collecting(all, _) => match sift(up, job, all.freeze()).await {
                         Ok(Some(answer)) => return End::Answered(answer, true),
                         Ok(None) => {}
                         Err(words) => odd = Some(words),
@@ -118,7 +123,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                     let cut = end.clone().unwrap_or_else(|| garbled(why));
                     return match std::mem::replace(&mut long, Long::None) {
                         Long::Passing(passage) => passage.broken(cut).await,
-                        Long::None | Long::Collecting(_) => End::Cut(resumable(up, job, cut)),
+                        Long::None | Long::Collecting(..) => End::Cut(resumable(up, job, cut)),
                     };
                 }
             }
@@ -130,6 +135,17 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
             }
             return End::Cut(resumable(up, job, cut));
         }
+    }
+}
+
+/// The answer goes on as it comes, from this on.
+async fn pass(up: &Arc<Upstream>, job: &Job, head: &Bytes) -> Result<Long, End> {
+    match Passage::open(up, job, true).await {
+        Some(mut passage) => {
+            passage.put(head).await;
+            Ok(Long::Passing(passage))
+        }
+        None => Err(End::Cut(garbled("nobody waits for the answer".to_owned()))),
     }
 }
 

@@ -15,8 +15,9 @@ use relatch_wire::headers::{ACCEPT_BOTH, JSON, LAST_EVENT_ID, PROTOCOL_VERSION, 
 use relatch_wire::rewrite::split_server_request_id;
 use relatch_wire::{Kind, RequestId, method, params};
 
+use super::attempt::{COLLECTED, WHOLE};
 use super::dial::ConnRule;
-use crate::desk::{Arrival, Desk};
+use crate::desk::{Arrival, Attempt, Desk};
 use crate::driver::Upstream;
 
 /// One attempt, ready to be sent.
@@ -28,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) what: What,
     pub(crate) request: Request<Full<Bytes>>,
     pub(crate) rule: ConnRule,
+    /// A longer answer streams on, if it can.
+    pub(crate) whole: usize,
 }
 
 /// What belongs to an attempt besides its request.
@@ -174,8 +177,28 @@ pub(crate) fn build(up: &Upstream, desk: &Desk, send: &Send) -> Option<(Job, Nam
         what: send.what.clone(),
         request,
         rule,
+        // A list that went by unseen could not be compared after a restart.
+        whole: if lists(desk, send) { COLLECTED } else { WHOLE },
     };
     Some((job, names))
+}
+
+/// Whether the answer is a list that the client asked for.
+fn lists(desk: &Desk, send: &Send) -> bool {
+    let ex = match &send.what {
+        What::Resume { of } => desk.attempts.get(of).and_then(Attempt::ex),
+        What::Exchange { ex, .. } => Some(*ex),
+        What::Initialize { .. }
+        | What::Initialized
+        | What::Ping
+        | What::SetLevel(_)
+        | What::Subscribe(_)
+        | What::List { .. }
+        | What::Note(_)
+        | What::Stream
+        | What::Delete => None,
+    };
+    ex.and_then(|ex| desk.exchanges.get(&ex)).is_some_and(|exchange| exchange.list.is_some())
 }
 
 fn own_request(

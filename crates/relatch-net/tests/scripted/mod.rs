@@ -1,4 +1,5 @@
 //! A server on loopback that does exactly what a test tells it to, byte by byte, and counts what arrives.
+#![expect(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -60,7 +62,7 @@ impl Server {
                 let Ok((socket, _)) = listener.accept().await else { return };
                 let _ = socket.set_nodelay(true);
                 log.accepted.fetch_add(1, Ordering::SeqCst);
-                let played = script(Peer { socket, seen: log.clone() });
+                let played = script(Peer { socket, seen: log.clone(), ahead: Vec::new() });
                 let log = log.clone();
                 tokio::spawn(async move {
                     let _ = played.await;
@@ -86,29 +88,112 @@ impl Drop for Server {
 pub(crate) struct Peer {
     pub(crate) socket: TcpStream,
     seen: Arc<Seen>,
+    /// Read, and not yet a whole request.
+    ahead: Vec<u8>,
+}
+
+/// One request as it came.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) verb: String,
+    /// In lower case.
+    pub(crate) head: String,
+    pub(crate) body: String,
+    message: Value,
+}
+
+impl Request {
+    pub(crate) fn method(&self) -> &str {
+        self.message["method"].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn tool(&self) -> &str {
+        self.message["params"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// The id as it is written down.
+    pub(crate) fn id(&self) -> String {
+        self.message["id"].to_string()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(other, _)| *other == name).map(|(_, value)| value).next()
+    }
 }
 
 impl Peer {
     /// The next request's body, counted; none when the client has closed.
     pub(crate) async fn request(&mut self) -> io::Result<Option<String>> {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            match self.socket.read_u8().await {
-                Ok(byte) => head.push(byte),
-                Err(_) if head.is_empty() => return Ok(None),
+        let Some((_, body)) = self.read().await? else { return Ok(None) };
+        *self.seen.arrived.lock().unwrap().entry(body.clone()).or_default() += 1;
+        Ok(Some(body))
+    }
+
+    /// The next request of an MCP client; what calls a tool is counted by the tool's name.
+    pub(crate) async fn mcp(&mut self) -> io::Result<Option<Request>> {
+        let Some((head, body)) = self.read().await? else { return Ok(None) };
+        let verb = head.split(' ').next().unwrap_or_default().to_ascii_uppercase();
+        let message = serde_json::from_str(&body).unwrap_or_default();
+        let request = Request { verb, head, body, message };
+        if request.method() == "tools/call" {
+            *self.seen.arrived.lock().unwrap().entry(request.tool().to_owned()).or_default() += 1;
+        }
+        Ok(Some(request))
+    }
+
+    /// The next request: its head in lower case, and its body.
+    async fn read(&mut self) -> io::Result<Option<(String, String)>> {
+        let head = loop {
+            if let Some(at) = self.ahead.windows(4).position(|four| four == b"\r\n\r\n") {
+                break self.ahead.drain(..at + 4).collect::<Vec<_>>();
+            }
+            match self.socket.read_buf(&mut self.ahead).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) if self.ahead.is_empty() => return Ok(None),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(fault) => return Err(fault),
             }
-        }
+        };
         let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-        let length = head
+        let length: usize = head
             .lines()
             .find_map(|line| line.strip_prefix("content-length:"))
             .map_or(0, |length| length.trim().parse().unwrap());
-        let mut body = vec![0; length];
-        self.socket.read_exact(&mut body).await?;
-        let body = String::from_utf8(body).unwrap();
-        *self.seen.arrived.lock().unwrap().entry(body.clone()).or_default() += 1;
-        Ok(Some(body))
+        while self.ahead.len() < length {
+            if self.socket.read_buf(&mut self.ahead).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let body = String::from_utf8(self.ahead.drain(..length).collect()).unwrap();
+        Ok(Some((head, body)))
+    }
+
+    /// A whole answer of this status.
+    pub(crate) async fn say(&mut self, status: u16, extra: &str, body: &str) -> io::Result<()> {
+        let length = body.len();
+        self.write(format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{extra}\r\n{body}")).await
+    }
+
+    /// A result to this request.
+    pub(crate) async fn result(&mut self, request: &Request, extra: &str, result: &str) -> io::Result<()> {
+        let text = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, request.id());
+        self.say(200, &format!("content-type: application/json\r\n{extra}"), &text).await
+    }
+
+    /// Answers as an ordinary server with one session would; calls of tools with an empty result.
+    pub(crate) async fn ordinary(&mut self, request: &Request) -> io::Result<()> {
+        match (request.verb.as_str(), request.method()) {
+            ("GET", _) => self.say(405, "", "").await,
+            ("DELETE", _) => self.say(200, "", "").await,
+            (_, "initialize") => {
+                let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"scripted","version":"1"}}"#;
+                self.result(request, "mcp-session-id: one\r\n", hello).await
+            }
+            (_, "tools/list") => self.result(request, "", r#"{"tools":[{"name":"t"}]}"#).await,
+            (_, "ping" | "tools/call") => self.result(request, "", "{}").await,
+            _ => self.say(202, "", "").await,
+        }
     }
 
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {

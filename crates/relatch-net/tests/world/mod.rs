@@ -20,13 +20,14 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use relatch_core::journal;
 use relatch_core::policy::Policy;
 use relatch_net::downstream::http::{HttpConfig, serve};
 use relatch_net::downstream::origin::Allowed;
-use relatch_net::keeper::{Keeper, KeeperConfig, ServerConfig};
+use relatch_net::keeper::{Bounds, Keeper, KeeperConfig, ServerConfig};
 use relatch_net::upstream::dial::Tls;
 use relatch_net::upstream::target::Target;
 use relatch_store::Store;
@@ -345,12 +346,13 @@ pub fn keeper(
     url: &str,
     shape: impl FnOnce(&mut Policy),
     store: Option<Arc<dyn Store>>,
+    bounds: Bounds,
 ) -> (Arc<Keeper>, Arc<Mutex<Vec<journal::Entry>>>) {
     let mut policy = Policy::new("x", url);
     shape(&mut policy);
     let journal: Arc<Mutex<Vec<journal::Entry>>> = Arc::default();
     let sink = Arc::clone(&journal);
-    let keeper = Keeper::start(KeeperConfig {
+    let config = KeeperConfig {
         servers: vec![ServerConfig {
             policy,
             headers: HeaderMap::new(),
@@ -359,7 +361,8 @@ pub fn keeper(
         records: store,
         journal: Arc::new(move |_, _, entry| sink.lock().unwrap().push(entry)),
         tls: Tls::platform(),
-    });
+    };
+    let keeper = Keeper::within(config, bounds);
     (keeper, journal)
 }
 
@@ -372,13 +375,26 @@ impl World {
         World::guarded(url, shape, store, None).await
     }
 
+    pub async fn within(url: &str, bounds: Bounds) -> World {
+        let (keeper, journal) = keeper(url, |_| {}, None, bounds);
+        World::serving(keeper, journal, None).await
+    }
+
     pub async fn guarded(
         url: &str,
         shape: impl FnOnce(&mut Policy),
         store: Option<Arc<dyn Store>>,
         token: Option<String>,
     ) -> World {
-        let (keeper, journal) = keeper(url, shape, store);
+        let (keeper, journal) = keeper(url, shape, store, Bounds::default());
+        World::serving(keeper, journal, token).await
+    }
+
+    async fn serving(
+        keeper: Arc<Keeper>,
+        journal: Arc<Mutex<Vec<journal::Entry>>>,
+        token: Option<String>,
+    ) -> World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let config = HttpConfig {
@@ -422,6 +438,57 @@ pub struct Client {
     pub more: Vec<(&'static str, String)>,
 }
 
+/// A client's connection that stays open from one request to the next.
+pub struct Line {
+    client: Client,
+    sender: http1::SendRequest<Full<Bytes>>,
+    socket: JoinHandle<()>,
+}
+
+impl Line {
+    /// The status of the answer, and every message in it.
+    pub async fn post(&mut self, body: impl Into<Bytes>) -> (u16, Vec<Value>) {
+        soon("an answer", async {
+            let request = self.client.request(Method::POST, "/x/mcp", &[]);
+            let request = request.body(Full::new(body.into())).unwrap();
+            self.sender.ready().await.unwrap();
+            let answer = self.sender.send_request(request).await.unwrap();
+            let (head, body) = answer.into_parts();
+            let text = body.collect().await.expect("a whole body").to_bytes();
+            let text = std::str::from_utf8(&text).unwrap();
+            let events = head.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+            let messages = match events {
+                true => text.lines().filter_map(|line| line.strip_prefix("data: ")).collect(),
+                false => vec![text],
+            };
+            let messages = messages.into_iter().filter(|message| !message.is_empty());
+            // What is refused may be said in other words than JSON.
+            let read = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+            (head.status.as_u16(), messages.map(read).collect())
+        })
+        .await
+    }
+
+    /// The one message that answers this call.
+    pub async fn call(&mut self, id: u64, tool: &str) -> Value {
+        let (status, mut messages) = self.post(call_text(id, tool)).await;
+        assert_eq!((status, messages.len()), (200, 1), "{messages:?}");
+        messages.remove(0)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.socket.abort();
+    }
+}
+
+pub fn call_text(id: u64, tool: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}","arguments":{{}}}}}}"#
+    )
+}
+
 /// An answer whose body may still be coming.
 pub struct Answer {
     pub status: u16,
@@ -454,10 +521,39 @@ impl Client {
     }
 
     pub async fn call(&self, id: u64, tool: &str) -> Answer {
-        self.post(&format!(
-            r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}","arguments":{{}}}}}}"#
-        ))
-        .await
+        self.post(&call_text(id, tool)).await
+    }
+
+    /// A connection of its own that stays open.
+    pub async fn line(&self) -> Line {
+        let socket = TcpStream::connect(self.at).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.unwrap();
+        let socket = tokio::spawn(async move {
+            let _ = driver.await;
+        });
+        Line { client: self.clone(), sender, socket }
+    }
+
+    fn request(&self, verb: Method, path: &str, more: &[(&str, &str)]) -> http::request::Builder {
+        let mut request = Request::builder().method(verb.clone()).uri(path);
+        let headers = request.headers_mut().unwrap();
+        headers.insert("host", self.at.to_string().parse().unwrap());
+        if verb == Method::POST {
+            headers.insert("content-type", "application/json".parse().unwrap());
+            headers.insert("accept", "application/json, text/event-stream".parse().unwrap());
+        }
+        if let Some(sid) = &self.sid {
+            headers.insert("mcp-session-id", sid.parse().unwrap());
+        }
+        for (name, value) in self.more.iter().map(|(n, v)| (*n, v.as_str())).chain(more.iter().copied()) {
+            headers.remove(name);
+            if !value.is_empty() {
+                headers
+                    .insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
+        }
+        request
     }
 
     pub async fn listen(&self) -> Answer {
@@ -467,30 +563,11 @@ impl Client {
     pub async fn send(&self, verb: Method, path: &str, body: Bytes, more: &[(&str, &str)]) -> Answer {
         soon("an answer", async {
             let socket = TcpStream::connect(self.at).await.unwrap();
-            let (mut sender, driver) =
-                hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.unwrap();
+            let (mut sender, driver) = http1::handshake(TokioIo::new(socket)).await.unwrap();
             let socket = tokio::spawn(async move {
                 let _ = driver.await;
             });
-            let mut request = Request::builder().method(verb.clone()).uri(path);
-            let headers = request.headers_mut().unwrap();
-            headers.insert("host", self.at.to_string().parse().unwrap());
-            if verb == Method::POST {
-                headers.insert("content-type", "application/json".parse().unwrap());
-                headers.insert("accept", "application/json, text/event-stream".parse().unwrap());
-            }
-            if let Some(sid) = &self.sid {
-                headers.insert("mcp-session-id", sid.parse().unwrap());
-            }
-            for (name, value) in self.more.iter().map(|(n, v)| (*n, v.as_str())).chain(more.iter().copied()) {
-                headers.remove(name);
-                if !value.is_empty() {
-                    headers.insert(
-                        http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                        value.parse().unwrap(),
-                    );
-                }
-            }
+            let request = self.request(verb, path, more);
             let answer = sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap();
             let (head, body) = answer.into_parts();
             Answer {
@@ -574,17 +651,19 @@ pub struct Stdio {
     output: BufReader<ReadHalf<DuplexStream>>,
     _unread: ReadHalf<DuplexStream>,
     _unwritten: WriteHalf<DuplexStream>,
+    pub stop: watch::Sender<bool>,
     pub task: JoinHandle<Result<(), relatch_net::downstream::stdio::StdioError>>,
 }
 
 impl Stdio {
     pub async fn before(url: &str) -> Stdio {
-        let (keeper, _) = keeper(url, |_| {}, None);
+        let (keeper, _) = keeper(url, |_| {}, None, Bounds::default());
+        let (stop, stopping) = watch::channel(false);
         let (near_in, far_in) = tokio::io::duplex(64 * 1024);
         let (near_out, far_out) = tokio::io::duplex(64 * 1024);
         let (served, name) = (Arc::clone(&keeper), "x");
         let task = tokio::spawn(async move {
-            relatch_net::downstream::stdio::serve(served, name, far_in, far_out).await
+            relatch_net::downstream::stdio::serve(served, name, far_in, far_out, stopping).await
         });
         let (unread, input) = tokio::io::split(near_in);
         let (output, unwritten) = tokio::io::split(near_out);
@@ -594,6 +673,7 @@ impl Stdio {
             output: BufReader::new(output),
             _unread: unread,
             _unwritten: unwritten,
+            stop,
             task,
         }
     }
