@@ -276,3 +276,16 @@ fn a_redirect_elsewhere_is_told_with_its_address() {
     let moved = Refusal { location: Some("https://elsewhere/mcp"), ..refusal(302, "") };
     says!(w.refused_with(3, moved), "answer 2 redirected executed=no");
 }
+
+#[test]
+fn a_proxy_that_stopped_waiting_does_not_say_that_the_call_did_not_run() {
+    for (status, executed) in [(408, "unknown"), (499, "unknown"), (409, "no")] {
+        let mut w = World::bound();
+        says!(w.call(2), "send #3 g1 exchange 2");
+        says!(w.refused(3, status, "stream timeout"), "send #4 g1 ping");
+        assert_eq!(w.answered(4), [format!("pass-refusal 2 #3 executed={executed}")]);
+    }
+    let mut w = World::bound();
+    says!(w.call(2), "send #3 g1 exchange 2");
+    says!(w.refused(3, 303, ""), "answer 2 redirected executed=unknown");
+}

@@ -186,13 +186,17 @@ impl Exchange {
     }
 
     /// The address sends relatch elsewhere.
-    pub(crate) fn redirected(&self, upstream: &str, location: Option<&str>) -> Failure {
+    pub(crate) fn redirected(&self, upstream: &str, location: Option<&str>, ran: Executed) -> Failure {
         let what = self.title();
+        let tail = match ran {
+            Executed::No => "did not run",
+            Executed::Unknown => "may have run",
+        };
         let to = location.unwrap_or("an address that it does not name");
         Failure::new(
             Code::Redirected,
-            Executed::No,
-            format!("`{upstream}` redirects to `{to}`, which relatch does not follow. `{what}` did not run."),
+            ran,
+            format!("`{upstream}` redirects to `{to}`, which relatch does not follow. `{what}` {tail}."),
         )
         .hint(format!("If the server has moved, configure `{upstream}` with the new address"))
     }

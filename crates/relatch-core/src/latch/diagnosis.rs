@@ -451,7 +451,8 @@ impl Machine {
                 Finding::Gone(same) => Some(
                     *same == subject.same
                         && match status {
-                            400..=499 | 503 => true,
+                            503 => true,
+                            _ if executed_by(status) == Executed::No => true,
                             // These statuses are also what a handler's own failure looks like.
                             _ => subject.speaks,
                         },

@@ -92,7 +92,7 @@ impl Machine {
                     self.ended(attempt.latch);
                 }
                 Door::Redirected => {
-                    let failure = exchange.redirected(&name, refusal.location);
+                    let failure = exchange.redirected(&name, refusal.location, Executed::No);
                     self.out.push(Effect::Drop { attempt: id });
                     self.give_back(ex, Some(failure));
                 }

@@ -3,7 +3,7 @@
 //! Decides when a handshake begins and what each of its answers means; what follows it is in `rebuild`. Single flight per latch: a
 //! latch in [`LatchState::Relatching`] has one step under way, however many requests wait.
 
-use relatch_wire::failure::Code;
+use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door, Reading};
 use super::{Doubtful, Farewell, Gap, Latch, LatchState, Loss, Step, StreamState};
@@ -330,7 +330,10 @@ impl Machine {
                     self.handshake_failed(latch_id, Code::Redirected, cause);
                     let name = self.policy.name.clone();
                     for ex in waiting {
-                        let failure = self.exchanges.get(&ex).map(|e| e.redirected(&name, refusal.location));
+                        let failure = self
+                            .exchanges
+                            .get(&ex)
+                            .map(|e| e.redirected(&name, refusal.location, Executed::No));
                         self.give_back(ex, failure);
                     }
                 }

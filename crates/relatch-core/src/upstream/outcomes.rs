@@ -124,7 +124,10 @@ impl Machine {
             }
             Reading::Gateway => self.gateway(id, ex, refusal),
             Reading::Redirected => {
-                let failure = self.exchanges.get(&ex).map(|e| e.redirected(&name, refusal.location));
+                let failure = self
+                    .exchanges
+                    .get(&ex)
+                    .map(|e| e.redirected(&name, refusal.location, executed_by(refusal.status)));
                 self.out.push(Effect::Drop { attempt: id });
                 self.give_back(ex, failure);
             }
@@ -394,7 +397,12 @@ impl Machine {
 
 /// Whether a call may have run that got this status.
 pub(crate) fn executed_by(status: u16) -> Executed {
-    if !(300..500).contains(&status) { Executed::Unknown } else { Executed::No }
+    match status {
+        // What came of it is to be seen elsewhere; and the words of proxies that stopped waiting for a server.
+        303 | 408 | 499 => Executed::Unknown,
+        300..=499 => Executed::No,
+        _ => Executed::Unknown,
+    }
 }
 
 /// A digest of a JSON-RPC error, to tell two of them apart.
