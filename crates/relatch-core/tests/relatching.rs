@@ -132,6 +132,33 @@ fn a_stateful_upstream_is_renewed_and_the_call_is_given_back() {
 }
 
 #[test]
+fn no_call_that_counts_on_a_lost_state_is_run_against_an_empty_session() {
+    let mut w = World::bound_with(relatch_core::policy::Policy { stateful: true, ..policy() });
+    w.passes(20_000);
+    // The session is found lost before the calls are sent.
+    says!(w.call(2), "send #3 g1 ping");
+    says!(w.call(3));
+    says!(w.read(4), "send #4 g1 exchange 4 on any");
+    w.answered(4);
+    says!(w.refused(3, 404, GONE), "send #5 g1 ping on fresh");
+    w.refused(5, 404, GONE);
+    w.refused(6, 404, GONE);
+    says!(w.refused(7, 404, GONE), "send #8 g2 initialize");
+    w.session(8);
+    says!(w.answered(9), "forget g1", "answer 2 state-lost executed=no", "answer 3 state-lost executed=no");
+    // Now the client knows.
+    says!(w.call(5), "send #10 g2 exchange 5");
+    w.answered(10);
+    // A renewal that no call has met is told to the next one.
+    w.passes(20_000);
+    w.on(relatch_core::input::Input::Reconnect { latch: None });
+    w.session(11);
+    w.answered(12);
+    says!(w.call(6), "answer 6 state-lost executed=no");
+    says!(w.call(7), "send #14 g3 exchange 7");
+}
+
+#[test]
 fn a_tool_that_is_never_to_be_repeated_is_given_back_even_when_it_was_refused() {
     let replay = vec![("send_*".to_owned(), false)];
     let mut w = World::bound_with(relatch_core::policy::Policy { replay, ..policy() });

@@ -45,6 +45,8 @@ pub(crate) struct Exchange {
     pub(crate) early: bool,
     /// Tries to resume its stream since the last success.
     pub(crate) resumes: u32,
+    /// It was asked of a session whose state is gone, as its client has heard meanwhile.
+    pub(crate) outdated: bool,
 }
 
 /// Whether somebody still waits for the answer.
@@ -94,6 +96,7 @@ impl Exchange {
             held: false,
             early: false,
             resumes: 0,
+            outdated: false,
         }
     }
 

@@ -80,6 +80,18 @@ pub(crate) struct Latch {
     pub(crate) compare_at: At,
     /// Sessions that still have open attempts.
     pub(crate) old: BTreeMap<Gen, Farewell>,
+    pub(crate) emptied: Emptied,
+}
+
+/// Whether the client counts on state that was lost with a session, where sessions hold any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Emptied {
+    /// No.
+    No,
+    /// Yes: it has not heard of the loss.
+    Unheard,
+    /// It has heard that this session's state is gone.
+    Heard(Gen),
 }
 
 /// Where a latch stands.
@@ -227,6 +239,7 @@ impl Latch {
             gap: Gap::Closed,
             compare_at: now,
             old: BTreeMap::new(),
+            emptied: Emptied::No,
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use relatch_wire::failure::Code;
 
 use super::reading::{self, Reading};
-use super::{Doubtful, Farewell, Gap, LatchState, Loss, Replay, Step, StreamState};
+use super::{Doubtful, Emptied, Farewell, Gap, LatchState, Loss, Replay, Step, StreamState};
 use crate::effect::{Connection, Effect, What};
 use crate::input::{Answer, SessionFacts};
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose};
@@ -176,12 +176,15 @@ impl Machine {
 
     /// The new session takes the place of the old one; or the old one goes on.
     fn bind(&mut self, id: LatchId, generation: Gen, loss: Loss) {
-        let now = self.now;
+        let (now, stateful) = (self.now, self.policy.stateful);
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.state = LatchState::Bound(generation);
         self.dirty.insert(id);
         if loss.generation == Some(generation) {
             return;
+        }
+        if stateful && loss.generation.is_some_and(|lost| latch.emptied != Emptied::Heard(lost)) {
+            latch.emptied = Emptied::Unheard;
         }
         latch.generation = Some(generation);
         latch.bound = Some(now);

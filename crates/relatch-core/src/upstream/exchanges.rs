@@ -12,7 +12,7 @@ use crate::exchange::{Client, ExState, Exchange};
 use crate::health::ClientSeen;
 use crate::input::{Ask, Begun, Told};
 use crate::latch::reading::{self, Reading};
-use crate::latch::{Latch, LatchState};
+use crate::latch::{Emptied, Latch, LatchState};
 use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
 
 impl Machine {
@@ -118,6 +118,10 @@ impl Machine {
         }
         let waiting: Vec<ExId> = latch.waiting.iter().copied().collect();
         for ex in waiting {
+            if self.is_outdated(ex) {
+                self.tell_emptied(id, ex, Emptied::No);
+                continue;
+            }
             let Some(exchange) = self.exchanges.get(&ex) else { continue };
             if let Some(at) = exchange.not_before.filter(|at| *at > self.now) {
                 self.timers.set(Why::PauseEnds(ex), at);
@@ -137,6 +141,27 @@ impl Machine {
             }
             self.send_exchange(ex, generation);
         }
+    }
+
+    /// The client hears that a session's state is gone; what it has asked before it could know of that is not run.
+    pub(super) fn tell_emptied(&mut self, id: LatchId, ex: ExId, now: Emptied) {
+        let Some(latch) = self.latches.get_mut(&id) else { return };
+        latch.emptied = now;
+        for other in &latch.exchanges {
+            if let Some(other) = self.exchanges.get_mut(other) {
+                other.outdated = true;
+            }
+        }
+        let failure = self.exchanges.get(&ex).map(|e| e.state_lost(&self.policy.name));
+        self.give_back(ex, failure);
+    }
+
+    /// Whether this call would meet a session without the state that its client counts on.
+    fn is_outdated(&self, ex: ExId) -> bool {
+        self.exchanges.get(&ex).is_some_and(|e| {
+            let unheard = || self.latches.get(&e.latch).is_some_and(|l| l.emptied == Emptied::Unheard);
+            self.policy.stateful && e.class != RetryClass::Always && (e.outdated || unheard())
+        })
     }
 
     /// Whether a `ping` goes ahead of a call that may not repeat.

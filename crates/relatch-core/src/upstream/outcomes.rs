@@ -11,8 +11,8 @@ use super::{Absence, Attempt, Machine, Outcome, Purpose, Reach};
 use crate::effect::{Connection, Effect, Failure, What};
 use crate::exchange::{Client, Delivery, ExState, Exchange, Verdict, verdict};
 use crate::input::{Answer, Cut, CutKind, Keep, Refusal};
-use crate::latch::Latch;
 use crate::latch::reading::{self, Reading};
+use crate::latch::{Emptied, Latch};
 use crate::{AttemptId, ExId, LatchId, policy};
 
 impl Machine {
@@ -175,9 +175,8 @@ impl Machine {
             self.out.push(Effect::Drop { attempt: id });
             self.give_back(ex, Some(failure));
         } else if stateful && exchange.class != RetryClass::Always {
-            let failure = exchange.state_lost(&name);
             self.out.push(Effect::Drop { attempt: id });
-            self.give_back(ex, Some(failure));
+            self.tell_emptied(attempt.latch, ex, Emptied::Heard(attempt.generation));
         } else if fresh_refused || misled > policy::REPLICA_PINGS || exchange.sendings >= policy::SENDINGS {
             self.pass_refusal(id, ex, Executed::No);
         } else {
