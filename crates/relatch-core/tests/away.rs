@@ -457,3 +457,47 @@ fn a_server_that_does_not_answer_the_resumption_is_given_up_after_five_seconds()
         "answer 2 delivery-unknown executed=unknown",
     );
 }
+
+#[test]
+fn a_session_that_does_not_answer_when_its_endpoint_is_back_gets_its_delete() {
+    let mut w = World::bound();
+    w.passes(11_000);
+    w.call(2);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    // Somebody else answers at the address, so the session may live.
+    w.refused(4, 404, "<html>nginx</html>");
+    says!(w.waits(1_000), "send #5 g1 ping");
+    says!(w.waits(2_000), "abort #5", "send #6 g3 initialize");
+    says!(w.session(6), "send #7 g3 initialized");
+    says!(w.answered(7), "send #8 g1 delete", "send #9 g3 exchange 2");
+}
+
+#[test]
+fn who_refuses_credentials_is_there() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.no_connection(1);
+    assert_eq!(w.state(), State::Down);
+    says!(w.waits(1_000), "send #2 g2 initialize of 1");
+    w.refused_with(2, relatch_core::input::Refusal { challenge: true, ..world::refusal(401, "") });
+    assert_ne!(w.state(), State::Down);
+    assert_eq!(w.conditions(), ["credentials-refused"]);
+}
+
+#[test]
+fn the_rest_of_a_cancelled_call_is_not_waited_for() {
+    let mut w = World::bound();
+    w.call(2);
+    w.begun(3);
+    w.cut(3, Cut { resumable: true, ..world::cut_of(true, "closed") });
+    says!(w.waits(2_000), "send #4 g1 resume #3");
+    w.begun(4);
+    says!(
+        w.tell(1, 9, relatch_core::input::Told::Cancelled(relatch_wire::request_id::RequestId::number(2))),
+        "send #5 g1 note 9"
+    );
+    w.answered(5);
+    w.passes(25_000);
+    assert!(w.is_over(2));
+    assert!(!w.under_way.contains_key(&4), "the resumed stream is still read");
+}

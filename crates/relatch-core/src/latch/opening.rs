@@ -81,11 +81,13 @@ impl Machine {
             }
             Outcome::Refused(refusal) => match reading::read_door(&refusal) {
                 Door::Credentials => {
+                    self.mark_back();
                     self.tracker.credentials(self.now, false, &name);
                     self.challenge(attempt.latch, id, &[ex]);
                     self.ended(attempt.latch);
                 }
                 Door::Refused => {
+                    self.mark_back();
                     let cause = format!("`initialize` was refused with HTTP {}", refusal.status);
                     self.tracker.handshake(self.now, &cause);
                     self.pass_refusal(id, ex, Executed::No);

@@ -227,7 +227,8 @@ impl Machine {
                 after: None,
             }),
             Outcome::Limit => {
-                self.set_doubt(id, Doubtful::Gone);
+                // Whoever says nothing may live, and gets its DELETE when another is bound.
+                self.set_doubt(id, Doubtful::Replaced);
                 let handshake = self.begin_handshake(id);
                 self.scout_goes_on(handshake);
             }
@@ -312,6 +313,7 @@ impl Machine {
                     loss.trouble = None;
                     latch.state = LatchState::Parked(loss);
                     let name = self.policy.name.clone();
+                    self.mark_back();
                     self.tracker.credentials(self.now, false, &name);
                     self.challenge(latch_id, id, &waiting);
                     return;

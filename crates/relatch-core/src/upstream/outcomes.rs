@@ -35,6 +35,10 @@ impl Machine {
             Outcome::Cut(cut) => self.exchange_cut(id, attempt, ex, &cut),
             Outcome::Limit => {
                 // Only one that its client has cancelled has a limit.
+                let rest = self.attempts.of(attempt.latch).find(|(_, a)| a.purpose == Purpose::Resume(id));
+                if let Some(rest) = rest.map(|(rest, _)| rest) {
+                    self.abort(rest);
+                }
                 let cause = "the client cancelled it, and no answer came".to_owned();
                 let cut = Cut { wrote: true, kind: CutKind::Garbled, cause, resumable: false, retry: None };
                 self.exchange_cut(id, attempt, ex, &cut);
