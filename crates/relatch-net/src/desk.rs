@@ -332,10 +332,8 @@ impl Desk {
         self.exchanges
             .iter()
             .map(|(ex, exchange)| {
-                let sent = exchange
-                    .attempts
-                    .iter()
-                    .any(|attempt| self.attempts.get(attempt).is_some_and(|attempt| !attempt.ended));
+                // One that has ended stays while its answer is judged, or while the rest of its stream is fetched.
+                let sent = exchange.attempts.iter().any(|attempt| self.attempts.contains_key(attempt));
                 (*ex, sent)
             })
             .filter(|(_, sent)| all || !sent)

@@ -222,6 +222,67 @@ async fn a_cut_stream_that_numbered_its_events_is_resumed() {
     assert_eq!(server.methods().iter().filter(|method| *method == "tools/call").count(), 1);
 }
 
+#[tokio::test]
+async fn a_call_whose_stream_is_resumed_has_time_for_its_answer_at_shutdown() {
+    let (told, mut tell) = mpsc::unbounded_channel::<Voice>();
+    let manners = Arc::new(Mutex::new(0));
+    let server = Server::start(move |seen| {
+        let (told, manners) = (told.clone(), Arc::clone(&manners));
+        async move {
+            match (seen.verb.clone(), seen.method().as_str()) {
+                (Method::GET, _) if seen.header("last-event-id").is_some() => {
+                    *manners.lock().unwrap() += 1;
+                    let (voice, said) = sse();
+                    told.send(voice).unwrap();
+                    said
+                }
+                (Method::GET, _) => say(405, "", ""),
+                (_, "initialize") => {
+                    let mut said = json(format!(
+                        r#"{{"jsonrpc":"2.0","id":{},"result":{{"protocolVersion":"2025-11-25","capabilities":{{}},"serverInfo":{{"name":"s","version":"1"}}}}}}"#,
+                        seen.id()
+                    ));
+                    said.headers_mut().insert("mcp-session-id", "s1".parse().unwrap());
+                    said
+                }
+                (_, "tools/call") => {
+                    let (voice, said) = sse();
+                    told.send(voice).unwrap();
+                    said
+                }
+                (_, "ping") => json(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, seen.id())),
+                _ => say(202, "", ""),
+            }
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let asking = tokio::spawn({
+        let client = client.clone();
+        async move { client.call(1, "t").await }
+    });
+    let voice = soon("the call arrives", tell.recv()).await.unwrap();
+    voice.raw("retry: 10\nid: e1\ndata:\n\n").await;
+    voice.raw("id: e2\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"n\":1}}\n\n").await;
+    let mut answer = asking.await.unwrap();
+    assert_eq!(answer.event_json().await["params"]["n"], 1);
+    voice.cut().await;
+    let voice = soon("the stream is resumed", tell.recv()).await.unwrap();
+    let at = world.at;
+    let stopping = tokio::spawn(world.stop());
+    // Nobody is let in any more, so what was not sent has been given back by now.
+    soon("the side closes", async {
+        while tokio::net::TcpStream::connect(at).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    voice.event(r#"{"jsonrpc":"2.0","id":1,"result":{"n":2}}"#).await;
+    assert_eq!(answer.event().await.unwrap(), r#"{"jsonrpc":"2.0","id":1,"result":{"n":2}}"#);
+    stopping.abort();
+}
+
 /// An ordinary server with this tool.
 async fn listing(at: std::net::SocketAddr, tool: &'static str) -> Server {
     static STARTS: AtomicUsize = AtomicUsize::new(0);
