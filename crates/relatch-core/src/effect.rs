@@ -76,7 +76,8 @@ pub enum Effect {
         /// Which one.
         note: NoteId,
     },
-    /// The client's message is let go; where it was not accepted yet, it is (202).
+    /// The client's message is let go; where it was not accepted yet, its upstream's refusal goes back, or else it is
+    /// taken (202).
     DropNote {
         /// Which one.
         note: NoteId,

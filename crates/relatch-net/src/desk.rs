@@ -76,6 +76,8 @@ pub(crate) struct Note {
     pub(crate) cancels: Option<RequestId>,
     /// Who waits to hear that it was taken.
     pub(crate) reply: Option<oneshot::Sender<NoteReply>>,
+    /// How the upstream refused it.
+    pub(crate) refused: Option<Refused>,
 }
 
 /// What becomes of a client's message.
@@ -346,6 +348,13 @@ impl Desk {
             // Who waited may have left.
             drop(reply.send(NoteReply::Accepted));
         }
+    }
+
+    /// A message is let go; whoever waits to hear of it hears the upstream's refusal, if there was one.
+    pub(crate) fn let_go(&mut self, note: NoteId) {
+        let Some(Note { reply: Some(reply), refused, .. }) = self.notes.remove(&note) else { return };
+        // Who waited may have left.
+        drop(reply.send(refused.map_or(NoteReply::Accepted, NoteReply::Refused)));
     }
 }
 

@@ -21,7 +21,7 @@ use relatch_wire::{Envelope, method};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::desk::{Desk, Kept, NoteReply, Refused};
+use crate::desk::{Desk, Kept, Refused};
 use crate::exchange::{Final, Piece, Shape};
 use crate::keeper::Common;
 use crate::upstream::attempt;
@@ -140,21 +140,13 @@ impl Upstream {
             ending.ended = true;
             ending.answer = kept.clone();
             let (what, resumable) = (ending.what.clone(), ending.last_event.is_some());
-            // Whoever waits to hear of a message hears the upstream's refusal, if the machine lets the message go.
-            let hears = match (&what, &kept) {
-                (What::Note(note), Some(Kept::Refused(refused))) => {
-                    let reply = inside.desk.notes.get_mut(note).and_then(|note| note.reply.take());
-                    reply.map(|reply| (*note, reply, refused.clone()))
-                }
-                _ => None,
-            };
+            if let (What::Note(note), Some(Kept::Refused(refused))) = (&what, &kept)
+                && let Some(note) = inside.desk.notes.get_mut(note)
+            {
+                note.refused = Some(refused.clone());
+            }
             self.step(&mut inside, input, &mut later);
             let desk = &mut inside.desk;
-            if let Some((note, reply, refused)) = hears {
-                let goes_on = desk.notes.contains_key(&note);
-                // Who waited may have left.
-                drop(reply.send(if goes_on { NoteReply::Accepted } else { NoteReply::Refused(refused) }));
-            }
             match what {
                 What::Exchange { .. } | What::Initialize { ex: Some(_) } => {
                     // Without an answer there is nothing left to name, unless its stream may be resumed.
@@ -289,10 +281,7 @@ impl Upstream {
                 }
             }
             Effect::Accept { note } => desk.accept(note),
-            Effect::DropNote { note } => {
-                desk.accept(note);
-                desk.notes.remove(&note);
-            }
+            Effect::DropNote { note } => desk.let_go(note),
             Effect::Tell { latch, tell } => {
                 if let Some(latch) = desk.latches.get(&latch) {
                     latch.outbox.push(telling(&tell));

@@ -216,7 +216,7 @@ impl Upstream {
         };
         self.fact_after(
             |desk| {
-                desk.notes.insert(note, Note { latch, arrival, cancels, reply: Some(reply) });
+                desk.notes.insert(note, Note { latch, arrival, cancels, reply: Some(reply), refused: None });
                 true
             },
             Input::Told { latch, note, told },

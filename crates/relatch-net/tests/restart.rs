@@ -582,3 +582,35 @@ async fn a_held_call_is_heard_of_after_ten_seconds_and_its_progress_after_twenty
     assert_eq!(answer.event_json().await["id"], 5);
     assert_eq!(server.seen(|seen| seen.method() == "tools/call").len(), 1);
 }
+
+#[tokio::test]
+async fn a_client_never_hears_by_a_notification_that_its_upstream_session_is_gone() {
+    let restarted = Arc::new(AtomicUsize::new(0));
+    let server = Server::start({
+        let restarted = Arc::clone(&restarted);
+        move |seen| {
+            let restarted = Arc::clone(&restarted);
+            async move {
+                let said = |result: &str| json(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, seen.id()));
+                let now = restarted.load(Ordering::SeqCst);
+                if seen.method() == "initialize" {
+                    let mut said = said(r#"{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"s","version":"1"}}"#);
+                    said.headers_mut().insert("mcp-session-id", format!("s{now}").parse().unwrap());
+                    // It restarts before it hears of `initialized`.
+                    restarted.store(1, Ordering::SeqCst);
+                    return said;
+                }
+                match seen.header("mcp-session-id") == Some(&format!("s{now}")) {
+                    false => say(404, "text/plain", "session not found"),
+                    true if seen.method().starts_with("notifications/") => say(202, "", ""),
+                    true => said("{}"),
+                }
+            }
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    // `opened` asserts that `initialized` is answered 202.
+    let client = world.opened().await;
+    assert!(client.call(1, "t").await.json().await["result"].is_object());
+}

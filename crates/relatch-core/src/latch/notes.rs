@@ -164,6 +164,7 @@ impl Machine {
             Some((current, _, told, accepted)) if *current == id => Some((told.clone(), *accepted)),
             _ => None,
         };
+        let taken = queued.as_ref().map(|(_, accepted)| *accepted);
         if queued.is_some() {
             latch.note = None;
         }
@@ -195,8 +196,19 @@ impl Machine {
                     latch.notes.push_front((note, told, Accepted::Yes));
                 }
             }
-            // Letting a message go says 202 where nothing has yet.
-            None => self.out.push(Effect::DropNote { note }),
+            None => {
+                let unheard = !matches!(taken, Some(Accepted::Yes));
+                // A client that is told 404 takes its session for gone, and an absence is not its business.
+                if let Outcome::Refused(refusal) = &outcome
+                    && unheard
+                    && (again
+                        || refusal.status == 404
+                        || matches!(reading::read(refusal, has_id), Reading::Gateway | Reading::NotMcp))
+                {
+                    self.out.push(Effect::Accept { note });
+                }
+                self.out.push(Effect::DropNote { note });
+            }
         }
         match outcome {
             Outcome::Refused(_) if again => {
