@@ -35,13 +35,13 @@ pub(crate) enum Piece {
     Final(Final),
 }
 
-/// A part of a long answer; the channel's end is the answer's.
+/// A part of a long answer. Only [`Chunk::End`] says that it is whole: a channel that just ends has broken off.
 #[derive(Debug)]
 pub(crate) enum Chunk {
     /// The next bytes.
     Bytes(Bytes),
-    /// The rest will never come.
-    Broken,
+    /// There is no more: the answer is whole.
+    End,
 }
 
 /// How an answer came from its server.

@@ -101,6 +101,18 @@ pub(crate) fn lost_answer(upstream: &str, id: &RequestId) -> Bytes {
     .to_message(Some(id))
 }
 
+/// A long answer came while its client was away.
+pub(crate) fn not_kept(upstream: &str, id: &RequestId) -> Bytes {
+    own(
+        upstream,
+        Code::AnswerBroken,
+        Executed::Unknown,
+        format!("The answer of `{upstream}` came while the client was away, and was too long to be kept. The call has run."),
+        "Call again only if it may run twice",
+    )
+    .to_message(Some(id))
+}
+
 /// The session has ended under a request.
 pub(crate) fn session_ended(upstream: &str, id: &RequestId) -> Bytes {
     own(

@@ -164,3 +164,23 @@ async fn a_client_that_leaves_a_long_answer_disturbs_nobody() {
     drop(answer);
     assert!(client.call(8, "long").await.text().await.ends_with(r#""},"id":8}"#));
 }
+
+#[tokio::test]
+async fn a_long_answer_whose_session_is_ended_in_the_middle_does_not_look_whole() {
+    let _alone = alone().await;
+    let server = speaking(LONG, false, true).await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    // So much waits for a client that reads nothing further that the end can't be on its way yet.
+    let mut answer = client.call(7, "long").await;
+    assert!(answer.chunk().await.unwrap().is_ok());
+    client.send(http::Method::DELETE, "/x/mcp", Bytes::new(), &[]).await;
+    let broken = loop {
+        match answer.chunk().await {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => break true,
+            None => break false,
+        }
+    };
+    assert!(broken, "an answer that was cut ends as a broken body");
+}

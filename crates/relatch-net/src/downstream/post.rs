@@ -332,24 +332,26 @@ async fn collect_answer(mut asked: Asked) -> Result<Bytes, Refusal> {
         match asked.pieces.recv().await {
             None => return Ok(words::session_ended(asked.upstream(), &asked.id)),
             Some(Piece::Begun | Piece::Early | Piece::Event(..)) => {}
-            Some(Piece::Long { mut chunks, .. }) => {
-                while let Some(chunk) = chunks.recv().await {
-                    match chunk {
-                        Chunk::Bytes(bytes) if long.len() + bytes.len() <= MAX_BODY => {
-                            long.extend_from_slice(&bytes);
-                        }
-                        Chunk::Bytes(_) => {
-                            return Ok(rpc_error(
-                                Some(&asked.id),
-                                relatch_wire::failure::Code::BodyTooLarge.number(),
-                                "The answer is larger than 32 MiB, too large for a batch. The call may have run.",
-                                None,
-                            ));
-                        }
-                        Chunk::Broken => long.clear(),
+            Some(Piece::Long { mut chunks, .. }) => loop {
+                match chunks.recv().await {
+                    Some(Chunk::Bytes(bytes)) if long.len() + bytes.len() <= MAX_BODY => {
+                        long.extend_from_slice(&bytes);
+                    }
+                    Some(Chunk::Bytes(_)) => {
+                        return Ok(rpc_error(
+                            Some(&asked.id),
+                            relatch_wire::failure::Code::BodyTooLarge.number(),
+                            "The answer is larger than 32 MiB, too large for a batch. The call may have run.",
+                            None,
+                        ));
+                    }
+                    Some(Chunk::End) => break,
+                    None => {
+                        long.clear();
+                        break;
                     }
                 }
-            }
+            },
             Some(Piece::Final(Final::Message { text, .. })) => return Ok(text),
             Some(Piece::Final(Final::Whole)) => return Ok(long.freeze()),
             Some(Piece::Final(Final::Challenge { status, headers, body, .. })) => {

@@ -136,10 +136,11 @@ fn typed(kind: &'static str, body: Body) -> Response<Body> {
 
 /// A long answer as the whole body.
 async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out) {
-    while let Some(chunk) = chunks.recv().await {
-        let piece = match chunk {
-            Chunk::Bytes(bytes) => Ok(bytes),
-            Chunk::Broken => Err(Aborted),
+    loop {
+        let piece = match chunks.recv().await {
+            Some(Chunk::Bytes(bytes)) => Ok(bytes),
+            Some(Chunk::End) => break,
+            None => Err(Aborted),
         };
         let broken = piece.is_err();
         if out.send(piece).await.is_err() || broken {

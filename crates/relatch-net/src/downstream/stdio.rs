@@ -340,14 +340,14 @@ async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Opt
             Some(Piece::Long { mut chunks, .. }) => {
                 let kept = async {
                     let mut spool = Spool::open().await?;
-                    while let Some(chunk) = chunks.recv().await {
-                        match chunk {
-                            Chunk::Bytes(bytes) => spool.append(&bytes).await?,
+                    loop {
+                        match chunks.recv().await {
+                            Some(Chunk::Bytes(bytes)) => spool.append(&bytes).await?,
+                            Some(Chunk::End) => return Ok::<_, io::Error>(Some(spool)),
                             // An error follows in its place.
-                            Chunk::Broken => return Ok(None),
+                            None => return Ok(None),
                         }
                     }
-                    Ok::<_, io::Error>(Some(spool))
                 };
                 match kept.await {
                     Ok(kept) => spool = kept,

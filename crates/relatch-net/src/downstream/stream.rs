@@ -307,29 +307,36 @@ impl Stream {
     }
 
     /// A long answer as an event; one that breaks is voided, and an error follows as the next piece. It is too long to
-    /// be kept, so it can't be resumed.
+    /// be kept: a client that comes back after it is told so.
     async fn long(&mut self, mut chunks: mpsc::Receiver<Chunk>) {
         let mut framed = BytesMut::new();
         sse::begin_event(&mut framed, None, None, b"");
         let mut after_cr = false;
-        while let Some(chunk) = chunks.recv().await {
-            match chunk {
-                Chunk::Bytes(bytes) => {
+        loop {
+            match chunks.recv().await {
+                Some(Chunk::Bytes(bytes)) => {
                     // A line break of two bytes may be cut in two.
                     let cut = after_cr && bytes.starts_with(b"\n");
                     after_cr = bytes.ends_with(b"\r");
                     sse::continue_event(&mut framed, bytes.get(usize::from(cut)..).unwrap_or_default());
                     self.send(framed.split().freeze()).await;
                 }
-                Chunk::Broken => {
+                Some(Chunk::End) => {
+                    sse::end_event(&mut framed);
+                    self.send(framed.freeze()).await;
+                    break;
+                }
+                None => {
                     sse::void_event(&mut framed);
                     self.send(framed.freeze()).await;
                     return;
                 }
             }
         }
-        sse::end_event(&mut framed);
-        self.send(framed.freeze()).await;
+        if matches!(self.reader, Reader::Away(_)) {
+            let text = words::not_kept(self.asked.upstream(), &self.asked.id);
+            self.event(&text).await;
+        }
     }
 }
 

@@ -132,7 +132,8 @@ async fn run(up: Arc<Upstream>, job: Job) {
         }
         End::Passed(chunks) => {
             up.answered(of, Kept::Passed);
-            drop(chunks);
+            // Who reads it may have left.
+            drop(chunks.send(Chunk::End).await);
             resumed(&up, attempt, of);
             drain(reply).await;
         }
@@ -272,9 +273,9 @@ async fn long(up: &Arc<Upstream>, job: &Job, reply: &mut Reply, head: Bytes) -> 
     loop {
         match reply.chunk().await {
             Some(Ok(chunk)) => passage.put(&chunk).await,
-            Some(Err(broken)) => return passage.broken(words_of(broken, None)).await,
+            Some(Err(broken)) => return End::Cut(words_of(broken, None)),
             None if passage.complete() => return passage.end(),
-            None => return passage.broken(garbled("the answer ended in the middle".to_owned())).await,
+            None => return End::Cut(garbled("the answer ended in the middle".to_owned())),
         }
     }
 }
@@ -335,11 +336,6 @@ impl Passage {
 
     pub(crate) fn end(self) -> End {
         End::Passed(self.chunks)
-    }
-
-    pub(crate) async fn broken(self, cut: Cut) -> End {
-        drop(self.chunks.send(Chunk::Broken).await);
-        End::Cut(cut)
     }
 }
 

@@ -109,8 +109,8 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                 SseItem::LongEnd => match std::mem::replace(&mut long, Long::None) {
                     Long::None => {}
                     Long::Passing(passage) if passage.complete() => return passage.end(),
-                    Long::Passing(passage) => {
-                        return passage.broken(garbled("the answer ended in the middle".to_owned())).await;
+                    Long::Passing(_) => {
+                        return End::Cut(garbled("the answer ended in the middle".to_owned()));
                     }
                     Long::Collecting(all, _) => match sift(up, job, all.freeze()).await {
                         Ok(Some(answer)) => return End::Answered(answer, true),
@@ -122,7 +122,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                     // A stream that merely ended has its own words.
                     let cut = end.clone().unwrap_or_else(|| garbled(why));
                     return match std::mem::replace(&mut long, Long::None) {
-                        Long::Passing(passage) => passage.broken(cut).await,
+                        Long::Passing(_) => End::Cut(cut),
                         Long::None | Long::Collecting(..) => End::Cut(resumable(up, job, cut)),
                     };
                 }
