@@ -9,6 +9,7 @@
 
 pub mod effect;
 pub mod exchange;
+pub mod fault;
 pub mod health;
 pub mod ids;
 pub mod input;

@@ -105,8 +105,8 @@ pub const LIVELY_MS: u64 = 10_000;
 pub const REPLICA_PINGS: u32 = 3;
 /// Handshakes without an answered request in between before a latch rests.
 pub const FLAPS: u32 = 3;
-/// A session that lived for so long is none of them.
-pub const STEADY_MS: u64 = 60_000;
+/// A session that lived for so long is none of them: servers that end idle sessions are not broken.
+pub const STEADY_MS: u64 = 10_000;
 /// The first rest; it doubles.
 pub const REST_MS: u64 = 5_000;
 /// The longest rest.

@@ -26,6 +26,8 @@ pub(crate) struct Exchange {
     pub(crate) deadline: Option<At>,
     /// An attempt of it has been written since the deadline was set.
     pub(crate) written: bool,
+    /// A sending of it ended without a word on whether it ran.
+    pub(crate) maybe_ran: bool,
     /// How often it was written, refusals included.
     pub(crate) sendings: u32,
     /// Sessions that have seen its id.
@@ -86,6 +88,7 @@ impl Exchange {
             state: ExState::Waiting,
             deadline: None,
             written: false,
+            maybe_ran: false,
             sendings: 0,
             seen_by: BTreeSet::new(),
             refused_by: BTreeSet::new(),

@@ -79,12 +79,12 @@ impl Exchange {
     pub(crate) fn held_too_long(&self, upstream: &str, code: Code, waited: u64, cause: &str) -> Failure {
         let what = self.title();
         // A handshake runs nothing: without its answer there is no session, and that is all.
-        let (ran, tail) = if self.ask.method == method::INITIALIZE {
-            (Executed::No, "No session was opened.".to_owned())
-        } else if self.sendings == 0 || self.executed_when_waiting() == Executed::No {
-            (Executed::No, format!("`{what}` did not run."))
-        } else {
-            (Executed::Unknown, format!("`{what}` got no answer."))
+        let (ran, tail) = match self.ran() {
+            Executed::No if self.ask.method == method::INITIALIZE => {
+                (Executed::No, "No session was opened.".to_owned())
+            }
+            Executed::No => (Executed::No, format!("`{what}` did not run.")),
+            Executed::Unknown => (Executed::Unknown, format!("`{what}` got no answer.")),
         };
         Failure::new(code, ran, format!("`{upstream}` did not answer within {}. {tail}", seconds(waited)))
             .cause(cause)
@@ -104,35 +104,45 @@ impl Exchange {
         .hint(format!("Check the address of `{upstream}`; its path is often `/mcp`"))
     }
 
-    /// What waits again was refused or never written, unless it may always repeat.
-    fn executed_when_waiting(&self) -> Executed {
-        match self.class {
-            relatch_wire::method::RetryClass::Always => Executed::Unknown,
-            relatch_wire::method::RetryClass::IfNotDelivered | relatch_wire::method::RetryClass::Never => {
-                Executed::No
-            }
+    /// Whether any sending of it so far may have run.
+    pub(crate) fn ran(&self) -> Executed {
+        if self.maybe_ran && self.ask.method != method::INITIALIZE { Executed::Unknown } else { Executed::No }
+    }
+
+    /// The same, of one more sending of which this is known.
+    pub(crate) fn ran_with(&self, this: Executed) -> Executed {
+        if this == Executed::Unknown { this } else { self.ran() }
+    }
+
+    /// The same in words.
+    fn ran_words(&self) -> &'static str {
+        match self.ran() {
+            Executed::No => "did not run",
+            Executed::Unknown => "may have run",
         }
     }
 
     /// Too many wait already.
     pub(crate) fn too_many_waiting(&self, upstream: &str, bound: usize, whose: &str) -> Failure {
-        let what = self.title();
+        let (what, ran) = (self.title(), self.ran_words());
         Failure::new(
             Code::HoldFull,
-            Executed::No,
-            format!("{bound} requests already wait for `{upstream}`, the bound for one {whose}. `{what}` did not run."),
+            self.ran(),
+            format!(
+                "{bound} requests already wait for `{upstream}`, the bound for one {whose}. `{what}` {ran}."
+            ),
         )
         .hint(format!("Call again when `{upstream}` answers; `relatch status {upstream}` shows it"))
     }
 
     /// The session is renewed again and again.
     pub(crate) fn flapping(&self, upstream: &str, rest: u64) -> Failure {
-        let what = self.title();
+        let (what, ran) = (self.title(), self.ran_words());
         Failure::new(
             Code::SessionFlapping,
-            Executed::No,
+            self.ran(),
             format!(
-                "`{upstream}` refused every new session before it answered a request; relatch rests for {}. `{what}` did not run.",
+                "`{upstream}` refused every new session before it answered a request; relatch rests for {}. `{what}` {ran}.",
                 seconds(rest)
             ),
         )
@@ -141,11 +151,11 @@ impl Exchange {
 
     /// The session held work, which is gone.
     pub(crate) fn state_lost(&self, upstream: &str) -> Failure {
-        let what = self.title();
+        let (what, ran) = (self.title(), self.ran_words());
         Failure::new(
             Code::StateLost,
-            Executed::No,
-            format!("The session of `{upstream}` was renewed and its state is gone. `{what}` did not run."),
+            self.ran(),
+            format!("The session of `{upstream}` was renewed and its state is gone. `{what}` {ran}."),
         )
         .hint("Build the state up again, then call again".to_owned())
     }
@@ -187,7 +197,7 @@ impl Exchange {
 
     /// The address sends relatch elsewhere.
     pub(crate) fn redirected(&self, upstream: &str, location: Option<&str>, ran: Executed) -> Failure {
-        let what = self.title();
+        let (what, ran) = (self.title(), self.ran_with(ran));
         let tail = match ran {
             Executed::No => "did not run",
             Executed::Unknown => "may have run",
@@ -203,11 +213,11 @@ impl Exchange {
 
     /// TLS says no.
     pub(crate) fn certificate(&self, upstream: &str, cause: &str) -> Failure {
-        let what = self.title();
+        let (what, ran) = (self.title(), self.ran_words());
         Failure::new(
             Code::CertificateRefused,
-            Executed::No,
-            format!("The certificate of `{upstream}` is not accepted. `{what}` did not run."),
+            self.ran(),
+            format!("The certificate of `{upstream}` is not accepted. `{what}` {ran}."),
         )
         .cause(cause)
         .hint("Check the server's certificate and this machine's clock and trust store".to_owned())
@@ -215,11 +225,11 @@ impl Exchange {
 
     /// DNS says no.
     pub(crate) fn unknown_host(&self, upstream: &str, cause: &str) -> Failure {
-        let what = self.title();
+        let (what, ran) = (self.title(), self.ran_words());
         Failure::new(
             Code::UnknownHost,
-            Executed::No,
-            format!("The host name of `{upstream}` is unknown. `{what}` did not run."),
+            self.ran(),
+            format!("The host name of `{upstream}` is unknown. `{what}` {ran}."),
         )
         .cause(cause)
         .hint(format!("Check the address of `{upstream}` and the name service"))
@@ -251,11 +261,11 @@ impl Exchange {
 
     /// It will not be back in time, and says so.
     pub(crate) fn come_back_later(&self, upstream: &str, retry_after: u64, cause: &str) -> Failure {
-        let what = self.title();
+        let (what, ran) = (self.title(), self.ran_words());
         let mut failure = Failure::new(
             Code::UpstreamBusy,
-            Executed::No,
-            format!("`{upstream}` asks to come back in {}. `{what}` did not run.", seconds(retry_after)),
+            self.ran(),
+            format!("`{upstream}` asks to come back in {}. `{what}` {ran}.", seconds(retry_after)),
         )
         .cause(cause)
         .hint(format!("Call again in {}", seconds(retry_after)));
@@ -265,11 +275,11 @@ impl Exchange {
 
     /// The handshake is refused by a server that speaks MCP.
     pub(crate) fn handshake_refused(&self, upstream: &str, cause: &str) -> Failure {
-        let what = self.title();
+        let (what, ran) = (self.title(), self.ran_words());
         Failure::new(
             Code::HandshakeRefused,
-            Executed::No,
-            format!("`{upstream}` refuses `initialize`. `{what}` did not run."),
+            self.ran(),
+            format!("`{upstream}` refuses `initialize`. `{what}` {ran}."),
         )
         .cause(cause)
         .hint(format!("Look at the log of the server behind `{upstream}`"))

@@ -62,6 +62,8 @@ pub(crate) struct Tracker {
     answer: Option<At>,
     /// When servers that do not share sessions were last seen.
     not_shared: Option<At>,
+    /// When a client's own handshake was last refused.
+    opening_refused: Option<At>,
     /// Something has failed since.
     bad: bool,
     /// Healthy since, while it is.
@@ -87,6 +89,7 @@ impl Tracker {
             heard: None,
             answer: None,
             not_shared: None,
+            opening_refused: None,
             bad: false,
             well_since: None,
             unsettled: None,
@@ -103,6 +106,10 @@ impl Tracker {
 
     pub(crate) fn last_heard(&self) -> Option<At> {
         self.heard
+    }
+
+    pub(crate) fn last_answer(&self) -> Option<At> {
+        self.answer
     }
 
     pub(crate) fn bad_news(&self) -> bool {
@@ -145,6 +152,10 @@ impl Tracker {
         if self.not_shared.is_some_and(|at| now.since(at) >= policy::NOT_SHARED_MS) {
             self.not_shared = None;
             self.conditions.remove("sessions-not-shared");
+        }
+        if self.opening_refused.is_some_and(|at| Fresh::new(at, now).is_none()) {
+            self.opening_refused = None;
+            self.conditions.remove("handshake-refused");
         }
     }
 
@@ -275,6 +286,12 @@ impl Tracker {
                 "Look at the log of the server".to_owned(),
             )),
         );
+    }
+
+    /// A client's own handshake was refused; if that does not go on, it is forgotten.
+    pub(crate) fn opening_refused(&mut self, now: At, cause: &str) {
+        self.handshake(now, cause);
+        self.opening_refused = Some(now);
     }
 
     /// The last latch that had this trouble has it no more.

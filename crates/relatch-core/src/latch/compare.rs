@@ -7,6 +7,7 @@ use relatch_wire::method::ListKind;
 use super::reading::{self, Reading};
 use super::{Gap, LatchState};
 use crate::effect::{Connection, Effect, Tell, What};
+use crate::fault::Fault;
 use crate::input::{CutKind, Listed};
 use crate::upstream::{Attempt, Machine, Outcome, Purpose, Why};
 use crate::{AttemptId, Gen, LatchId, journal, policy};
@@ -66,6 +67,17 @@ impl Machine {
         self.out.push(Effect::Record { latch: id });
     }
 
+    /// The client has seen something that may not be so any more.
+    pub(crate) fn compare_anew(&mut self, id: LatchId) {
+        let now = self.now;
+        let Some(latch) = self.latches.get_mut(&id) else { return };
+        latch.compare_at = now;
+        if let Gap::Comparing(attempt, ..) = std::mem::replace(&mut latch.gap, Gap::Open) {
+            self.abort(attempt);
+        }
+        self.dirty.insert(id);
+    }
+
     /// The comparison did not come to its end, and begins anew after this time at the earliest.
     fn compare_again(&mut self, id: LatchId, pause: u64) {
         let at = self.now.plus(pause);
@@ -112,7 +124,9 @@ impl Machine {
             }
             Outcome::Listed(Listed::Same) => {}
             Outcome::Listed(Listed::Differs(changes)) => {
-                self.out.push(Effect::Tell { latch: latch_id, tell: Tell::ListChanged(kind) });
+                if !self.planted(Fault::KeepsChangesSecret) {
+                    self.out.push(Effect::Tell { latch: latch_id, tell: Tell::ListChanged(kind) });
+                }
                 self.journal(journal::What::ListChanged, Some(latch_id), |entry| {
                     entry.subject = Some(kind.method().to_owned());
                     entry.detail = Some(changes);
@@ -146,7 +160,11 @@ impl Machine {
                     self.park(latch_id, attempt.generation);
                     return;
                 }
-                Reading::AboutRequest | Reading::WrongPlace | Reading::Redirected | Reading::Suspected => {
+                Reading::WrongPlace | Reading::Redirected | Reading::Suspected => {
+                    self.compare_again(latch_id, policy::COMPARE_EVERY_MS);
+                    return;
+                }
+                Reading::AboutRequest => {
                     let detail = format!("HTTP {}", refusal.status);
                     self.journal(journal::What::Skipped, Some(latch_id), |entry| {
                         entry.subject = Some(kind.method().to_owned());
@@ -154,7 +172,11 @@ impl Machine {
                     });
                 }
             },
-            Outcome::Cut(_) | Outcome::Answered(_) | Outcome::Limit | Outcome::Session(_) => {
+            Outcome::Limit => {
+                self.compare_again(latch_id, policy::COMPARE_EVERY_MS);
+                return;
+            }
+            Outcome::Cut(_) | Outcome::Answered(_) | Outcome::Session(_) => {
                 self.journal(journal::What::Skipped, Some(latch_id), |entry| {
                     entry.subject = Some(kind.method().to_owned());
                 });

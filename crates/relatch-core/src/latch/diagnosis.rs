@@ -10,7 +10,7 @@ use super::reading::{self, Door, Reading};
 use super::{Latch, LatchState};
 use crate::effect::{Connection, Effect, What};
 use crate::exchange::{Delivery, ExState};
-use crate::input::{Answer, SessionFacts};
+use crate::input::{Answer, Refusal, SessionFacts};
 use crate::upstream::{
     Absence, Attempt, Cleared, Machine, Outcome, Purpose, Question, door_words, executed_by, rpc_digest,
 };
@@ -173,11 +173,7 @@ impl Machine {
             return;
         };
         let now = self.now;
-        let rested = self
-            .latches
-            .get(&latch)
-            .is_some_and(|l| l.trial_at.is_none_or(|at| now.since(at) >= policy::TRIAL_EVERY_MS));
-        if !rested {
+        if !self.trial_is_due(latch) {
             self.settle_doubt(latch, attempt.generation, Finding::PassOn);
             return;
         }
@@ -196,6 +192,20 @@ impl Machine {
         if let Some(diagnosis) = self.diagnosis(latch, attempt.generation) {
             diagnosis.step = Asked::Trial(generation, same);
         }
+    }
+
+    fn trial_is_due(&self, latch: LatchId) -> bool {
+        let now = self.now;
+        self.latches
+            .get(&latch)
+            .is_some_and(|l| l.trial_at.is_none_or(|at| now.since(at) >= policy::TRIAL_EVERY_MS))
+    }
+
+    /// Whether this failure in answer to a `ping` is worth a diagnosis now: elsewhere it is what an absent server's
+    /// proxy says, and the next `ping` asks again.
+    pub(crate) fn may_try(&self, latch: LatchId, refusal: &Refusal<'_>) -> bool {
+        let plain = refusal.status == 503 && !reading::speaks_of_session(refusal.body);
+        !plain && self.trial_is_due(latch)
     }
 
     /// The session in doubt of the trial that this attempt belongs to.

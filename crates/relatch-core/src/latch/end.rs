@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use relatch_wire::failure::Executed;
-use relatch_wire::method::RetryClass;
 
 use super::{Farewell, Gap, LatchState, Step, StreamState};
 use crate::effect::Effect;
@@ -22,7 +21,7 @@ impl Machine {
         let mut live: BTreeSet<Gen> =
             latch.may_live().filter(|_| latch.has_id).into_iter().chain(trial).collect();
         live.extend(latch.old.iter().filter(|(_, f)| **f == Farewell::Delete).map(|(g, _)| *g));
-        if let LatchState::Relatching(_, generation, Step::Initialized(_) | Step::Rebuild(..)) = &latch.state
+        if let LatchState::Relatching(_, generation, Step::Rebuild(..)) = &latch.state
             && latch.has_id
         {
             live.insert(*generation);
@@ -43,11 +42,7 @@ impl Machine {
         for ex in exchanges {
             let Some(exchange) = self.exchanges.get(&ex) else { continue };
             let attempt = exchange.attempt();
-            let ran = if attempt.is_some() && exchange.class != RetryClass::Always {
-                Executed::Unknown
-            } else {
-                Executed::No
-            };
+            let ran = if attempt.is_some() { Executed::Unknown } else { exchange.ran() };
             let failure = exchange.session_ended(&name, ran);
             self.give_back(ex, Some(failure));
             if let Some(attempt) = attempt {

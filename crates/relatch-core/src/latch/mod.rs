@@ -73,8 +73,7 @@ pub(crate) struct Latch {
     pub(crate) lists: BTreeSet<ListKind>,
     pub(crate) stream: StreamState,
     pub(crate) trial_at: Option<At>,
-    /// It survived an outage: what it was told is told again before anything else.
-    pub(crate) stale: bool,
+    pub(crate) knows: Knows,
     pub(crate) gap: Gap,
     /// No comparison before this.
     pub(crate) compare_at: At,
@@ -146,8 +145,6 @@ pub(crate) enum Doubtful {
 pub(crate) enum Step {
     /// `initialize` is out.
     Handshake(AttemptId),
-    /// `notifications/initialized` is out.
-    Initialized(AttemptId),
     /// State is replayed, one request after the other.
     Rebuild(AttemptId, VecDeque<Replay>),
 }
@@ -155,10 +152,23 @@ pub(crate) enum Step {
 /// Something replayed into a new session.
 #[derive(Clone, Debug)]
 pub(crate) enum Replay {
+    /// `notifications/initialized`.
+    Initialized,
     /// Raw params of `logging/setLevel`.
     Level(String),
     /// Raw params of `resources/subscribe`.
     Subscribe(String),
+}
+
+/// Whether the session knows what its client has set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Knows {
+    /// Yes.
+    All,
+    /// Its client has set something in an older one meanwhile: it is told before anything else.
+    NotTheLatest,
+    /// It may have survived an outage, or may not: it is told everything again, or renewed where it could not say.
+    PerhapsNothing,
 }
 
 /// Whether the client already has its 202.
@@ -235,7 +245,7 @@ impl Latch {
             lists: BTreeSet::new(),
             stream: StreamState::Off,
             trial_at: None,
-            stale: false,
+            knows: Knows::All,
             gap: Gap::Closed,
             compare_at: now,
             old: BTreeMap::new(),
@@ -271,6 +281,19 @@ impl Latch {
             }
             LatchState::Opening(_) | LatchState::Bound(_) | LatchState::Doubted(..) | LatchState::Ended => {
                 None
+            }
+        }
+    }
+
+    /// The session that was to be replaced by this one gets its farewell: it may live still, or is only to be forgotten.
+    pub(crate) fn part_from_older(&mut self, generation: Gen) {
+        let Some(loss) = self.loss() else { return };
+        let lives = loss.may_live().is_some();
+        if let Some(older) = loss.generation.filter(|older| *older != generation) {
+            if lives {
+                self.old.insert(older, Farewell::Delete);
+            } else {
+                self.old.entry(older).or_insert(Farewell::Forget);
             }
         }
     }

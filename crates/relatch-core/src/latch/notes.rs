@@ -6,10 +6,11 @@ use super::reading::{self, Reading};
 use super::{Accepted, LatchState};
 use crate::effect::{Connection, Effect, What};
 use crate::exchange::{Client, ExState};
+use crate::fault::Fault;
 use crate::input::Told;
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose, Why};
 use crate::{AttemptId, ExId, Gen, LatchId, NoteId, journal, policy};
-use relatch_wire::failure::{Code, Executed};
+use relatch_wire::failure::Code;
 use relatch_wire::method;
 use relatch_wire::request_id::RequestId;
 
@@ -93,6 +94,7 @@ impl Machine {
 
     fn cancelled(&mut self, id: LatchId, note: NoteId, request: &RequestId) {
         let name = self.policy.name.clone();
+        let deaf = self.planted(Fault::SendsTheCancelled);
         let found: Option<ExId> =
             self.latches.get(&id).into_iter().flat_map(|l| &l.exchanges).copied().find(|ex| {
                 self.exchanges
@@ -104,8 +106,9 @@ impl Machine {
             return;
         };
         match exchange.state {
+            ExState::Waiting | ExState::Looking(_) if deaf => self.out.push(Effect::DropNote { note }),
             ExState::Waiting | ExState::Looking(_) => {
-                let failure = exchange.cancelled(&name, Executed::No);
+                let failure = exchange.cancelled(&name, exchange.ran());
                 self.out.push(Effect::DropNote { note });
                 self.give_back(ex, Some(failure));
             }
@@ -151,6 +154,9 @@ impl Machine {
             self.dirty.insert(id);
             return;
         }
+        if told == Told::Initialized {
+            self.out.push(Effect::Record { latch: id });
+        }
         let attempt = self.send_note(id, generation, note);
         if let Some(latch) = self.latches.get_mut(&id) {
             latch.note = Some((attempt, note, told, accepted));
@@ -180,7 +186,8 @@ impl Machine {
         };
         // An answer to a server's request is not queued at first; one that was never written waits for its turn.
         let kept = match queued {
-            Some((Told::Initialized, _)) => None,
+            // A session that has not heard of it yet is told again; another one is told by whoever binds it.
+            Some((Told::Initialized, _)) if !matches!(outcome, Outcome::Cut(_)) => None,
             Some((told, accepted)) => Some((told, accepted)),
             None if matches!(&outcome, Outcome::Cut(_)) && self.answerable(latch_id, attempt.generation) => {
                 Some((Told::Answer(Some(attempt.generation)), Accepted::NotYet))
@@ -192,8 +199,17 @@ impl Machine {
                 if accepted == Accepted::NotYet {
                     self.out.push(Effect::Accept { note });
                 }
+                let shuffles = self.planted(Fault::ShufflesNotes);
                 if let Some(latch) = self.latches.get_mut(&latch_id) {
-                    latch.notes.push_front((note, told, Accepted::Yes));
+                    if told == Told::Initialized {
+                        latch.announced = None;
+                        self.out.push(Effect::Record { latch: latch_id });
+                    }
+                    if shuffles {
+                        latch.notes.push_back((note, told, Accepted::Yes));
+                    } else {
+                        latch.notes.push_front((note, told, Accepted::Yes));
+                    }
                 }
             }
             None => {

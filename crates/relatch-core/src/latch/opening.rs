@@ -5,7 +5,7 @@
 use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door};
-use super::{Doubtful, Gap, Latch, LatchState, Loss};
+use super::{Doubtful, Gap, Knows, Latch, LatchState, Loss};
 use crate::effect::Effect;
 use crate::exchange::words;
 use crate::input::{Answer, CutKind, Restored};
@@ -24,7 +24,9 @@ impl Machine {
         latch.generation = restored.bound;
         latch.has_id = restored.has_id;
         latch.initialized = restored.initialized;
-        latch.announced = restored.bound;
+        latch.announced = restored.bound.filter(|_| restored.initialized);
+        // What was under way when the keeper ended may not have reached it.
+        latch.knows = Knows::NotTheLatest;
         latch.promised = restored.revision;
         latch.server = restored.server;
         latch.level = restored.level;
@@ -73,7 +75,7 @@ impl Machine {
                 let took = self.now.since(attempt.sent);
                 self.tracker.answered(self.now, "initialize", took, false);
                 if let Answer::Error { code, message } = answer {
-                    self.tracker.handshake(self.now, &words::refused_with(code, message));
+                    self.tracker.opening_refused(self.now, &words::refused_with(code, message));
                 }
                 self.out.push(Effect::Pass { ex, attempt: id });
                 self.forget(ex);
@@ -89,7 +91,7 @@ impl Machine {
                 Door::Refused => {
                     self.mark_back();
                     let cause = format!("`initialize` was refused with HTTP {}", refusal.status);
-                    self.tracker.handshake(self.now, &cause);
+                    self.tracker.opening_refused(self.now, &cause);
                     self.pass_refusal(id, ex, Executed::No);
                     self.ended(attempt.latch);
                 }

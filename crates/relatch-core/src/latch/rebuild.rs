@@ -8,31 +8,14 @@ use std::collections::VecDeque;
 use relatch_wire::failure::Code;
 
 use super::reading::{self, Reading};
-use super::{Doubtful, Emptied, Farewell, Gap, LatchState, Loss, Replay, Step, StreamState};
+use super::{Doubtful, Emptied, Farewell, Gap, Knows, LatchState, Loss, Replay, Step, StreamState};
 use crate::effect::{Connection, Effect, What};
+use crate::fault::Fault;
 use crate::input::{Answer, SessionFacts};
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose};
 use crate::{AttemptId, Gen, LatchId, journal, policy};
 
 impl Machine {
-    /// Tells the new session that its client is initialized, as the client has told its first.
-    pub(super) fn announce(&mut self, id: LatchId, generation: Gen) {
-        let attempt = self.send(
-            id,
-            generation,
-            What::Initialized,
-            Purpose::Initialized,
-            Connection::Young,
-            Some(policy::HANDSHAKE_STEP_MS),
-        );
-        let Some(latch) = self.latches.get_mut(&id) else { return };
-        latch.announced = Some(generation);
-        latch.initialized = true;
-        if let LatchState::Relatching(_, _, step) = &mut latch.state {
-            *step = Step::Initialized(attempt);
-        }
-    }
-
     /// The trial of a diagnosis has proved itself: it goes on as the new session.
     pub(crate) fn promote(&mut self, id: LatchId, old: Gen, generation: Gen, session: &SessionFacts) {
         self.lose(id, old);
@@ -50,20 +33,14 @@ impl Machine {
         if self.trial_initialized_over(id, attempt) {
             return;
         }
-        let latch_id = attempt.latch;
-        let Some(latch) = self.latches.get_mut(&latch_id) else { return };
-        if !matches!(&latch.state, LatchState::Relatching(_, _, Step::Initialized(a)) if *a == id) {
-            return;
+        if let Outcome::Cut(cut) = &outcome
+            && !cut.wrote
+            && let Some(latch) = self.latches.get_mut(&attempt.latch)
+        {
+            latch.announced = None;
+            self.out.push(Effect::Record { latch: attempt.latch });
         }
-        if self.gone_again(latch_id, attempt, &outcome) {
-            return;
-        }
-        if !matches!(outcome, Outcome::Answered(_)) {
-            self.skipped(latch_id, "notifications/initialized");
-        }
-        if let Some(loss) = self.latches.get(&latch_id).and_then(|l| l.loss().cloned()) {
-            self.rebuild(latch_id, attempt.generation, loss);
-        }
+        self.rebuild_over(id, attempt, outcome);
     }
 
     /// The new session was refused before it was bound.
@@ -79,9 +56,7 @@ impl Machine {
             }
             Outcome::Cut(cut) if !cut.wrote => {
                 latch.generation = Some(attempt.generation);
-                if let Some(older) = latch.may_live().filter(|older| *older != attempt.generation) {
-                    latch.old.insert(older, Farewell::Delete);
-                }
+                latch.part_from_older(attempt.generation);
                 if let LatchState::Relatching(loss, ..) = &latch.state {
                     let loss = Loss {
                         generation: Some(attempt.generation),
@@ -112,11 +87,20 @@ impl Machine {
     }
 
     /// Replays what the session has to know before requests go to it, and binds it.
-    fn rebuild(&mut self, id: LatchId, generation: Gen, loss: Loss) {
-        let Some(latch) = self.latches.get(&id) else { return };
+    pub(super) fn rebuild(&mut self, id: LatchId, generation: Gen, loss: Loss) {
+        let Some(latch) = self.latches.get_mut(&id) else { return };
+        latch.knows = Knows::All;
         let mut steps: VecDeque<Replay> = VecDeque::new();
+        if latch.announced != Some(generation) {
+            // As the client has told its first, or would have.
+            latch.initialized = true;
+            steps.push_back(Replay::Initialized);
+        }
         steps.extend(latch.level.clone().map(Replay::Level));
         steps.extend(latch.subscriptions.values().cloned().map(Replay::Subscribe));
+        if self.planted(Fault::SkipsRebuilding) {
+            steps.clear();
+        }
         self.next_step(id, generation, loss, steps);
     }
 
@@ -125,15 +109,26 @@ impl Machine {
             self.bind(id, generation, loss);
             return;
         };
-        let what = match replay {
-            Replay::Level(params) => What::SetLevel(params),
-            Replay::Subscribe(params) => What::Subscribe(params),
+        let announces = matches!(replay, Replay::Initialized);
+        let attempt = match replay {
+            Replay::Initialized => {
+                let limit = Some(policy::HANDSHAKE_STEP_MS);
+                self.send(id, generation, What::Initialized, Purpose::Initialized, Connection::Young, limit)
+            }
+            Replay::Level(params) => self.send_step(id, generation, What::SetLevel(params)),
+            Replay::Subscribe(params) => self.send_step(id, generation, What::Subscribe(params)),
         };
-        let limit = Some(policy::REBUILD_STEP_MS);
-        let attempt = self.send(id, generation, what, Purpose::Rebuild, Connection::Any, limit);
         if let Some(latch) = self.latches.get_mut(&id) {
+            if announces {
+                latch.announced = Some(generation);
+            }
             latch.state = LatchState::Relatching(loss, generation, Step::Rebuild(attempt, steps));
         }
+    }
+
+    fn send_step(&mut self, id: LatchId, generation: Gen, what: What) -> AttemptId {
+        let limit = Some(policy::REBUILD_STEP_MS);
+        self.send(id, generation, what, Purpose::Rebuild, Connection::Any, limit)
     }
 
     pub(crate) fn rebuild_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
@@ -148,7 +143,9 @@ impl Machine {
             return;
         }
         if !matches!(outcome, Outcome::Answered(Answer::Result)) {
-            self.skipped(latch_id, "a log level or subscription");
+            let announced = attempt.purpose == Purpose::Initialized;
+            let step = if announced { "notifications/initialized" } else { "a log level or subscription" };
+            self.skipped(latch_id, step);
         }
         self.next_step(latch_id, attempt.generation, loss, steps);
     }
@@ -158,15 +155,17 @@ impl Machine {
     pub(crate) fn freshen(&mut self, id: LatchId, generation: Gen) -> bool {
         let now = self.now;
         let Some(latch) = self.latches.get_mut(&id) else { return false };
-        if !latch.stale || !latch.initialized || !latch.wanted(now) {
+        if latch.knows == Knows::All || !latch.initialized || !latch.wanted(now) {
             return false;
         }
-        latch.stale = false;
-        if !latch.has_id {
+        let perhaps_nothing = latch.knows == Knows::PerhapsNothing;
+        latch.knows = Knows::All;
+        if perhaps_nothing && !latch.has_id {
             self.lose(id, generation);
             return true;
         }
-        if latch.level.is_none() && latch.subscriptions.is_empty() {
+        let told = latch.announced == Some(generation);
+        if told && latch.level.is_none() && latch.subscriptions.is_empty() {
             return false;
         }
         let loss = Loss::new(Some(generation), now, Doubtful::AskFirst);
@@ -178,6 +177,7 @@ impl Machine {
     fn bind(&mut self, id: LatchId, generation: Gen, loss: Loss) {
         let (now, stateful) = (self.now, self.policy.stateful);
         let Some(latch) = self.latches.get_mut(&id) else { return };
+        latch.part_from_older(generation);
         latch.state = LatchState::Bound(generation);
         self.dirty.insert(id);
         if loss.generation == Some(generation) {
@@ -189,15 +189,10 @@ impl Machine {
         latch.generation = Some(generation);
         latch.bound = Some(now);
         latch.unanswered += 1;
-        latch.stale = false;
         latch.gap = Gap::Open;
         latch.compare_at = now;
         let stream = latch.stream.attempt();
         latch.stream = StreamState::Off;
-        // A session that was refused has been given its farewell already.
-        if let Some(old) = loss.may_live() {
-            latch.old.insert(old, Farewell::Delete);
-        }
         if let Some(stream) = stream {
             self.out.push(Effect::Withdraw { attempt: stream });
             self.abort(stream);

@@ -6,9 +6,10 @@
 use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door, Reading};
-use super::{Doubtful, Farewell, Gap, Latch, LatchState, Loss, Step, StreamState};
+use super::{Doubtful, Farewell, Gap, Knows, Latch, LatchState, Loss, Step, StreamState};
 use crate::effect::{Connection, Effect, What};
 use crate::exchange::words;
+use crate::fault::Fault;
 use crate::input::{Answer, SessionFacts};
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose, Question, Why};
 use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
@@ -18,6 +19,10 @@ impl Machine {
     pub(crate) fn next_generation(&mut self, id: LatchId) -> Gen {
         let Some(latch) = self.latches.get_mut(&id) else { return Gen(0) };
         latch.begun += 1;
+        if latch.generation.is_some() {
+            // A keeper that starts anew must not give this number to another session.
+            self.out.push(Effect::Record { latch: id });
+        }
         Gen(latch.begun)
     }
 
@@ -80,6 +85,9 @@ impl Machine {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         let LatchState::Bound(bound) = latch.state else { return };
         if bound != generation {
+            if self.planted(Fault::ForgetsGeneration) {
+                self.lose(id, bound);
+            }
             return;
         }
         let lively = latch.answered.is_some_and(|at| now.since(at) < policy::LIVELY_MS);
@@ -92,14 +100,11 @@ impl Machine {
 
     /// The session is gone as far as its server says.
     pub(crate) fn lose(&mut self, id: LatchId, generation: Gen) {
-        let now = self.now;
+        let (now, restless) = (self.now, self.planted(Fault::NeverRests));
         let Some(latch) = self.latches.get_mut(&id) else { return };
-        // A session that was to be replaced by this one may live still.
-        if let Some(older) = latch.may_live().filter(|older| *older != generation) {
-            latch.old.insert(older, Farewell::Delete);
-        }
+        latch.part_from_older(generation);
         latch.state = LatchState::Refused(Loss::new(Some(generation), now, Doubtful::Gone));
-        latch.stale = false;
+        latch.knows = Knows::All;
         latch.old.insert(generation, Farewell::Forget);
         if latch.bound.is_some_and(|at| now.since(at) >= policy::STEADY_MS) {
             // One that lived so long does not flap, even if nobody asked anything of it.
@@ -108,7 +113,7 @@ impl Machine {
         }
         let flaps = latch.unanswered;
         let mut rest = None;
-        if flaps >= policy::FLAPS {
+        if flaps >= policy::FLAPS && !restless {
             let span =
                 if latch.rested == 0 { policy::REST_MS } else { (latch.rested * 2).min(policy::REST_MAX_MS) };
             latch.rested = span;
@@ -130,6 +135,7 @@ impl Machine {
         if let Gap::Comparing(attempt, ..) = self.latch_gap(id) {
             self.abort(attempt);
         }
+        self.out.push(Effect::Record { latch: id });
         self.journal(journal::What::Lost, Some(id), |entry| entry.generation = Some(generation));
         self.tracker.session(now, false);
         if let Some(rest) = rest {
@@ -211,7 +217,21 @@ impl Machine {
                 Reading::Gateway | Reading::NotMcp | Reading::Later | Reading::Redirected => {
                     self.missing(&refusal);
                 }
-                Reading::Suspected if refusal.status >= 500 => self.missing(&refusal),
+                Reading::Suspected if refusal.status >= 500 => {
+                    if self.may_try(id, &refusal) {
+                        if let Some(latch) = self.latches.get_mut(&id) {
+                            latch.state = LatchState::Bound(generation);
+                            latch.old.remove(&generation);
+                            latch.knows = Knows::PerhapsNothing;
+                            latch.gap = Gap::Open;
+                        }
+                        self.mark_back();
+                        let of = AttemptId(0);
+                        self.doubt(attempt, None, of, refusal.status, refusal.digest, false);
+                    } else {
+                        self.missing(&refusal);
+                    }
+                }
                 Reading::Credentials => {
                     self.alive_after_all(id, generation);
                     self.park(id, generation);
@@ -245,7 +265,7 @@ impl Machine {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.state = LatchState::Bound(generation);
         latch.old.remove(&generation);
-        latch.stale = true;
+        latch.knows = Knows::PerhapsNothing;
         latch.gap = Gap::Open;
         self.journal(journal::What::Cleared, Some(id), |entry| {
             entry.detail = Some("the session answers; its endpoint was missing for a while".to_owned());
@@ -256,7 +276,7 @@ impl Machine {
 
     /// Sends `initialize` for a new session of this latch, unless too many handshakes are under way.
     pub(crate) fn begin_handshake(&mut self, id: LatchId) -> Option<AttemptId> {
-        if self.attempts.handshakes() >= policy::HANDSHAKES {
+        if self.attempts.handshakes() >= policy::HANDSHAKES && !self.planted(Fault::IgnoresHandshakeCap) {
             self.timers.set(Why::RestEnds(id), self.now.plus(policy::REST_MS));
             return None;
         }
@@ -298,7 +318,7 @@ impl Machine {
         let mut loss = loss.clone();
         if let Outcome::Session(session) = outcome {
             self.adopt(latch_id, generation, &session);
-            self.announce(latch_id, generation);
+            self.rebuild(latch_id, generation, loss);
             return;
         }
         // A session that was to be replaced by wish still lives, as far as anybody knows.

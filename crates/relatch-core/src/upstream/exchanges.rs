@@ -9,6 +9,7 @@ use super::timers::Why;
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Question};
 use crate::effect::{Connection, Effect, Failure, IdRule, What};
 use crate::exchange::{Client, ExState, Exchange};
+use crate::fault::Fault;
 use crate::health::ClientSeen;
 use crate::input::{Ask, Begun, Told};
 use crate::latch::reading::{self, Reading};
@@ -245,7 +246,7 @@ impl Machine {
         match exchange.client {
             Client::Left => self.forget(ex),
             Client::Cancelled => {
-                let failure = exchange.cancelled(&self.policy.name, Executed::No);
+                let failure = exchange.cancelled(&self.policy.name, exchange.ran());
                 self.give_back(ex, Some(failure));
             }
             Client::Waits => {
@@ -360,6 +361,7 @@ impl Machine {
     pub(crate) fn pass_refusal(&mut self, attempt: AttemptId, ex: ExId, executed: Executed) {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let method = exchange.title().to_owned();
+        let executed = exchange.ran_with(executed);
         match executed {
             Executed::No => self.tracker.noted(self.now, &method, "the upstream refused it"),
             Executed::Unknown => self.tracker.failed(self.now, &method, "the upstream refused it"),
@@ -397,6 +399,9 @@ impl Machine {
             });
         }
         if client != Client::Left {
+            if self.planted(Fault::AnswersTwice) {
+                self.out.push(Effect::Answer { ex, failure: failure.clone() });
+            }
             self.out.push(Effect::Answer { ex, failure });
         }
         let opening =

@@ -7,6 +7,7 @@ use super::Machine;
 use super::timers::Why;
 use crate::effect::Effect;
 use crate::exchange::{Client, ExState};
+use crate::fault::Fault;
 use crate::input::CutKind;
 use crate::latch::LatchState;
 use crate::{ExId, LatchId, journal, policy};
@@ -15,6 +16,7 @@ impl Machine {
     /// An exchange that did not leave at once begins to wait: its deadlines are set, it is counted.
     pub(super) fn begin_hold(&mut self, ex: ExId) {
         let now = self.now;
+        let endless = self.planted(Fault::HoldsForEver);
         let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
         if exchange.state != ExState::Waiting {
             return;
@@ -22,6 +24,7 @@ impl Machine {
         let handshake = exchange.ask.method == method::INITIALIZE;
         let hold =
             if handshake { self.policy.hold_ms.min(policy::HANDSHAKE_HOLD_MS) } else { self.policy.hold_ms };
+        let hold = if endless { u64::MAX } else { hold };
         let deadline = match exchange.deadline {
             Some(deadline) if !exchange.written => deadline,
             Some(_) | None => now.plus(hold),
@@ -119,6 +122,9 @@ impl Machine {
     }
 
     pub(super) fn early(&mut self, ex: ExId) {
+        if self.planted(Fault::SaysNothingEarly) {
+            return;
+        }
         let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
         if exchange.state == ExState::Waiting && exchange.client == Client::Waits && !exchange.early {
             exchange.early = true;

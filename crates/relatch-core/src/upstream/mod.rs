@@ -21,6 +21,7 @@ pub use timers::{Deadline, Why};
 
 use crate::effect::{Connection, Effect, Send, What};
 use crate::exchange::Exchange;
+use crate::fault::Fault;
 use crate::health::Tracker;
 use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
 use crate::latch::{Farewell, Latch, LatchState};
@@ -67,6 +68,7 @@ pub struct Machine {
     pub(crate) cleared: Vec<Cleared>,
     /// The `ping` that goes ahead of a call.
     pub(crate) looking: Option<AttemptId>,
+    pub(crate) fault: Option<Fault>,
 }
 
 /// An answer that is not about the session.
@@ -117,6 +119,7 @@ impl Machine {
             gateway_seen: None,
             cleared: Vec::new(),
             looking: None,
+            fault: None,
         }
     }
 
@@ -409,6 +412,9 @@ impl Machine {
             }
             match farewell {
                 Farewell::Forget => self.out.push(Effect::Forget { latch: id, generation }),
+                Farewell::Delete if self.planted(Fault::LeavesSessions) => {
+                    self.out.push(Effect::Forget { latch: id, generation });
+                }
                 Farewell::Delete => self.send_delete(id, generation),
             }
         }

@@ -10,10 +10,11 @@ use super::timers::Why;
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Reach};
 use crate::effect::{Connection, Effect, Failure, What};
 use crate::exchange::{Client, Delivery, ExState, Exchange, Verdict, verdict};
+use crate::fault::Fault;
 use crate::input::{Answer, Cut, CutKind, Keep, Refusal};
 use crate::latch::reading::{self, Reading};
-use crate::latch::{Emptied, Latch};
-use crate::{AttemptId, ExId, LatchId, policy};
+use crate::latch::{Emptied, Knows, Latch};
+use crate::{AttemptId, ExId, Gen, LatchId, policy};
 
 impl Machine {
     pub(super) fn exchange_over(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, outcome: Outcome<'_>) {
@@ -73,15 +74,27 @@ impl Machine {
             latch.rested = 0;
         }
         if ok {
-            self.remember(latch, keep);
+            self.remember(latch, attempt.generation, keep);
         }
-        self.out.push(Effect::Pass { ex, attempt: id });
+        let to = if self.planted(Fault::MixesUpAnswers) {
+            self.exchanges.keys().next().copied().unwrap_or(ex)
+        } else {
+            ex
+        };
+        self.out.push(Effect::Pass { ex: to, attempt: id });
         self.forget(ex);
     }
 
     /// What a successful request changes in its session.
-    fn remember(&mut self, id: LatchId, keep: Keep) {
+    fn remember(&mut self, id: LatchId, generation: Gen, keep: Keep) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
+        // The session that has taken the old one's place has not been told.
+        let sets = matches!(keep, Keep::Level(_) | Keep::Subscribe(..));
+        let late = latch.in_use() != Some(generation);
+        if sets && late && latch.knows == Knows::All {
+            latch.knows = Knows::NotTheLatest;
+        }
+        let listed = matches!(keep, Keep::List(_));
         let changed = match keep {
             Keep::Nothing => false,
             Keep::Level(params) => latch.level.replace(params.clone()) != Some(params),
@@ -100,6 +113,10 @@ impl Machine {
         if changed {
             self.out.push(Effect::Record { latch: id });
         }
+        if late && listed {
+            // The client has just seen what an older server has.
+            self.compare_anew(id);
+        }
     }
 
     fn exchange_refused(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, refusal: &Refusal<'_>) {
@@ -107,6 +124,9 @@ impl Machine {
         let name = self.policy.name.clone();
         match reading::read(refusal, has_id) {
             Reading::Gone => self.refused_as_gone(id, attempt, ex),
+            Reading::Suspected if self.planted(Fault::GuessesGone) => {
+                self.refused_as_gone(id, attempt, ex);
+            }
             Reading::AboutRequest => self.pass_refusal(id, ex, Executed::No),
             Reading::Credentials => {
                 self.tracker.credentials(self.now, false, &name);
@@ -243,7 +263,7 @@ impl Machine {
         self.out.push(Effect::Drop { attempt: id });
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         if client == Client::Cancelled {
-            let executed = if cut.wrote { Executed::Unknown } else { Executed::No };
+            let executed = if cut.wrote { Executed::Unknown } else { exchange.ran() };
             let failure = exchange.cancelled(&name, executed);
             self.give_back(ex, Some(failure));
             return;
@@ -297,8 +317,14 @@ impl Machine {
         unknown: fn(&Exchange, &str, &str) -> Failure,
     ) {
         let name = self.policy.name.clone();
+        if let Some(exchange) = self.exchanges.get_mut(&ex) {
+            exchange.maybe_ran |= delivery == Delivery::Unknown;
+        }
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let exhausted = exchange.sendings >= policy::SENDINGS;
+        if self.planted(Fault::ResendsUnknown) && delivery == Delivery::Unknown {
+            return self.wait_again(ex);
+        }
         match verdict(exchange.class, delivery) {
             Verdict::SendAgain | Verdict::WaitThenSend if !exhausted => self.wait_again(ex),
             Verdict::SendAgain | Verdict::WaitThenSend => {
@@ -307,12 +333,15 @@ impl Machine {
                 self.give_back(ex, Some(failure));
             }
             Verdict::GiveBack => {
-                let failure = match delivery {
+                let mut failure = match delivery {
                     Delivery::Refused => exchange.never_replayed(&name),
                     Delivery::NotSent | Delivery::Unknown | Delivery::Answered => {
                         unknown(exchange, &name, cause)
                     }
                 };
+                if self.planted(Fault::ClaimsUnrun) {
+                    failure.executed = Executed::No;
+                }
                 self.give_back(ex, Some(failure));
             }
             Verdict::PassOn => debug_assert!(false, "an answer is passed on, not judged"),

@@ -9,7 +9,7 @@ use super::timers::Why;
 use super::{Machine, Purpose, Question};
 use crate::effect::{Connection, Effect, What};
 use crate::journal;
-use crate::latch::{Doubtful, Gap, LatchState};
+use crate::latch::{Doubtful, Gap, Knows, LatchState};
 use crate::{At, AttemptId, LatchId, policy};
 
 /// Whether the upstream can be reached.
@@ -112,7 +112,7 @@ impl Machine {
         for (id, latch) in &mut self.latches {
             self.dirty.insert(*id);
             if matches!(latch.state, LatchState::Bound(_)) && away.confirmed {
-                latch.stale = true;
+                latch.knows = Knows::PerhapsNothing;
                 if latch.gap == Gap::Closed {
                     latch.gap = Gap::Open;
                 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use relatch_wire::method::ListKind;
 
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Question, Reach};
+use crate::fault::Fault;
 use crate::health::{Judgement, SessionSeen};
 use crate::input::Answer;
 use crate::latch::LatchState;
@@ -38,8 +39,10 @@ impl Machine {
     #[must_use]
     pub fn snapshot(&self, id: LatchId) -> Option<Snapshot> {
         let latch = self.latches.get(&id).filter(|l| !matches!(l.state, LatchState::Ended))?;
+        // A session that has not heard of its client's being ready is of no use to whoever reads the record.
+        let heard = |generation: &Gen| !latch.initialized || latch.announced == Some(*generation);
         Some(Snapshot {
-            bound: latch.generation,
+            bound: latch.generation.filter(heard),
             begun: latch.begun,
             initialized: latch.initialized,
             revision: latch.promised.clone(),
@@ -149,7 +152,7 @@ impl Machine {
                 Reading::Gateway | Reading::NotMcp | Reading::Later | Reading::Redirected => {
                     self.missing(&refusal);
                 }
-                Reading::Suspected if refusal.status == 503 && !reading::speaks_of_session(refusal.body) => {
+                Reading::Suspected if refusal.status >= 500 && !self.may_try(id, &refusal) => {
                     self.missing(&refusal);
                 }
                 Reading::Suspected => {
@@ -211,6 +214,9 @@ impl Machine {
         if self.away().is_some() || !self.unsettled.is_empty() {
             let since = self.away().map_or(self.tracker.unsettled_since(now), |away| away.since);
             return Judgement::Recovering { since };
+        }
+        if self.planted(Fault::BelievesOldEvidence) {
+            return self.tracker.judge(self.tracker.last_answer().unwrap_or(now));
         }
         self.tracker.judge(now)
     }
@@ -280,7 +286,7 @@ impl Machine {
             }
             if let LatchState::Relatching(_, _, step) = &latch.state {
                 use crate::latch::Step;
-                let (Step::Handshake(a) | Step::Initialized(a) | Step::Rebuild(a, _)) = step;
+                let (Step::Handshake(a) | Step::Rebuild(a, _)) = step;
                 debug_assert!(self.attempts.get(*a).is_some(), "{id:?} relatches and nothing is under way");
             }
         }
