@@ -233,6 +233,9 @@ class Lane(World):
 
     def look_after(self, player, link, call):
         """Some clients are of no use any more after their connection to relatch broke; that is theirs, and they are replaced."""
+        if call.line and call.line["ok"] and player.hurt_since is not None and call.began > player.hurt_since:
+            # It did survive. What breaks from here on is not excused by that fault.
+            player.hurt_since = None
         error = (call.line or {}).get("error")
         alone = link.gone or (error and not call.told() and OWN_TROUBLE.search(json.dumps(error)))
         if not alone or player.hurt_since is None or link in player.killed:
@@ -371,8 +374,14 @@ class Lane(World):
         except Missed as missed:
             self.findings.append(Finding(None, "status", str(missed)))
             return
+        now = datetime.now(UTC)
         for keeper in said["keepers"]:
             for server in keeper["servers"]:
+                seen = server["last_success"]
+                old = (now - datetime.fromisoformat(seen["at"])).total_seconds() if seen else float("inf")
+                # The bound is 60 s; some more for a busy machine.
+                if server["health"] == "healthy" and old > 70:
+                    self.findings.append(Finding(None, "status", f"{server['name']} is called healthy and its last answer is {old} s old"))
                 self.totals[keeper["pid"], keeper["since"]] = {name: server["totals"][name] for name in TOTALS}
 
     def watch(self):
