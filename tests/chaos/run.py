@@ -6,6 +6,7 @@ stage/lane.py, what is right in stage/judge.py.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -38,6 +39,8 @@ PLANTS = {
     "stray": "in a good world",
 }
 SHOWN = 5
+# Lanes that run now, to be put away when the run is interrupted.
+ACTIVE = []
 
 
 def arguments():
@@ -129,6 +132,7 @@ def play(asked, number, played, seconds, loop, report, plant=None, faults=None, 
     faults = plan(asked.seed, number, played, seconds) if faults is None else faults
     lane = Lane(played, asked.seed, number, out, asked.relatch, loop, plant, **bounds)
     findings = [None]
+    ACTIVE.append(lane)
     try:
         try:
             lane.play(faults, seconds)
@@ -140,6 +144,7 @@ def play(asked, number, played, seconds, loop, report, plant=None, faults=None, 
         (out / "timeline").write_text("\n".join(lane.log) + "\n")
     finally:
         lane.close()
+        ACTIVE.remove(lane)
         if not findings and not asked.keep:
             shutil.rmtree(out, ignore_errors=True)
     return findings
@@ -189,7 +194,17 @@ def main():
                 for fault in plan(asked.seed, number, played, CHAOS_SECONDS):
                     print(f"  {fault}")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def interrupted(number, _):
+        for lane in list(ACTIVE):
+            lane.abandon()
+        for lane in list(ACTIVE):
+            lane.close()
+        print("interrupted", flush=True)
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGTERM, interrupted)
     loop, report = Loop(), Report()
     if asked.prove:
         return prove(asked, loop)

@@ -126,7 +126,7 @@ class APlan(unittest.TestCase):
             {
                 *("server-killed", "server-stopped", "nginx-killed", "nginx-reloaded"),
                 *("half-open", "refused", "reset", "ended", "cut-before", "cut-half", "cut-after", "cut-answer"),
-                *("client-cut", "client-killed", "relatch-killed", "told-to-reconnect"),
+                *("client-cut", "client-killed", "relatch-killed", "relatch-restarted", "told-to-reconnect", "burst"),
             },
         )
 

@@ -109,7 +109,8 @@ def outcome(call, hurts):
             return bad("strange answer", f"the tool reported an error: {json.dumps(call.line['result'])[:300]}")
         if call.key and call.key not in json.dumps(call.line.get("result")):
             return bad("strange answer", f"the answer is about something else: {json.dumps(call.line['result'])[:300]}")
-        return "answered", None
+        cut = hurt and any(hurt.meets(call) and call.began < hurt.since for hurt in hurts)
+        return ("answered although its client's connection broke meanwhile" if cut else "answered"), None
     error = call.line["error"]
     said = json.dumps(error)
     if told := call.told():

@@ -11,8 +11,10 @@ import signal
 import subprocess
 import threading
 import time
+import traceback
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 
 from harness.peers import CLIENTS, SERVERS
 from harness.world import Link, Missed, World, free_port, tail
@@ -25,6 +27,7 @@ BEYOND_HOLD = 20
 # The harness looks for an answer so much longer than the client's own time limit.
 MARGIN = 5
 CALLERS = 3
+BURST = 80
 # The world is good again: everything has to be well within this.
 RECOVERY = 30
 TOTALS = ("calls", "relatched", "resent", "held", "given_back", "delivery_unknown")
@@ -53,6 +56,7 @@ class Lane(World):
         self.deadline = self.started + 3600
         self.calls, self.hurts, self.findings = [], [], []
         self.faults, self.totals = Counter(), {}
+        self.variant, self.bursts = 1, []
         self.replaced = 0
         self.checked = 0
         self.stop, self.quiet = threading.Event(), threading.Event()
@@ -80,7 +84,7 @@ class Lane(World):
             self.players.append(player)
         for place, name in enumerate(self.cast.stdio):
             self.players.append(Player(self, f"s{place}-{name}", CLIENTS[name], "stdio"))
-        opening = [threading.Thread(target=self.enter, args=(player,)) for player in self.players]
+        opening = [self.thread(self.enter, player) for player in self.players]
         for thread in opening:
             thread.start()
         for thread in opening:
@@ -267,7 +271,8 @@ class Lane(World):
                     self.put_down(self.server)
                     self.refuse("server") if not self.cast.nginx else None
                     self.stop.wait(fault.lasts)
-                    self.start_server(json=self.cast.json)
+                    self.variant = fault.detail.get("variant", 1)
+                    self.start_server(variant=self.variant, json=self.cast.json)
                     self.admit("server")
             case "server-stopped":
                 with self.turn:
@@ -313,13 +318,24 @@ class Lane(World):
                 if link := player.link:
                     self.sample()
                     self.replace(player, link, "killed by a fault")
-            case "relatch-killed":
+            case "burst":
+                # More at once than may wait in one session.
+                player = self.players[fault.detail["client"]]
+                if link := player.link:
+                    asking = [self.thread(self.call, player, link) for _ in range(BURST)]
+                    self.bursts += asking
+                    for thread in asking:
+                        thread.start()
+            case "relatch-killed" | "relatch-restarted":
                 self.sample()
                 since = self.now()
                 for player in self.http():
                     player.hurt_since = player.hurt_since or since
                 self.hurts += [hurt := Hurt(None, since, float("inf"))]
-                self.put_down(self.keeper)
+                if fault.kind == "relatch-killed":
+                    self.put_down(self.keeper)
+                else:
+                    self.end_keeper()
                 self.stop.wait(fault.lasts)
                 self.start_keeper()
                 # Clients come back to it in a moment, not at once.
@@ -396,13 +412,13 @@ class Lane(World):
         self.chaos_began = self.now()
         self.note(f"chaos begins: {self.cast}")
         callers = [
-            threading.Thread(target=self.call_all_the_time, args=(player,), daemon=True) for player in self.players for _ in range(CALLERS)
+            self.thread(self.call_all_the_time, player) for player in self.players for _ in range(CALLERS)
         ]
         hands = [
-            threading.Thread(target=self.hand, args=([f for f in faults if f.hand == name],), daemon=True)
+            self.thread(self.hand, [f for f in faults if f.hand == name])
             for name in sorted({fault.hand for fault in faults})
         ]
-        watcher = threading.Thread(target=self.watch, daemon=True)
+        watcher = self.thread(self.watch)
         for thread in (*callers, *hands, watcher):
             thread.start()
         time.sleep(max(0.0, self.chaos_began + seconds - self.now()))
@@ -411,6 +427,7 @@ class Lane(World):
         for thread in hands:
             thread.join(90)
         self.proxy.calm()
+        callers += self.bursts
         for thread in callers:
             thread.join(self.limit + MARGIN + 40)
         if any(thread.is_alive() for thread in (*hands, *callers)):
@@ -419,6 +436,17 @@ class Lane(World):
         watcher.join(30)
         self.note("the world is good")
         self.settle()
+
+    def thread(self, work, *with_these):
+        """A thread that does not end in silence: what the harness itself does wrong is a finding."""
+
+        def guarded():
+            try:
+                work(*with_these)
+            except Exception:
+                self.findings.append(Finding(None, "harness", f"{work.__name__}: {traceback.format_exc(limit=-3)}"))
+
+        return threading.Thread(target=guarded, daemon=True)
 
     def check(self, words, passed, otherwise=""):
         self.checked += 1
@@ -443,7 +471,8 @@ class Lane(World):
         self.proxy.forget_sessions()
         self.restarted = datetime.now(UTC)
         self.put_down(self.server)
-        self.start_server(json=self.cast.json)
+        self.variant = 3 - self.variant
+        self.start_server(variant=self.variant, json=self.cast.json)
         self.everybody_calls("after a restart in a good world")
         stdio = sum(player.side == "stdio" for player in self.players)
         self.becomes("status says healthy, nothing waits, one keeper a client of stdio and one that serves", lambda: self.all_healthy(1 + stdio))
@@ -455,17 +484,26 @@ class Lane(World):
                     player.link.answer(player.link.send("close"), 10)
                 except Missed as missed:
                     self.check(f"{player.name} can be closed", False, str(missed))
-                player.link.close()
-        self.becomes("every `relatch stdio` ends with its client", self.nothing_but_serve)
+        # The client's process comes last: Python's SDK kills what it started when it is hurried.
+        self.becomes("every `relatch stdio` ends with its client's connection", self.nothing_but_serve)
+        for link in self.clients:
+            link.close()
         self.becomes("sessions of closed clients are ended at the server", self.sessions_match)
-        self.keeper.send_signal(signal.SIGTERM)
-        try:
-            code = self.keeper.wait(20)
-        except subprocess.TimeoutExpired:
-            code = "none within 20 s"
-        self.check("relatch serve ends on SIGTERM with 0", code == 0, f"exit code {code}")
+        self.end_keeper()
         done = self.relatch_says("status", "--json")
         self.check("status finds no keeper afterwards (exit 3)", done.returncode == 3, f"exit {done.returncode}: {done.stdout[:300]}")
+
+    def end_keeper(self):
+        """Told to stop, as by a service manager: it finishes or gives back what runs, and ends."""
+        self.note(f"relatch serve is told to end, pid {self.keeper.pid}")
+        self.keeper.send_signal(signal.SIGTERM)
+        try:
+            code = self.keeper.wait(30)
+        except subprocess.TimeoutExpired:
+            self.put_down(self.keeper)
+            return self.check("relatch serve ends on SIGTERM within 30 s", False)
+        self.spawned.remove(self.keeper)
+        self.check("relatch serve ends on SIGTERM with 0", code == 0, f"exit code {code}")
 
     def everybody_calls(self, when):
         def next_call(player):
@@ -480,9 +518,10 @@ class Lane(World):
                 self.check(f"{what} of {player.name} works {when}", good, f"{json.dumps(call.line)[:400]}")
                 if good and what == "list_tools":
                     names = {tool["name"] for tool in call.line["result"]["tools"]}
-                    self.check(f"{player.name} sees the tools {when}", {"count", "read", "slow"} <= names, str(sorted(names)))
+                    right = {"count", "read", "slow"} <= names and ("extra" in names) == (self.variant == 2)
+                    self.check(f"{player.name} sees the tools {when}, variant {self.variant}", right, str(sorted(names)))
 
-        threads = [threading.Thread(target=next_call, args=(player,)) for player in self.players if player.link]
+        threads = [self.thread(next_call, player) for player in self.players if player.link]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -518,20 +557,32 @@ class Lane(World):
         return len(left) == bound, f"{len(self.proxy.issued)} issued, {len(self.proxy.ended)} ended, {bound} bound: {sessions}"
 
     def nothing_but_serve(self):
-        known = {process.pid for process in self.spawned if process is not getattr(self, "stray", None)}
+        """Everything that carries this lane's mark, but for the server, nginx, `relatch serve` and the clients themselves."""
+        groups = {process.pid for process in (self.server, self.nginx) if process}
+        known = {self.keeper.pid if self.keeper.poll() is None else 0, *(link.process.pid for link in self.clients)}
         strangers = {}
         for pid in self.marked():
             try:
                 group = os.getpgid(pid)
-                command = open(f"/proc/{pid}/cmdline", "rb").read().replace(b"\0", b" ").decode(errors="replace")
-                zombie = re.search(r"\) Z ", open(f"/proc/{pid}/stat").read())
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if group not in known and not zombie:
+            # A process that has ended and was not waited for has no command line.
+            if group not in groups and pid not in known and command:
                 strangers[pid] = command[:100]
         return not strangers, strangers
 
     # --- the end ----------------------------------------------------------------------------------------------------
+
+    def abandon(self):
+        """Interrupted: nothing more is started, and everything is killed at once."""
+        self.stop.set()
+        self.quiet.set()
+        for process in list(self.spawned):
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def verdict(self):
         ledger = Counter(e["key"] for e in self.entries() if "key" in e and not e.get("cancelled"))

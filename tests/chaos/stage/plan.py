@@ -74,7 +74,8 @@ def server_fault(rng, played):
         case "server-killed":
             # At once, for a moment, and now and then for longer than a call is held.
             away = pick(rng, [(0.0, 4), (rng.uniform(0.2, 1.5), 4), (rng.uniform(1.5, 3.0), 2), (played.hold + 1.5, 1)])
-            return kind, away, {}
+            # Now and then the server that comes back has other tools.
+            return kind, away, {"variant": rng.choice([1, 1, 2])}
         case "server-stopped":
             return kind, rng.uniform(0.3, 4.0), {}
         case "nginx-killed":
@@ -112,17 +113,16 @@ def wire_fault(rng, _played):
             return kind, rng.uniform(0.2, 0.8), {}
 
 
-def near_fault(rng, played, killing):
-    kinds = [("client-cut", 4), ("client-killed", 2), ("told-to-reconnect", 2)]
-    if killing:
-        kinds.append(("relatch-killed", 3))
+def near_fault(rng, played):
+    kinds = [("client-cut", 4), ("client-killed", 2), ("told-to-reconnect", 2), ("burst", 2)]
+    kinds += [("relatch-killed", 3), ("relatch-restarted", 2)]
     kind = pick(rng, kinds)
     match kind:
         case "client-cut":
             return kind, 0.0, {"client": rng.randrange(len(played.http))}
-        case "client-killed":
+        case "client-killed" | "burst":
             return kind, 0.0, {"client": rng.randrange(len(played.http) + len(played.stdio))}
-        case "relatch-killed":
+        case "relatch-killed" | "relatch-restarted":
             return kind, rng.choice([0.0, 0.0, rng.uniform(0.2, 1.5)]), {}
         case _:
             return kind, 0.0, {}
@@ -139,7 +139,7 @@ def plan(seed, number, played, seconds):
         rng = random.Random(f"plan {seed} {number} {played.lane} {hand}")
         at = rng.uniform(0.5, 3.0)
         # Clients that relatch's own death left alone wait for their own time limit, and are given the time for it.
-        last = seconds * 0.6 if hand == "near" else seconds
+        last = seconds * 0.55 if hand == "near" else seconds
         while at < last:
             if hand == "server":
                 kind, lasts, detail = server_fault(rng, played)
@@ -148,7 +148,7 @@ def plan(seed, number, played, seconds):
                 kind, lasts, detail = wire_fault(rng, played)
                 calm = rng.uniform(0.5, 3.0)
             else:
-                kind, lasts, detail = near_fault(rng, played, killing=True)
+                kind, lasts, detail = near_fault(rng, played)
                 calm = rng.uniform(1.5, 4.0)
             faults.append(Fault(round(at, 3), hand, kind, round(lasts, 3), detail))
             at += lasts + calm
