@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use relatch_core::effect::What;
-use relatch_core::input::{Cut, CutKind};
+use relatch_core::input::{Begun, Cut, CutKind, Input};
 use relatch_wire::scan::TopLevel;
 use relatch_wire::sse::{SseItem, SseReader};
 
@@ -57,10 +57,10 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                         attempt.retry = Some(ms);
                     }
                 }),
-                SseItem::Id(id) => up.desk(|desk| desk.event_id(job.of, id)),
+                SseItem::Id(id) => number(up, job, id),
                 SseItem::Event { id, event, data } => {
                     if let Some(id) = id {
-                        up.desk(|desk| desk.event_id(job.of, id));
+                        number(up, job, id);
                     }
                     if event.is_some_and(|event| event != "message") {
                         continue;
@@ -73,7 +73,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                 }
                 SseItem::LongBegin { id, event, head } => {
                     if let Some(id) = id {
-                        up.desk(|desk| desk.event_id(job.of, id));
+                        number(up, job, id);
                     }
                     let mut scan = TopLevel::new();
                     scan.feed(head.get(..LOOKED_THROUGH).unwrap_or(&head));
@@ -147,6 +147,13 @@ async fn pass(up: &Arc<Upstream>, job: &Job, head: &Bytes) -> Result<Long, End> 
         }
         None => Err(End::Cut(garbled("nobody waits for the answer".to_owned()))),
     }
+}
+
+/// Notes an event's id. In the rest of a resumed stream, one that was not known is news.
+fn number(up: &Arc<Upstream>, job: &Job, id: String) {
+    let attempt = job.attempt;
+    let resumed = matches!(job.what, What::Resume { .. });
+    up.fact_after(|desk| desk.event_id(job.of, id) && resumed, Input::Begun { attempt, begun: Begun::News });
 }
 
 /// Sends on what is not the answer.
