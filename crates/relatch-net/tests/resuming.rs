@@ -74,3 +74,28 @@ async fn a_stream_is_followed_as_long_as_it_brings_something_new() {
     voice.event(r#"{"jsonrpc":"2.0","id":1,"result":{"n":2}}"#).await;
     assert_eq!(answer.event().await.unwrap(), r#"{"jsonrpc":"2.0","id":1,"result":{"n":2}}"#);
 }
+
+#[tokio::test]
+async fn a_long_event_that_is_cut_is_asked_for_again() {
+    let (server, mut voices) = numbering().await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let asking = tokio::spawn(async move { client.call(1, "t").await });
+    let voice = soon("the call arrives", voices.recv()).await.unwrap();
+    voice.raw("retry: 10\nid: e1\ndata:\n\n").await;
+    let mut answer = asking.await.unwrap();
+    // Longer than what is whole before it goes on, and no answer: a notification is collected.
+    let long = "x".repeat(1_200_000);
+    let event = format!(
+        "id: e2\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{{\"data\":\"{long}\"}}}}\n\n"
+    );
+    voice.raw(event[..1_100_000].to_owned()).await;
+    voice.cut().await;
+    let voice = soon("the rest is asked for", voices.recv()).await.unwrap();
+    let asked = server.seen(|seen| seen.header("last-event-id").is_some());
+    assert_eq!(asked[0].header("last-event-id"), Some("e1"), "the event that was cut is not behind us");
+    voice.raw(event).await;
+    voice.event(r#"{"jsonrpc":"2.0","id":1,"result":{"n":2}}"#).await;
+    assert_eq!(answer.event_json().await["params"]["data"].as_str().map(str::len), Some(1_200_000));
+    assert_eq!(answer.event().await.unwrap(), r#"{"jsonrpc":"2.0","id":1,"result":{"n":2}}"#);
+}
