@@ -179,7 +179,8 @@ class Near(asyncio.Protocol):
                 self.dialling = self.proxy.loop.loop.create_task(self._dial())
             return
         for data in self.to_far:
-            self.far.transport.write(data)
+            if not self.far.transport.is_closing():
+                self.far.transport.write(data)
         self.to_far.clear()
         if self.near_ended and self.far.transport.can_write_eof() and not self.far.transport.is_closing():
             self.far.transport.write_eof()
@@ -210,7 +211,8 @@ class Near(asyncio.Protocol):
 
     def flush_near(self):
         for data in self.to_near:
-            self.transport.write(data)
+            if not self.transport.is_closing():
+                self.transport.write(data)
         self.to_near.clear()
         if self.far_ended:
             self.transport.close()
