@@ -180,6 +180,8 @@ pub enum Begun {
     Stream,
     /// An answer too long to be whole in the shell first; its first bytes show a top-level `result`.
     Long,
+    /// The rest of a resumed stream: it brings an event id other than the one behind which it was asked for.
+    News,
 }
 
 /// The final answer of an attempt.

@@ -458,6 +458,59 @@ fn a_server_that_does_not_answer_the_resumption_is_given_up_after_five_seconds()
     );
 }
 
+/// A server that has thrown the answer away opens each stream that is asked for and ends it, and would do so for ever.
+#[test]
+fn a_server_that_has_nothing_more_to_say_is_not_asked_for_the_rest_for_ever() {
+    let mut w = World::bound();
+    w.call(2);
+    w.begun(3);
+    let cut = || Cut { resumable: true, retry: Some(3_000), ..world::cut_of(true, "closed") };
+    w.cut(3, cut());
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        for line in w.passes(3_000) {
+            let Some(attempt) = line.strip_suffix(" g1 resume #3").and_then(|l| l.strip_prefix("send #"))
+            else {
+                continue;
+            };
+            let attempt = attempt.parse().unwrap();
+            asked.push(attempt);
+            w.begun(attempt);
+            let lines = w.cut(attempt, cut());
+            if w.is_over(2) {
+                assert_eq!(asked.len(), 3, "{lines:?}");
+                assert!(
+                    lines.contains(&"answer 2 delivery-unknown executed=unknown".to_owned()),
+                    "{lines:?}"
+                );
+                return;
+            }
+        }
+    }
+    panic!("the call still waits, after {} streams without a word", asked.len());
+}
+
+/// Polling streams (2025-11-25): the server closes on purpose, again and again, and each time there is something new.
+#[test]
+fn a_stream_that_goes_on_in_pieces_is_followed_to_its_answer() {
+    let mut w = World::bound();
+    w.call(2);
+    w.begun(3);
+    let cut = || Cut { resumable: true, retry: Some(1_000), ..world::cut_of(true, "closed") };
+    w.cut(3, cut());
+    for _ in 0..20 {
+        let lines = w.passes(1_000);
+        let attempt = lines
+            .iter()
+            .find_map(|l| l.strip_suffix(" g1 resume #3")?.strip_prefix("send #")?.parse().ok())
+            .unwrap_or_else(|| panic!("not resumed: {lines:?}"));
+        w.begun(attempt);
+        w.news(attempt);
+        w.cut(attempt, cut());
+        assert!(!w.is_over(2));
+    }
+}
+
 #[test]
 fn a_session_that_does_not_answer_when_its_endpoint_is_back_gets_its_delete() {
     let mut w = World::bound();

@@ -203,9 +203,9 @@ impl Desk {
         }
     }
 
-    /// Notes the event id of an attempt's stream.
-    pub(crate) fn event_id(&mut self, of: AttemptId, id: String) {
-        let Some(attempt) = self.attempts.get_mut(&of) else { return };
+    /// Notes the event id of an attempt's stream, and says whether it is another one than before.
+    pub(crate) fn event_id(&mut self, of: AttemptId, id: String) -> bool {
+        let Some(attempt) = self.attempts.get_mut(&of) else { return false };
         if attempt.what == What::Stream
             && let Some(session) = self
                 .latches
@@ -214,7 +214,9 @@ impl Desk {
         {
             session.last_event = Some(id.clone());
         }
+        let news = attempt.last_event.as_ref() != Some(&id);
         attempt.last_event = Some(id);
+        news
     }
 
     /// Sorts what came in a stream: one message, or on old revisions a batch.

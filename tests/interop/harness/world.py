@@ -65,7 +65,9 @@ class World:
         self.port = free_port()
         self.upstream = f"http://127.0.0.1:{self.port}/mcp"
         self.server = self.keeper = self.nginx = None
-        self.keeper_port = 0
+        self.keeper_port = self.nginx_port = 0
+        # More options for `relatch stdio` and `relatch serve`.
+        self.treatment = []
         self.clients, self.spawned, self.log = [], [], []
         self.started = time.monotonic()
         self.deadline = self.started + 60
@@ -153,6 +155,7 @@ class World:
         name = "up"
         command = [self.relatch, "serve", f"{name}={self.upstream}"]
         command += ["--listen", f"127.0.0.1:{self.keeper_port}", "--no-token", "--state-dir", str(self.folder / "keeper")]
+        command += self.treatment
         self.keeper = self.spawn("relatch", command, stdout=subprocess.PIPE)
         lines = queue.Queue()
         threading.Thread(target=self._copy_lines, args=(self.keeper.stdout, lines, "relatch.stdout"), daemon=True).start()
@@ -183,11 +186,11 @@ class World:
         self.keeper.wait(5)
 
     def start_nginx(self):
-        """nginx in front of the server; what is behind it stays `self.port`."""
+        """nginx in front of the server; what is behind it stays `self.port`. The same port again when it ran before."""
         program = shutil.which("nginx") or "/usr/sbin/nginx"
-        front = free_port()
+        front = self.nginx_port = self.nginx_port or free_port()
         root = self.folder / "nginx"
-        root.mkdir()
+        root.mkdir(exist_ok=True)
         user = "user root;" if os.getuid() == 0 else ""
         kept = "".join(f"{kind}_temp_path {root}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         (root / "nginx.conf").write_text(
@@ -241,7 +244,7 @@ http {{
         if self.direct:
             link.ask("connect", url=self.upstream, era="legacy", seconds=20)
         elif self.side == "stdio":
-            link.ask("connect", command=[self.relatch, "stdio", self.upstream], seconds=20)
+            link.ask("connect", command=[self.relatch, "stdio", self.upstream, *self.treatment], seconds=20)
         else:
             url = f"http://127.0.0.1:{self.keeper_port}/up/mcp" if self.keeper else self.start_keeper()
             link.ask("connect", url=url, seconds=20)
@@ -302,11 +305,15 @@ http {{
 class Link:
     """A client process and the conversation with it."""
 
-    def __init__(self, world, name):
+    def __init__(self, world, name, peer=None):
         self.world, self.name = world, name
-        self.process = world.spawn(name, list(world.client_peer.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = list((peer or world.client_peer).command)
+        self.process = world.spawn(name, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.answers, self.events = {}, []
+        # When each answer came.
+        self.at = {}
         self.news = threading.Condition()
+        self.writing = threading.Lock()
         self.gone = False
         self.n = 0
         threading.Thread(target=self._listen, daemon=True).start()
@@ -323,6 +330,7 @@ class Link:
                     self.world.note(f"{self.name} event {json.dumps(line)[:300]}")
                 else:
                     self.answers[line.get("n")] = line
+                    self.at[line.get("n")] = time.monotonic()
                     self.world.note(f"{self.name} answer {json.dumps(line)[:400]}")
                 self.news.notify_all()
         with self.news:
@@ -331,15 +339,16 @@ class Link:
 
     def send(self, op, **details):
         """Sends a command and returns its number, without waiting."""
-        self.n += 1
-        line = {"n": self.n, "op": op, **{key: value for key, value in details.items() if value is not None}}
-        self.world.note(f"{self.name} sends {json.dumps(line)[:200]}")
-        try:
-            self.process.stdin.write(json.dumps(line).encode() + b"\n")
-            self.process.stdin.flush()
-        except OSError:
-            raise Missed(f"the client process {self.name} has ended") from None
-        return self.n
+        with self.writing:
+            self.n += 1
+            line = {"n": self.n, "op": op, **{key: value for key, value in details.items() if value is not None}}
+            self.world.note(f"{self.name} sends {json.dumps(line)[:200]}")
+            try:
+                self.process.stdin.write(json.dumps(line).encode() + b"\n")
+                self.process.stdin.flush()
+            except OSError:
+                raise Missed(f"the client process {self.name} has ended") from None
+            return self.n
 
     def answer(self, n, seconds=20):
         """The whole answer line, whether it went well or not."""

@@ -45,7 +45,7 @@ pub(crate) struct Exchange {
     pub(crate) held: bool,
     /// Its client has early headers.
     pub(crate) early: bool,
-    /// Tries to resume its stream since the last success.
+    /// Tries to resume its stream since one brought something new.
     pub(crate) resumes: u32,
     /// It was asked of a session whose state is gone, as its client has heard meanwhile.
     pub(crate) outdated: bool,

@@ -274,9 +274,11 @@ impl Machine {
             }
             Purpose::Stream => self.stream_begun(id, &attempt),
             Purpose::Resume(of) => {
-                // The stream goes on: earlier tries are forgiven.
                 self.timers.clear(Why::AttemptLimit(id));
-                if let Some(Purpose::Exchange(ex)) = self.attempts.get(of).map(|a| a.purpose.clone())
+                // Only what is new forgives earlier tries: a server that has lost the answer opens and ends such
+                // streams for ever.
+                if begun == Begun::News
+                    && let Some(Purpose::Exchange(ex)) = self.attempts.get(of).map(|a| a.purpose.clone())
                     && let Some(exchange) = self.exchanges.get_mut(&ex)
                 {
                     exchange.resumes = 0;

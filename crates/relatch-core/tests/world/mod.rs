@@ -255,6 +255,11 @@ impl World {
         self.on(Input::Begun { attempt: AttemptId(attempt), begun: Begun::Stream })
     }
 
+    /// A resumed stream brings an event that was not known.
+    pub(crate) fn news(&mut self, attempt: u64) -> Vec<String> {
+        self.on(Input::Begun { attempt: AttemptId(attempt), begun: Begun::News })
+    }
+
     pub(crate) fn answered(&mut self, attempt: u64) -> Vec<String> {
         self.on(Input::Answered { attempt: AttemptId(attempt), answer: Answer::Result })
     }

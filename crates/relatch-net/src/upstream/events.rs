@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use relatch_core::effect::What;
-use relatch_core::input::{Cut, CutKind};
+use relatch_core::input::{Begun, Cut, CutKind, Input};
 use relatch_wire::scan::TopLevel;
 use relatch_wire::sse::{SseItem, SseReader};
 
@@ -30,6 +30,8 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
     let mut reader = SseReader::default();
     let mut items = Vec::new();
     let mut long = Long::None;
+    // An event has an id once it is whole: a stream that is cut inside it is resumed ahead of it.
+    let mut long_id = None;
     let mut odd = None;
     if matches!(job.what, What::Exchange { .. }) {
         up.desk(|desk| desk.stream_begins(job.of));
@@ -57,10 +59,10 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                         attempt.retry = Some(ms);
                     }
                 }),
-                SseItem::Id(id) => up.desk(|desk| desk.event_id(job.of, id)),
+                SseItem::Id(id) => number(up, job, id),
                 SseItem::Event { id, event, data } => {
                     if let Some(id) = id {
-                        up.desk(|desk| desk.event_id(job.of, id));
+                        number(up, job, id);
                     }
                     if event.is_some_and(|event| event != "message") {
                         continue;
@@ -72,9 +74,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                     }
                 }
                 SseItem::LongBegin { id, event, head } => {
-                    if let Some(id) = id {
-                        up.desk(|desk| desk.event_id(job.of, id));
-                    }
+                    long_id = id;
                     let mut scan = TopLevel::new();
                     scan.feed(head.get(..LOOKED_THROUGH).unwrap_or(&head));
                     let message = event.is_none_or(|event| event == "message");
@@ -106,18 +106,23 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                         }
                     }
                 },
-                SseItem::LongEnd => match std::mem::replace(&mut long, Long::None) {
-                    Long::None => {}
-                    Long::Passing(passage) if passage.complete() => return passage.end(),
-                    Long::Passing(_) => {
-                        return End::Cut(garbled("the answer ended in the middle".to_owned()));
+                SseItem::LongEnd => {
+                    if let Some(id) = long_id.take() {
+                        number(up, job, id);
                     }
-                    Long::Collecting(all, _) => match sift(up, job, all.freeze()).await {
-                        Ok(Some(answer)) => return End::Answered(answer, true),
-                        Ok(None) => {}
-                        Err(words) => odd = Some(words),
-                    },
-                },
+                    match std::mem::replace(&mut long, Long::None) {
+                        Long::None => {}
+                        Long::Passing(passage) if passage.complete() => return passage.end(),
+                        Long::Passing(_) => {
+                            return End::Cut(garbled("the answer ended in the middle".to_owned()));
+                        }
+                        Long::Collecting(all, _) => match sift(up, job, all.freeze()).await {
+                            Ok(Some(answer)) => return End::Answered(answer, true),
+                            Ok(None) => {}
+                            Err(words) => odd = Some(words),
+                        },
+                    }
+                }
                 SseItem::Broken(why) => {
                     // A stream that merely ended has its own words.
                     let cut = end.clone().unwrap_or_else(|| garbled(why));
@@ -147,6 +152,13 @@ async fn pass(up: &Arc<Upstream>, job: &Job, head: &Bytes) -> Result<Long, End> 
         }
         None => Err(End::Cut(garbled("nobody waits for the answer".to_owned()))),
     }
+}
+
+/// Notes an event's id. In the rest of a resumed stream, one that was not known is news.
+fn number(up: &Arc<Upstream>, job: &Job, id: String) {
+    let attempt = job.attempt;
+    let resumed = matches!(job.what, What::Resume { .. });
+    up.fact_after(|desk| desk.event_id(job.of, id) && resumed, Input::Begun { attempt, begun: Begun::News });
 }
 
 /// Sends on what is not the answer.

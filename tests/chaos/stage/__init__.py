@@ -1,0 +1,1 @@
+"""The chaos tests' own code; `../run.py` is the way in."""
