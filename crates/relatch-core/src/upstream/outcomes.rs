@@ -239,6 +239,8 @@ impl Machine {
             return;
         }
         self.attempts.remove(id);
+        // It may end by the rest of its stream, and then nobody else has cleared the limit that a cancellation sets.
+        self.timers.clear(Why::AttemptLimit(id));
         self.out.push(Effect::Withdraw { attempt: id });
         self.out.push(Effect::Drop { attempt: id });
         let Some(exchange) = self.exchanges.get(&ex) else { return };
