@@ -12,7 +12,7 @@ use crate::effect::{Connection, Effect, Failure, What};
 use crate::exchange::{Client, Delivery, ExState, Exchange, Verdict, verdict};
 use crate::input::{Answer, Cut, CutKind, Keep, Refusal};
 use crate::latch::reading::{self, Reading};
-use crate::latch::{Emptied, Latch};
+use crate::latch::{Emptied, Latch, Raised};
 use crate::{AttemptId, ExId, LatchId, policy};
 
 impl Machine {
@@ -60,7 +60,7 @@ impl Machine {
             && reading::error_raises_doubt(code, message)
         {
             let digest = rpc_digest(code, message);
-            if self.doubt(attempt, Some(ex), id, 200, digest, true) {
+            if self.doubt(attempt, Some(ex), id, 200, digest, Raised::Answer) {
                 return;
             }
         }
@@ -157,7 +157,7 @@ impl Machine {
                         id,
                         refusal.status,
                         refusal.digest,
-                        reading::speaks_of_session(refusal.body),
+                        Raised::Refusal { speaks: reading::speaks_of_session(refusal.body) },
                     )
                 {
                     self.pass_refusal(id, ex, executed_by(refusal.status));
