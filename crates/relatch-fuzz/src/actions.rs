@@ -102,6 +102,13 @@ struct Asked {
     sent: u32,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    Answer,
+    Refusal,
+    Nothing,
+}
+
 struct Note {
     latch: LatchId,
     accepted: bool,
@@ -114,7 +121,8 @@ struct Shell {
     flights: BTreeMap<AttemptId, Flight>,
     over: Vec<AttemptId>,
     last_attempt: AttemptId,
-    kept: BTreeSet<AttemptId>,
+    /// What is kept of which attempt: a refusal, or an answer.
+    kept: BTreeMap<AttemptId, Came>,
     asked: BTreeMap<ExId, Asked>,
     notes: BTreeMap<NoteId, Note>,
     latches: BTreeSet<LatchId>,
@@ -146,7 +154,7 @@ impl Shell {
             flights: BTreeMap::new(),
             over: Vec::new(),
             last_attempt: AttemptId(0),
-            kept: BTreeSet::new(),
+            kept: BTreeMap::new(),
             asked: BTreeMap::new(),
             notes: BTreeMap::new(),
             latches: BTreeSet::new(),
@@ -531,7 +539,7 @@ impl Shell {
                 let key = (flight.latch, flight.generation);
                 self.sessions.insert(key);
                 let odd = attempt.0 % 7;
-                self.ends(attempt, true);
+                self.ends(attempt, Came::Answer);
                 self.answered = Some(self.now);
                 self.on(Input::Session { attempt, session: session(odd != 0, odd) });
             }
@@ -541,7 +549,7 @@ impl Shell {
                     1 => Listed::Differs("+extra".to_owned()),
                     _ => Listed::Same,
                 };
-                self.ends(attempt, true);
+                self.ends(attempt, Came::Answer);
                 self.answered = Some(self.now);
                 self.on(Input::Listed { attempt, listed });
             }
@@ -577,7 +585,7 @@ impl Shell {
         if answer == Answer::Result {
             self.may_have_run(attempt);
         }
-        self.ends(attempt, true);
+        self.ends(attempt, Came::Answer);
         self.answered = Some(self.now);
         self.on(Input::Answered { attempt, answer });
     }
@@ -591,7 +599,7 @@ impl Shell {
         if gateway && matches!(flight.what, What::Exchange { .. }) {
             self.may_have_run(attempt);
         }
-        self.ends(attempt, true);
+        self.ends(attempt, Came::Refusal);
         self.on(Input::Refused { attempt, refusal });
     }
 
@@ -615,7 +623,7 @@ impl Shell {
         if resumable && resumed.is_none() {
             flight.cut = true;
         } else {
-            self.ends(attempt, false);
+            self.ends(attempt, Came::Nothing);
         }
         if wrote {
             self.may_have_run(resumed.unwrap_or(attempt));
@@ -637,11 +645,12 @@ impl Shell {
         }
     }
 
-    fn ends(&mut self, attempt: AttemptId, whole: bool) {
+    fn ends(&mut self, attempt: AttemptId, came: Came) {
         let Some(flight) = self.flights.remove(&attempt) else { return };
         self.over.push(attempt);
-        if whole && matches!(flight.what, What::Exchange { .. } | What::Initialize { ex: Some(_) }) {
-            self.kept.insert(attempt);
+        let named = matches!(flight.what, What::Exchange { .. } | What::Initialize { ex: Some(_) });
+        if came != Came::Nothing && named {
+            self.kept.insert(attempt, came);
         }
     }
 
@@ -706,12 +715,13 @@ impl Shell {
                 assert_eq!(self.open(ex).last, Some(attempt), "another's events flow to {ex:?}");
             }
             Effect::Pass { ex, attempt } => {
-                assert!(self.kept.remove(&attempt), "nothing is kept to pass: {attempt:?}");
+                let came = self.kept.remove(&attempt);
+                assert_eq!(came, Some(Came::Answer), "no answer is kept to pass: {attempt:?}");
                 assert_eq!(self.open(ex).last, Some(attempt), "another's answer goes to {ex:?}");
                 self.is_over(ex);
             }
             Effect::PassRefusal { ex, attempt, executed } => {
-                assert!(self.kept.remove(&attempt), "nothing is kept to pass: {attempt:?}");
+                assert!(self.kept.remove(&attempt).is_some(), "nothing is kept to pass: {attempt:?}");
                 assert_eq!(self.open(ex).last, Some(attempt), "another's refusal goes to {ex:?}");
                 self.claims(ex, executed);
                 self.is_over(ex);
@@ -730,7 +740,7 @@ impl Shell {
                 assert!(attempt <= self.last_attempt, "{attempt:?} never was");
                 self.kept.remove(&attempt);
                 if self.flights.get(&attempt).is_some_and(|flight| flight.cut) {
-                    self.ends(attempt, false);
+                    self.ends(attempt, Came::Nothing);
                 }
             }
             Effect::Early { ex } => {
