@@ -13,7 +13,7 @@ cargo fmt --all --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
-say "Rust tests"
+say "Rust tests, and every kept fuzz input"
 cargo test --locked --workspace --quiet
 
 say "the drill"

@@ -60,6 +60,9 @@ pub struct SessionRecord {
     pub revision: String,
     /// The server's name and version, where it told them.
     pub server: Option<(String, String)>,
+    /// Members that this version does not know.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, Value>,
 }
 
 /// Why a stored record can't be read.
@@ -97,5 +100,26 @@ impl Record {
     #[must_use]
     pub fn write(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reader_does_not_know_is_written_again_wherever_it_stands() {
+        let text = r#"{"format":1,"id":"s","upstream":"x","url":"u","opened":1,"last_used":2,"initialize":"{}",
+            "revision":"2025-11-25","initialized":true,"generation":3,"level":null,"subscriptions":{},
+            "lists":{},"hints":{},"added":{"x":1.5},
+            "session":{"id":"up","revision":"2025-11-25","server":["n","1"],"added":[null]}}"#;
+        let written: Value = serde_json::from_str(&Record::read(text).unwrap().write()).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn a_record_of_a_newer_format_is_refused_and_its_format_named() {
+        let words = Record::read(r#"{"format":2,"all":"else"}"#).unwrap_err().to_string();
+        assert!(words.contains("format 2, newer than 1"), "{words}");
     }
 }

@@ -554,3 +554,19 @@ fn the_rest_of_a_cancelled_call_is_not_waited_for() {
     assert!(w.is_over(2));
     assert!(!w.under_way.contains_key(&4), "the resumed stream is still read");
 }
+
+#[test]
+fn a_cancelled_call_that_is_over_is_not_given_up_once_more() {
+    let mut w = World::bound();
+    w.call(2);
+    w.begun(3);
+    w.cut(3, Cut { resumable: true, ..world::cut_of(true, "closed") });
+    says!(w.waits(2_000), "send #4 g1 resume #3");
+    let request = relatch_wire::request_id::RequestId::number(2);
+    says!(w.tell(1, 9, relatch_core::input::Told::Cancelled(request)), "send #5 g1 note 9");
+    w.answered(5);
+    // The rest of its stream breaks too, and that is the end of it.
+    says!(w.broke(4), "withdraw #3", "answer 2 cancelled executed=unknown");
+    let lines = w.passes(60_000);
+    assert!(!lines.iter().any(|line| line.starts_with("abort #3")), "{lines:?}");
+}

@@ -51,6 +51,18 @@ fn a_ping_refused_as_gone_renews_the_session() {
 }
 
 #[test]
+fn what_is_no_answer_is_not_passed_on_as_one_though_its_status_is_200() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.refused(3, 200, "<p>your session expired</p>"), "send #4 g1 ping");
+    says!(w.answered(4), "pass-refusal 2 #3 executed=unknown");
+    // An error in an answer that is one is passed on as it came.
+    says!(w.read(3), "send #5 g1 exchange 3 on any");
+    says!(w.error(5, -32000, "Server not initialized"), "send #6 g1 ping");
+    says!(w.answered(6), "pass 3 #5");
+}
+
+#[test]
 fn a_control_that_is_answered_proves_the_old_session_gone_and_binds_the_new_one() {
     let mut w = World::bound();
     w.call(2);

@@ -359,7 +359,12 @@ mod tests {
             initialize: "{}".to_owned(),
             revision: "2025-11-25".to_owned(),
             initialized: true,
-            session: Some(SessionRecord { id: None, revision: "2025-11-25".to_owned(), server: None }),
+            session: Some(SessionRecord {
+                id: None,
+                revision: "2025-11-25".to_owned(),
+                server: None,
+                unknown: BTreeMap::new(),
+            }),
             generation: 1,
             level: None,
             subscriptions: BTreeMap::new(),

@@ -60,6 +60,8 @@ pub(crate) struct UpSession {
     pub(crate) server: Option<(String, String)>,
     /// The last event id of the standing stream.
     pub(crate) last_event: Option<String>,
+    /// What a newer version has put into its record.
+    pub(crate) unknown: BTreeMap<String, serde_json::Value>,
 }
 
 /// A request of the server's on its way through the client.
@@ -114,6 +116,7 @@ impl Latch {
                     revision: session.revision.clone(),
                     server: session.server.clone(),
                     last_event: None,
+                    unknown: session.unknown.clone(),
                 },
             );
         }
@@ -144,6 +147,7 @@ impl Latch {
                 id: session.id.clone(),
                 revision: session.revision.clone(),
                 server: session.server.clone(),
+                unknown: session.unknown.clone(),
             }),
             level: snapshot.level,
             subscriptions: snapshot.subscriptions,
@@ -210,6 +214,26 @@ fn secrets(headers: &HeaderMap) -> std::collections::BTreeSet<(&str, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_newer_version_put_into_a_record_is_still_there_when_it_is_written_again() {
+        let text = r#"{"format":1,"id":"s","upstream":"x","url":"u","opened":1,"last_used":2,"initialize":"{}",
+            "revision":"2025-11-25","initialized":true,"generation":3,"level":null,"subscriptions":{},
+            "session":{"id":"up","revision":"2025-11-25","server":["n","1"],"added":[1]},"added":{"x":null}}"#;
+        let record = Record::read(text).unwrap();
+        let snapshot = Snapshot {
+            bound: Some(Gen(3)),
+            begun: 3,
+            initialized: true,
+            revision: record.revision.clone(),
+            level: None,
+            subscriptions: BTreeMap::new(),
+            lists: Vec::new(),
+            repeatable: Vec::new(),
+        };
+        let again = Latch::of_record(&record).record("x", "u", 2, snapshot).unwrap();
+        assert_eq!(again, record);
+    }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> Arc<HeaderMap> {
         Arc::new(

@@ -24,6 +24,7 @@ fn record(id: &str, last_used: i64) -> Record {
             id: Some("up".into()),
             revision: "2025-11-25".into(),
             server: Some(("s".into(), "1".into())),
+            unknown: BTreeMap::from([("added_later".to_owned(), serde_json::json!(1.5))]),
         }),
         generation: 3,
         level: Some(r#"{"level":"debug"}"#.to_owned()),

@@ -6,14 +6,15 @@
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use relatch_wire::digest::digest_json;
-use relatch_wire::envelope::{Body, Envelope, Kind, read_body};
+use relatch_wire::envelope::{Body, Envelope, Kind, MAX_DEPTH, read_body};
 use relatch_wire::handshake::{ServerHello, advertise_list_changed, initialize_message};
 use relatch_wire::line::{LineReader, one_line};
 use relatch_wire::lists::items;
 use relatch_wire::method::ListKind;
+use relatch_wire::request_id::MAX_ID_LEN;
 use relatch_wire::rewrite::{server_request_id, split_server_request_id};
 use relatch_wire::scan::{IdReplacer, TopLevel};
-use relatch_wire::sse::{SseItem, SseReader, write_event};
+use relatch_wire::sse::{MAX_FIELD, SseItem, SseReader, write_event};
 use relatch_wire::{RequestId, headers, params};
 
 fn law() -> ProptestConfig {
@@ -71,9 +72,12 @@ fn object(members: &[(String, String)], space: &str) -> String {
     format!("{{{}}}", members.join(","))
 }
 
+/// Any legal id: a string in any spelling, a number of any length.
 fn raw_id() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<i64>().prop_map(|number| number.to_string()),
+        "-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,5})?",
+        r#""([a-z\u{e9}\u{1f600}:]|\\[\\"/bfnrt]|\\u[0-9a-fA-F]{4}){0,12}""#,
         any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
         Just(r#""\u0061\/""#.to_owned()),
         Just("1.10".to_owned()),
@@ -164,6 +168,134 @@ proptest! {
             let (back, original) = split_server_request_id(&sent).unwrap();
             prop_assert_eq!((back, original.raw()), (generation, id.raw()));
         }
+    }
+
+    #[test]
+    fn an_id_comes_back_from_whatever_it_was_mapped_to((before, id, behind) in message(), generation in any::<u32>()) {
+        let text = Bytes::from(format!("{before}{id}{behind}"));
+        let own = RequestId::from_raw(&id).unwrap();
+        // A client's request, under an id of relatch's, and its answer.
+        let mapped = RequestId::text("relatch-a1b2-3");
+        let up = Envelope::read(&text).unwrap().with_id(&text, &mapped);
+        let there = Envelope::read(&up).unwrap();
+        prop_assert_eq!(there.id(), Some(&mapped));
+        prop_assert_eq!(there.with_id(&up, &own), text.clone());
+        // A server's request, under an id with its generation, and the client's answer.
+        let down = server_request_id(generation, &own);
+        let told = Envelope::read(&text).unwrap().with_id(&text, &down);
+        let read = Envelope::read(&told).unwrap().id().cloned().unwrap();
+        let (back, original) = split_server_request_id(&read).unwrap();
+        prop_assert_eq!((back, original.raw()), (generation, id.as_str()));
+        prop_assert_eq!(Envelope::read(&told).unwrap().with_id(&told, &original), text);
+    }
+
+    #[test]
+    fn null_is_no_id_of_a_request_and_no_name_of_an_error(spaces in "[ \t\r\n]{0,3}", id in raw_id()) {
+        let request = format!(r#"{{"jsonrpc":"2.0","id":{spaces}null{spaces},"method":"m"}}"#);
+        prop_assert!(Envelope::read(request.as_bytes()).unwrap_err().message.contains("`id` is null"));
+        let error = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{spaces}null{spaces},"error":{{"code":-1}}}}"#));
+        let envelope = Envelope::read(&error).unwrap();
+        prop_assert_eq!(envelope.id(), None);
+        let named = envelope.with_id(&error, &RequestId::from_raw(&id).unwrap());
+        prop_assert_eq!(Envelope::read(&named).unwrap().id().map(|id| id.raw().to_owned()), Some(id));
+    }
+
+    #[test]
+    fn what_another_peer_added_passes_through_a_handshake_untouched(extra in json_value(), version in "[0-9-]{1,10}") {
+        let params = format!(r#"{{"x":{extra},"protocolVersion":"{version}","y":{extra}}}"#);
+        let asked = initialize_message(&RequestId::number(1), params.as_bytes(), Some("2025-06-18"));
+        let expected = params.replacen(&format!(r#""protocolVersion":"{version}""#), r#""protocolVersion":"2025-06-18""#, 1);
+        // A name that stands twice says nothing, and is left alone.
+        let envelope = Envelope::read(&asked).unwrap();
+        prop_assert_eq!(envelope.params(&asked), Some(expected.as_bytes()));
+
+        let hello = |tools: &str| format!(
+            r#"{{"jsonrpc":"2.0","id":1,"result":{{"x":{extra},"protocolVersion":"{version}","capabilities":{{"y":{extra},"tools":{tools}}}}}}}"#
+        );
+        let told = advertise_list_changed(&Bytes::from(hello(r#"{ "z" : 1.10 }"#)));
+        prop_assert_eq!(String::from_utf8(told.to_vec()).unwrap(), hello(r#"{"listChanged":true, "z" : 1.10 }"#));
+    }
+
+    #[test]
+    fn a_line_of_just_the_bound_passes_and_one_byte_more_is_refused_with_it(limit in 1..300_usize, places in cuts(), end in prop::sample::select(vec!["\n", "\r\n", ""])) {
+        for (size, passes) in [(limit, true), (limit + 1, false)] {
+            let text = format!("{}{end}", "x".repeat(size));
+            let (mut reader, mut out) = (LineReader::with_limit(limit), Vec::new());
+            cut(text.as_bytes(), &places).into_iter().for_each(|piece| reader.feed(piece, &mut out));
+            reader.finish(&mut out);
+            prop_assert_eq!(out.len(), 1);
+            match &out[0] {
+                Ok(line) => prop_assert!(passes && line.len() == limit),
+                Err(long) => prop_assert!(!passes && long.to_string().contains(&limit.to_string())),
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_of_just_the_bound_is_whole_and_one_byte_more_comes_in_pieces(limit in 1..300_usize, lines in 1..5_usize, places in cuts()) {
+        for (size, whole) in [(limit, true), (limit + 1, false)] {
+            // Line feeds between data lines count, too.
+            let breaks = (lines - 1).min(size / 2);
+            let data = format!("{}{}", "\n".repeat(breaks), "x".repeat(size - breaks));
+            let mut text = Vec::new();
+            write_event(&mut text, None, None, data.as_bytes());
+            let items = read_events(limit, &cut(&text, &places));
+            match items.as_slice() {
+                [SseItem::Event { data: read, .. }] => prop_assert!(whole && read == data.as_bytes()),
+                [SseItem::LongBegin { head, .. }, SseItem::LongEnd] => prop_assert!(!whole && head == data.as_bytes()),
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+
+    #[test]
+    fn the_fields_of_an_event_keep_their_bound_and_break_the_stream_by_its_name(name in prop::sample::select(vec!["id", "event"]), places in cuts()) {
+        for (size, passes) in [(MAX_FIELD, true), (MAX_FIELD + 1, false)] {
+            let text = format!("{name}: {}\ndata: x\n\n", "y".repeat(size));
+            match read_events(usize::MAX, &cut(text.as_bytes(), &places)).as_slice() {
+                [SseItem::Event { .. }] => prop_assert!(passes),
+                [SseItem::Broken(why)] => prop_assert!(!passes && why.contains("8192") && why.contains(name)),
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+
+    #[test]
+    fn the_depth_bound_holds_whatever_is_nested(objects in prop::collection::vec(any::<bool>(), MAX_DEPTH), leaf in prop::sample::select(vec!["", "1"])) {
+        // The message itself is the first level.
+        for (levels, passes) in [(MAX_DEPTH - 1, true), (MAX_DEPTH, false)] {
+            let mut value = leaf.to_owned();
+            for object in &objects[..levels] {
+                value = match (object, value.is_empty()) {
+                    (true, true) => "{}".to_owned(),
+                    (true, false) => format!(r#"{{"a":{value}}}"#),
+                    (false, _) => format!("[{value}]"),
+                };
+            }
+            let text = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"m","params":{value}}}"#);
+            match Envelope::read(text.as_bytes()) {
+                Ok(_) => prop_assert!(passes),
+                Err(malformed) => {
+                    prop_assert!(!passes && malformed.message.contains("128 levels"));
+                    prop_assert_eq!(malformed.id, Some(RequestId::number(7)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ids_of_just_their_bound_are_taken_and_one_byte_more_is_refused_by_its_name(text in any::<bool>()) {
+        for (size, passes) in [(MAX_ID_LEN, true), (MAX_ID_LEN + 1, false)] {
+            let id = if text { format!("\"{}\"", "x".repeat(size - 2)) } else { "9".repeat(size) };
+            prop_assert_eq!(RequestId::from_raw(&id).is_some(), passes);
+            match Envelope::read(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#).as_bytes()) {
+                Ok(_) => prop_assert!(passes),
+                Err(malformed) => prop_assert!(!passes && malformed.message.contains(&MAX_ID_LEN.to_string())),
+            }
+        }
+        let id = "!~".repeat(headers::MAX_SESSION_ID / 2);
+        prop_assert!(headers::valid_session_id(id.as_bytes()));
+        prop_assert!(!headers::valid_session_id([id, "x".to_owned()].concat().as_bytes()));
     }
 
     #[test]

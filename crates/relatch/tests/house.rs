@@ -63,6 +63,13 @@ fn dependencies_point_one_way() {
 }
 
 #[test]
+fn nothing_that_is_handed_out_is_built_with_what_only_tests_need() {
+    let tree = tree_of("relatch");
+    assert!(tree.iter().any(|name| name == "relatch-core"), "the tree was read: {tree:?}");
+    assert!(!tree.iter().any(|name| name == "relatch-fuzz"), "relatch is built with its fuzz targets");
+}
+
+#[test]
 fn only_the_core_asks_for_the_verdict() {
     for place in ["relatch-net", "relatch-admin", "relatch-store", "relatch"] {
         for file in rust_files(&root().join("crates").join(place).join("src")) {

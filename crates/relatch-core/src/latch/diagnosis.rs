@@ -54,8 +54,16 @@ pub(crate) struct Subject {
     pub(crate) ex: Option<ExId>,
     pub(crate) attempt: AttemptId,
     same: Same,
-    /// Its text is about the session.
-    speaks: bool,
+    raised: Raised,
+}
+
+/// What raised a doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Raised {
+    /// A JSON-RPC error about the session, in an answer that is one.
+    Answer,
+    /// An HTTP refusal; whether its text is about the session.
+    Refusal { speaks: bool },
 }
 
 /// What a diagnosis found.
@@ -77,14 +85,14 @@ impl Machine {
         id: AttemptId,
         status: u16,
         digest: u64,
-        speaks: bool,
+        raised: Raised,
     ) -> bool {
         let now = self.now;
         self.cleared.retain(|c| c.until > now);
         if self.cleared.iter().any(|c| c.status == status && c.digest == digest) {
             return false;
         }
-        let subject = Subject { ex, attempt: id, same: Same { status, digest }, speaks };
+        let subject = Subject { ex, attempt: id, same: Same { status, digest }, raised };
         let Some(latch) = self.latches.get_mut(&attempt.latch) else { return false };
         match &mut latch.state {
             LatchState::Bound(generation) if *generation == attempt.generation => {
@@ -464,12 +472,12 @@ impl Machine {
                             503 => true,
                             _ if executed_by(status) == Executed::No => true,
                             // These statuses are also what a handler's own failure looks like.
-                            _ => subject.speaks,
+                            _ => subject.raised != Raised::Refusal { speaks: false },
                         },
                 ),
             };
             match proven {
-                None if status == 200 => {
+                None if subject.raised == Raised::Answer => {
                     self.out.push(Effect::Pass { ex, attempt });
                     self.forget(ex);
                 }

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use relatch_wire::failure::Code;
 use relatch_wire::method::ListKind;
 
-pub(crate) use diagnosis::Diagnosis;
+pub(crate) use diagnosis::{Diagnosis, Raised};
 pub(crate) use stream::StreamState;
 
 use crate::health::{ClientSeen, ServerSeen};

@@ -6,7 +6,7 @@
 use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door, Reading};
-use super::{Doubtful, Farewell, Gap, Knows, Latch, LatchState, Loss, Step, StreamState};
+use super::{Doubtful, Farewell, Gap, Knows, Latch, LatchState, Loss, Raised, Step, StreamState};
 use crate::effect::{Connection, Effect, What};
 use crate::exchange::words;
 use crate::fault::Fault;
@@ -227,7 +227,8 @@ impl Machine {
                         }
                         self.mark_back();
                         let of = AttemptId(0);
-                        self.doubt(attempt, None, of, refusal.status, refusal.digest, false);
+                        let raised = Raised::Refusal { speaks: false };
+                        self.doubt(attempt, None, of, refusal.status, refusal.digest, raised);
                     } else {
                         self.missing(&refusal);
                     }

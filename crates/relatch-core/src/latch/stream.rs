@@ -3,7 +3,7 @@
 //! The client's own standing stream is the shell's and never drops for anything that happens here.
 
 use super::reading::{self, Reading};
-use super::{Gap, LatchState};
+use super::{Gap, LatchState, Raised};
 use crate::effect::{Connection, What};
 use crate::upstream::{Attempt, Machine, Outcome, Purpose, Why};
 use crate::{At, AttemptId, Gen, LatchId, policy};
@@ -143,7 +143,8 @@ impl Machine {
                     let (latch, generation) = (attempt.latch, attempt.generation);
                     if matches!(self.latches.get(&latch).map(|l| &l.state), Some(LatchState::Bound(g)) if *g == generation)
                     {
-                        self.doubt(attempt, None, id, refusal.status, refusal.digest, false);
+                        let raised = Raised::Refusal { speaks: false };
+                        self.doubt(attempt, None, id, refusal.status, refusal.digest, raised);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use crate::exchange::{Client, Delivery, ExState, Exchange, Verdict, verdict};
 use crate::fault::Fault;
 use crate::input::{Answer, Cut, CutKind, Keep, Refusal};
 use crate::latch::reading::{self, Reading};
-use crate::latch::{Emptied, Knows, Latch};
+use crate::latch::{Emptied, Knows, Latch, Raised};
 use crate::{AttemptId, ExId, Gen, LatchId, policy};
 
 impl Machine {
@@ -61,7 +61,7 @@ impl Machine {
             && reading::error_raises_doubt(code, message)
         {
             let digest = rpc_digest(code, message);
-            if self.doubt(attempt, Some(ex), id, 200, digest, true) {
+            if self.doubt(attempt, Some(ex), id, 200, digest, Raised::Answer) {
                 return;
             }
         }
@@ -177,7 +177,7 @@ impl Machine {
                         id,
                         refusal.status,
                         refusal.digest,
-                        reading::speaks_of_session(refusal.body),
+                        Raised::Refusal { speaks: reading::speaks_of_session(refusal.body) },
                     )
                 {
                     self.pass_refusal(id, ex, executed_by(refusal.status));
@@ -259,6 +259,8 @@ impl Machine {
             return;
         }
         self.attempts.remove(id);
+        // It may end by the rest of its stream, and then nobody else has cleared the limit that a cancellation sets.
+        self.timers.clear(Why::AttemptLimit(id));
         self.out.push(Effect::Withdraw { attempt: id });
         self.out.push(Effect::Drop { attempt: id });
         let Some(exchange) = self.exchanges.get(&ex) else { return };

@@ -8,8 +8,8 @@ use super::{Absence, Attempt, Machine, Outcome, Purpose, Question, Reach};
 use crate::fault::Fault;
 use crate::health::{Judgement, SessionSeen};
 use crate::input::Answer;
-use crate::latch::LatchState;
 use crate::latch::reading::{self, Reading};
+use crate::latch::{LatchState, Raised};
 use crate::{Gen, LatchId, policy};
 use relatch_wire::failure::Code;
 
@@ -126,7 +126,7 @@ impl Machine {
                 if reading::error_raises_doubt(code, message) =>
             {
                 let digest = super::rpc_digest(code, message);
-                self.doubt(attempt, None, crate::AttemptId(0), 200, digest, true);
+                self.doubt(attempt, None, crate::AttemptId(0), 200, digest, Raised::Answer);
             }
             Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => self.mark_back(),
             Outcome::Refused(refusal) => match reading::read(&refusal, has_id) {
@@ -159,7 +159,8 @@ impl Machine {
                     self.mark_back();
                     if has_id {
                         let of = crate::AttemptId(0);
-                        self.doubt(attempt, None, of, refusal.status, refusal.digest, false);
+                        let raised = Raised::Refusal { speaks: false };
+                        self.doubt(attempt, None, of, refusal.status, refusal.digest, raised);
                     }
                 }
                 Reading::Credentials => {

@@ -372,6 +372,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         revision: hello.revision_text,
         server: hello.name.map(|name| (name, hello.version.unwrap_or_default())),
         last_event: None,
+        unknown: std::collections::BTreeMap::new(),
     };
     let (attempt, generation, own) =
         (job.attempt, job.generation, matches!(job.what, What::Initialize { ex: Some(_) }));
