@@ -465,7 +465,7 @@ impl Reference {
         if own {
             let all =
                 self.under_way.values().filter(|s| matches!(s.what, What::Initialize { ex: None })).count();
-            self.holds(Law::NoStorm, all < policy::HANDSHAKES, || format!("{} handshakes at once", all + 1));
+            self.holds(Law::NoStorm, all < policy::TURNS, || format!("{} handshakes at once", all + 1));
             self.scouts_now += 1;
         }
     }

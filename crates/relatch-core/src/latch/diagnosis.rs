@@ -225,7 +225,6 @@ impl Machine {
 
     pub(crate) fn trial_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
         let latch = attempt.latch;
-        self.another_turn();
         let Some((old, same)) = self.tried(attempt) else {
             if matches!(outcome, Outcome::Session(_)) {
                 self.send_delete(latch, attempt.generation);

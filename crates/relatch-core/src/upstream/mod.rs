@@ -9,6 +9,7 @@ mod hold;
 mod outcomes;
 mod reach;
 mod timers;
+mod turns;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,11 +25,12 @@ use crate::exchange::Exchange;
 use crate::fault::Fault;
 use crate::health::Tracker;
 use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
-use crate::latch::{Farewell, Latch, LatchState};
+use crate::latch::{Farewell, Heard, Latch, LatchState};
 use crate::policy::Policy;
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
 use relatch_wire::failure::Code;
 use timers::Timers;
+use turns::Line;
 pub use watch::Snapshot;
 
 /// One upstream. See the crate's page.
@@ -47,6 +49,8 @@ pub struct Machine {
     pub(crate) tracker: Tracker,
     /// Latches whose situation has changed: looked at before `on` returns.
     pub(crate) dirty: BTreeSet<LatchId>,
+    /// Latches that wait for a turn.
+    pub(crate) line: Line,
     /// Latches whose client is there.
     pub(crate) attached: BTreeSet<LatchId>,
     /// Latches that are being bound anew or asked about.
@@ -108,6 +112,7 @@ impl Machine {
             timers: Timers::default(),
             reach: Reach::Up,
             dirty: BTreeSet::new(),
+            line: Line::default(),
             attached: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             troubled: BTreeMap::new(),
@@ -169,6 +174,8 @@ impl Machine {
             if let Some(latch) = self.dirty.pop_first() {
                 self.advance(latch);
                 self.file(latch);
+            } else if self.give_turn() {
+                // Whoever got it is looked at again.
             } else if std::mem::take(&mut self.knocked) {
                 self.scout_for_request();
             } else if let Some(ex) = self.fresh.pop_first() {
@@ -189,8 +196,10 @@ impl Machine {
         }
     }
 
-    /// Keeps the sets that spare a walk over all latches.
+    /// Keeps the sets that spare a walk over all latches, and the line for a turn.
     fn file(&mut self, id: LatchId) {
+        let place = self.place(id);
+        self.line.set(id, place);
         let latch = self.latches.get(&id);
         let unsettled = latch.is_some_and(|l| {
             l.wanted(self.now)
@@ -334,6 +343,10 @@ impl Machine {
         match question {
             Question::Look(ex) => self.look_over(attempt, ex, outcome),
             Question::Scout | Question::Idle => self.scout_over(attempt, outcome),
+            Question::Survived => {
+                self.survival_over(id, attempt);
+                self.scout_over(attempt, outcome);
+            }
             Question::StillThere => self.still_there_over(attempt, outcome),
             Question::Diagnose => self.diagnose_over(id, attempt, outcome),
             Question::Control => self.control_over(id, attempt, outcome),
@@ -389,13 +402,18 @@ impl Machine {
             }
             return;
         }
-        if self.freshen(id, generation) {
+        let Some(latch) = self.latches.get(&id) else { return };
+        // After an outage a session without requests is asked in its turn before anything else is sent to it.
+        let asked_first = latch.heard != Heard::Yes && latch.waiting.is_empty() && latch.notes.is_empty();
+        if asked_first || self.freshen(id, generation) {
             return;
         }
         self.flush_notes(id, generation);
         self.start_waiting(id, generation);
-        self.open_stream(id, generation);
-        self.close_gap(id, generation);
+        if self.latches.get(&id).is_some_and(|l| l.heard == Heard::Yes) {
+            self.open_stream(id, generation);
+            self.close_gap(id, generation);
+        }
     }
 
     /// Sessions that are not in use and whose last attempt is over get their farewell.

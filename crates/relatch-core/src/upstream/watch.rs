@@ -8,8 +8,8 @@ use super::{Absence, Attempt, Machine, Outcome, Purpose, Question, Reach};
 use crate::fault::Fault;
 use crate::health::{Judgement, SessionSeen};
 use crate::input::Answer;
-use crate::latch::LatchState;
 use crate::latch::reading::{self, Reading};
+use crate::latch::{Heard, LatchState};
 use crate::{Gen, LatchId, policy};
 use relatch_wire::failure::Code;
 
@@ -89,6 +89,7 @@ impl Machine {
                     && latch.in_use() == Some(attempt.generation)
                 {
                     latch.answered = Some(now);
+                    latch.heard = Heard::Yes;
                     self.tracker.session(now, true);
                 }
             }
@@ -114,6 +115,15 @@ impl Machine {
             }
             Outcome::Cut(cut) => self.tracker.failed(now, purpose_words(&attempt.purpose), &cut.cause),
             Outcome::Limit => self.tracker.timed_out(now, purpose_words(&attempt.purpose)),
+        }
+    }
+
+    /// A session was asked whether it has survived: whatever came of it, it is not asked again.
+    pub(super) fn survival_over(&mut self, id: crate::AttemptId, attempt: &Attempt) {
+        if let Some(latch) = self.latches.get_mut(&attempt.latch)
+            && latch.heard == Heard::Asking(id)
+        {
+            latch.heard = Heard::Yes;
         }
     }
 
@@ -326,6 +336,7 @@ fn purpose_words(purpose: &Purpose) -> &'static str {
             Question::Look(_)
             | Question::Scout
             | Question::Idle
+            | Question::Survived
             | Question::StillThere
             | Question::Diagnose
             | Question::Control
