@@ -275,9 +275,9 @@ impl Latch {
                 || self.seen.is_some_and(|at| now.since(at) < policy::ATTACHED_MS))
     }
 
-    /// Whether its session has to be asked whether it survived.
-    pub(crate) fn is_unheard(&self) -> bool {
-        self.heard == Heard::No && self.has_id && self.initialized
+    /// Whether its session has yet to say that it survived.
+    pub(crate) fn has_to_be_heard(&self) -> bool {
+        self.heard != Heard::Yes && self.has_id && self.initialized
     }
 
     /// The session in use, where one is, doubted or not.

@@ -25,7 +25,7 @@ use crate::exchange::Exchange;
 use crate::fault::Fault;
 use crate::health::Tracker;
 use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
-use crate::latch::{Farewell, Heard, Latch, LatchState};
+use crate::latch::{Farewell, Latch, LatchState};
 use crate::policy::Policy;
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
 use relatch_wire::failure::Code;
@@ -344,7 +344,7 @@ impl Machine {
             Question::Look(ex) => self.look_over(attempt, ex, outcome),
             Question::Scout | Question::Idle => self.scout_over(attempt, outcome),
             Question::Survived => {
-                self.survival_over(id, attempt);
+                self.survival_over(id, attempt, &outcome);
                 self.scout_over(attempt, outcome);
             }
             Question::StillThere => self.still_there_over(attempt, outcome),
@@ -403,17 +403,19 @@ impl Machine {
             return;
         }
         let Some(latch) = self.latches.get(&id) else { return };
-        // After an outage a session without requests is asked in its turn before anything else is sent to it.
-        let asked_first = latch.heard != Heard::Yes && latch.waiting.is_empty() && latch.notes.is_empty();
-        if asked_first || self.freshen(id, generation) {
+        // After an outage a session is asked in its turn before anything else is sent to it: what waits for many of them
+        // would overrun a server that has just begun to listen.
+        if latch.has_to_be_heard() {
+            self.accept_waiting_notes(id);
+            return;
+        }
+        if self.freshen(id, generation) {
             return;
         }
         self.flush_notes(id, generation);
         self.start_waiting(id, generation);
-        if self.latches.get(&id).is_some_and(|l| l.heard == Heard::Yes) {
-            self.open_stream(id, generation);
-            self.close_gap(id, generation);
-        }
+        self.open_stream(id, generation);
+        self.close_gap(id, generation);
     }
 
     /// Sessions that are not in use and whose last attempt is over get their farewell.

@@ -2,14 +2,14 @@
 //!
 //! A server that comes back meets all its sessions at once. A handshake, and the question whether a session has
 //! survived, therefore wait for a turn. Latches with waiting exchanges go first, the longest wait at the head; then
-//! those whose client is attached; then the rest. What clients ask for themselves needs no turn.
+//! those whose client is attached; then the rest. A session that is known to live takes its requests without a turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Machine, Question};
 use crate::effect::Connection;
 use crate::fault::Fault;
-use crate::latch::{Doubtful, LatchState};
+use crate::latch::{Doubtful, Heard, LatchState};
 use crate::{ExId, LatchId, policy};
 
 /// A place in the line; the smaller goes first.
@@ -63,7 +63,7 @@ impl Machine {
                     !matches!(loss.doubt, Doubtful::Asking(_))
                         && loss.not_before.is_none_or(|at| at <= self.now)
                 }
-                LatchState::Bound(_) => latch.is_unheard(),
+                LatchState::Bound(_) => latch.has_to_be_heard() && latch.heard == Heard::No,
                 LatchState::Opening(_)
                 | LatchState::Doubted(..)
                 | LatchState::Relatching(..)
@@ -101,9 +101,9 @@ impl Machine {
             },
             Some(LatchState::Bound(generation)) => {
                 let generation = *generation;
-                let ping = self.ping(id, generation, Question::Survived, Connection::Young, policy::PING_MS);
+                let ping = self.ping(id, generation, Question::Survived, Connection::Young, policy::LOOK_MS);
                 if let Some(latch) = self.latches.get_mut(&id) {
-                    latch.heard = crate::latch::Heard::Asking(ping);
+                    latch.heard = Heard::Asking(ping);
                 }
             }
             Some(

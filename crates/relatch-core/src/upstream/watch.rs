@@ -118,12 +118,19 @@ impl Machine {
         }
     }
 
-    /// A session was asked whether it has survived: whatever came of it, it is not asked again.
-    pub(super) fn survival_over(&mut self, id: crate::AttemptId, attempt: &Attempt) {
+    /// A session was asked whether it has survived. Whatever came of it, it is not asked again; and a server that is too
+    /// busy to answer one `ping` is not sent more of them.
+    pub(super) fn survival_over(&mut self, id: crate::AttemptId, attempt: &Attempt, outcome: &Outcome<'_>) {
         if let Some(latch) = self.latches.get_mut(&attempt.latch)
             && latch.heard == Heard::Asking(id)
         {
             latch.heard = Heard::Yes;
+        }
+        if matches!(outcome, Outcome::Limit) {
+            for latch in self.latches.values_mut().filter(|l| l.heard == Heard::No) {
+                latch.heard = Heard::Yes;
+                self.dirty.insert(latch.id);
+            }
         }
     }
 
