@@ -21,8 +21,8 @@ const SLACK_MS: u64 = 3_000;
 /// An answer that raised doubt is kept no longer: ping, handshake, `initialized`, control.
 const DOUBT_MS: u64 = policy::PING_MS + 2 * policy::HANDSHAKE_STEP_MS + policy::REBUILD_STEP_MS + SLACK_MS;
 
-/// Questions within a second to an upstream that is down: its pauses are 100 ms at least, with jitter.
-const SCOUTS: usize = 12;
+/// Questions within a second to an upstream that is down: one in 100 ms at most, with the handshake that may follow it.
+const SCOUTS: usize = 22;
 
 /// Who still waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -465,7 +465,7 @@ impl Reference {
         if own {
             let all =
                 self.under_way.values().filter(|s| matches!(s.what, What::Initialize { ex: None })).count();
-            self.holds(Law::NoStorm, all < policy::HANDSHAKES, || format!("{} handshakes at once", all + 1));
+            self.holds(Law::NoStorm, all < policy::TURNS, || format!("{} handshakes at once", all + 1));
             self.scouts_now += 1;
         }
     }

@@ -5,11 +5,11 @@
 use relatch_wire::method::ListKind;
 
 use super::reading::{self, Reading};
-use super::{Gap, LatchState};
+use super::{Gap, LatchState, Raised};
 use crate::effect::{Connection, Effect, Tell, What};
 use crate::fault::Fault;
-use crate::input::{CutKind, Listed};
-use crate::upstream::{Attempt, Machine, Outcome, Purpose, Why};
+use crate::input::{Answer, CutKind, Listed};
+use crate::upstream::{Attempt, Machine, Outcome, Purpose, Why, rpc_digest};
 use crate::{AttemptId, Gen, LatchId, journal, policy};
 
 impl Machine {
@@ -87,6 +87,22 @@ impl Machine {
         }
     }
 
+    /// A list was refused with words that may be about the session: it is asked, and the comparison begins anew.
+    fn doubt_while_comparing(
+        &mut self,
+        id: AttemptId,
+        attempt: &Attempt,
+        status: u16,
+        digest: u64,
+        raised: Raised,
+    ) {
+        let asks = self.doubt(attempt, None, id, status, digest, raised);
+        self.compare_again(
+            attempt.latch,
+            if asks { policy::COMPARE_AGAIN_MS } else { policy::COMPARE_EVERY_MS },
+        );
+    }
+
     pub(crate) fn list_over(
         &mut self,
         id: AttemptId,
@@ -160,6 +176,17 @@ impl Machine {
                     self.park(latch_id, attempt.generation);
                     return;
                 }
+                Reading::Suspected if has_id => {
+                    let speaks = reading::speaks_of_session(refusal.body);
+                    self.doubt_while_comparing(
+                        id,
+                        attempt,
+                        refusal.status,
+                        refusal.digest,
+                        Raised::Refusal { speaks },
+                    );
+                    return;
+                }
                 Reading::WrongPlace | Reading::Redirected | Reading::Suspected => {
                     self.compare_again(latch_id, policy::COMPARE_EVERY_MS);
                     return;
@@ -172,6 +199,12 @@ impl Machine {
                     });
                 }
             },
+            Outcome::Answered(Answer::Error { code, message })
+                if has_id && reading::error_raises_doubt(code, message) =>
+            {
+                self.doubt_while_comparing(id, attempt, 200, rpc_digest(code, message), Raised::Answer);
+                return;
+            }
             Outcome::Limit => {
                 self.compare_again(latch_id, policy::COMPARE_EVERY_MS);
                 return;

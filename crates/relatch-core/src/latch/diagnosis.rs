@@ -31,6 +31,8 @@ pub(crate) struct Diagnosis {
 pub(crate) enum Asked {
     /// `ping` on the session in doubt.
     Ping(AttemptId),
+    /// A second session is to be opened, in its turn.
+    Turn(Same),
     /// A second session.
     Trial(Gen, Same),
     /// `notifications/initialized` on it.
@@ -180,25 +182,50 @@ impl Machine {
             self.settle_doubt(latch, attempt.generation, Finding::PassOn);
             return;
         };
-        let now = self.now;
         if !self.trial_is_due(latch) {
             self.settle_doubt(latch, attempt.generation, Finding::PassOn);
             return;
         }
-        let generation = self.next_generation(latch);
+        if let Some(diagnosis) = self.diagnosis(latch, attempt.generation) {
+            diagnosis.step = Asked::Turn(same);
+        }
+        self.dirty.insert(latch);
+    }
+
+    /// Opens the second session of a diagnosis: its turn has come.
+    pub(crate) fn begin_trial(&mut self, id: LatchId) {
+        let now = self.now;
+        let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Turn(same), .. })) =
+            self.latches.get(&id).map(|l| &l.state)
+        else {
+            return;
+        };
+        let (old, same) = (*old, *same);
+        let generation = self.next_generation(id);
         self.send(
-            latch,
+            id,
             generation,
             What::Initialize { ex: None },
             Purpose::Trial,
             Connection::Young,
             Some(policy::HANDSHAKE_STEP_MS),
         );
-        if let Some(latch) = self.latches.get_mut(&latch) {
+        if let Some(latch) = self.latches.get_mut(&id) {
             latch.trial_at = Some(now);
         }
-        if let Some(diagnosis) = self.diagnosis(latch, attempt.generation) {
+        if let Some(diagnosis) = self.diagnosis(id, old) {
             diagnosis.step = Asked::Trial(generation, same);
+        }
+    }
+
+    /// While the upstream is away, nobody can settle this doubt.
+    pub(crate) fn doubt_in_vain(&mut self, id: LatchId) {
+        let Some(cause) = self.away().map(|away| away.cause.clone()) else { return };
+        if let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Turn(_), .. })) =
+            self.latches.get(&id).map(|l| &l.state)
+        {
+            let old = *old;
+            self.settle_doubt(id, old, Finding::Away(cause));
         }
     }
 
@@ -233,7 +260,6 @@ impl Machine {
 
     pub(crate) fn trial_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
         let latch = attempt.latch;
-        self.another_turn();
         let Some((old, same)) = self.tried(attempt) else {
             if matches!(outcome, Outcome::Session(_)) {
                 self.send_delete(latch, attempt.generation);
@@ -514,7 +540,7 @@ impl Latch {
                 Asked::TrialInitialized(_, generation, _) | Asked::Control(_, generation, _) => {
                     Some(*generation)
                 }
-                Asked::Ping(_) | Asked::Trial(..) | Asked::Replica(..) => None,
+                Asked::Ping(_) | Asked::Turn(_) | Asked::Trial(..) | Asked::Replica(..) => None,
             },
             LatchState::Opening(_)
             | LatchState::Bound(_)
@@ -523,6 +549,11 @@ impl Latch {
             | LatchState::Parked(_)
             | LatchState::Ended => None,
         }
+    }
+
+    /// Its diagnosis waits for a turn.
+    pub(crate) fn wants_a_trial(&self) -> bool {
+        matches!(&self.state, LatchState::Doubted(_, Diagnosis { step: Asked::Turn(_), .. }))
     }
 
     /// How long the doubt has lasted.

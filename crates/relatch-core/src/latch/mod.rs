@@ -74,6 +74,8 @@ pub(crate) struct Latch {
     pub(crate) stream: StreamState,
     pub(crate) trial_at: Option<At>,
     pub(crate) knows: Knows,
+    /// Whether its session has been heard since the upstream was last away.
+    pub(crate) heard: Heard,
     pub(crate) gap: Gap,
     /// No comparison before this.
     pub(crate) compare_at: At,
@@ -180,6 +182,17 @@ pub(crate) enum Accepted {
     NotYet,
 }
 
+/// Whether a session has been heard since its upstream was last away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It has, or it was asked in vain and gets the benefit of the doubt.
+    Yes,
+    /// It has not.
+    No,
+    /// It is being asked.
+    Asking(AttemptId),
+}
+
 /// Whether server messages may have been lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Gap {
@@ -246,6 +259,7 @@ impl Latch {
             stream: StreamState::Off,
             trial_at: None,
             knows: Knows::All,
+            heard: Heard::Yes,
             gap: Gap::Closed,
             compare_at: now,
             old: BTreeMap::new(),
@@ -259,6 +273,11 @@ impl Latch {
             && (self.attached
                 || !self.waiting.is_empty()
                 || self.seen.is_some_and(|at| now.since(at) < policy::ATTACHED_MS))
+    }
+
+    /// Whether its session has yet to say that it survived.
+    pub(crate) fn has_to_be_heard(&self) -> bool {
+        self.heard != Heard::Yes && self.has_id && self.initialized
     }
 
     /// The session in use, where one is, doubted or not.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use relatch_wire::failure::Code;
 
 use super::reading::{self, Reading};
-use super::{Doubtful, Emptied, Farewell, Gap, Knows, LatchState, Loss, Replay, Step, StreamState};
+use super::{Doubtful, Emptied, Farewell, Gap, Heard, Knows, LatchState, Loss, Replay, Step, StreamState};
 use crate::effect::{Connection, Effect, What};
 use crate::fault::Fault;
 use crate::input::{Answer, SessionFacts};
@@ -179,6 +179,7 @@ impl Machine {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.part_from_older(generation);
         latch.state = LatchState::Bound(generation);
+        latch.heard = Heard::Yes;
         self.dirty.insert(id);
         if loss.generation == Some(generation) {
             return;

@@ -6,7 +6,7 @@
 use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door, Reading};
-use super::{Doubtful, Farewell, Gap, Knows, Latch, LatchState, Loss, Raised, Step, StreamState};
+use super::{Doubtful, Farewell, Gap, Heard, Knows, Latch, LatchState, Loss, Raised, Step, StreamState};
 use crate::effect::{Connection, Effect, What};
 use crate::exchange::words;
 use crate::fault::Fault;
@@ -105,6 +105,7 @@ impl Machine {
         latch.part_from_older(generation);
         latch.state = LatchState::Refused(Loss::new(Some(generation), now, Doubtful::Gone));
         latch.knows = Knows::All;
+        latch.heard = Heard::Yes;
         latch.old.insert(generation, Farewell::Forget);
         if latch.bound.is_some_and(|at| now.since(at) >= policy::STEADY_MS) {
             // One that lived so long does not flap, even if nobody asked anything of it.
@@ -148,7 +149,7 @@ impl Machine {
         self.latches.get_mut(&id).map_or(Gap::Closed, |l| std::mem::replace(&mut l.gap, Gap::Open))
     }
 
-    /// Begins to relatch, if anybody wants it and nothing stands against it.
+    /// What stands against a handshake now: without it, the latch gets one in its turn.
     pub(crate) fn advance_refused(&mut self, id: LatchId) {
         let now = self.now;
         let Some(latch) = self.latches.get(&id) else { return };
@@ -165,15 +166,6 @@ impl Machine {
         }
         if self.away().is_some() {
             self.keep_scouting();
-            return;
-        }
-        match (loss.doubt, loss.generation) {
-            (Doubtful::AskFirst, Some(generation)) => {
-                self.ask_first(id, generation);
-            }
-            _ => {
-                self.begin_handshake(id);
-            }
         }
     }
 
@@ -211,8 +203,7 @@ impl Machine {
                 // Also what a proxy without a route says: only the handshake tells, and it goes on in the scout's place.
                 Reading::Gone => {
                     self.set_doubt(id, Doubtful::Gone);
-                    let handshake = self.begin_handshake(id);
-                    self.scout_goes_on(handshake);
+                    self.scout_by_handshake(id);
                 }
                 Reading::Gateway | Reading::NotMcp | Reading::Later | Reading::Redirected => {
                     self.missing(&refusal);
@@ -225,6 +216,7 @@ impl Machine {
                             latch.knows = Knows::PerhapsNothing;
                             latch.gap = Gap::Open;
                         }
+                        self.out.push(Effect::Record { latch: id });
                         self.mark_back();
                         let of = AttemptId(0);
                         let raised = Raised::Refusal { speaks: false };
@@ -250,9 +242,16 @@ impl Machine {
             Outcome::Limit => {
                 // Whoever says nothing may live, and gets its DELETE when another is bound.
                 self.set_doubt(id, Doubtful::Replaced);
-                let handshake = self.begin_handshake(id);
-                self.scout_goes_on(handshake);
+                self.scout_by_handshake(id);
             }
+        }
+    }
+
+    /// While the upstream is away, the handshake that this latch needs is its scout; otherwise it waits for its turn.
+    fn scout_by_handshake(&mut self, id: LatchId) {
+        if self.away().is_some() {
+            let handshake = self.begin_handshake(id);
+            self.scout_goes_on(handshake);
         }
     }
 
@@ -268,17 +267,20 @@ impl Machine {
         latch.old.remove(&generation);
         latch.knows = Knows::PerhapsNothing;
         latch.gap = Gap::Open;
+        self.out.push(Effect::Record { latch: id });
         self.journal(journal::What::Cleared, Some(id), |entry| {
             entry.detail = Some("the session answers; its endpoint was missing for a while".to_owned());
         });
         self.mark_back();
+        if let Some(latch) = self.latches.get_mut(&id) {
+            latch.heard = Heard::Yes;
+        }
         self.dirty.insert(id);
     }
 
-    /// Sends `initialize` for a new session of this latch, unless too many handshakes are under way.
+    /// Sends `initialize` for a new session of this latch, unless all turns are taken.
     pub(crate) fn begin_handshake(&mut self, id: LatchId) -> Option<AttemptId> {
-        if self.attempts.handshakes() >= policy::HANDSHAKES && !self.planted(Fault::IgnoresHandshakeCap) {
-            self.timers.set(Why::RestEnds(id), self.now.plus(policy::REST_MS));
+        if self.attempts.turns() >= policy::TURNS && !self.planted(Fault::IgnoresHandshakeCap) {
             return None;
         }
         let generation = self.next_generation(id);
@@ -305,7 +307,6 @@ impl Machine {
 
     pub(crate) fn handshake_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
         let latch_id = attempt.latch;
-        self.another_turn();
         let Some(latch) = self.latches.get_mut(&latch_id) else { return };
         let generation = attempt.generation;
         let ours = matches!(&latch.state, LatchState::Relatching(_, _, Step::Handshake(a)) if *a == id);
@@ -410,17 +411,6 @@ impl Machine {
         }
         self.tracker.failed(self.now, "initialize", &cause);
         self.timers.set(Why::RestEnds(id), at);
-    }
-
-    /// Latches that waited for a handshake's turn look again.
-    pub(crate) fn another_turn(&mut self) {
-        let refused: Vec<LatchId> = self
-            .unsettled
-            .iter()
-            .copied()
-            .filter(|id| self.latches.get(id).is_some_and(|l| matches!(l.state, LatchState::Refused(_))))
-            .collect();
-        self.dirty.extend(refused);
     }
 
     /// The upstream refused the credentials of something that relatch sent by itself: nothing more of that sort, until

@@ -54,6 +54,8 @@ pub(crate) enum Question {
     Scout,
     /// Is the idle upstream still there?
     Idle,
+    /// Has this session survived the outage?
+    Survived,
     /// Does the session live that a missing endpoint made doubtful?
     StillThere,
     /// Does the session live that an answer made doubtful?
@@ -70,13 +72,13 @@ pub(crate) struct Attempts {
     by_id: BTreeMap<AttemptId, Attempt>,
     by_latch: BTreeSet<(LatchId, AttemptId)>,
     open: usize,
-    handshakes: usize,
+    turns: usize,
 }
 
 impl Attempts {
     pub(crate) fn insert(&mut self, id: AttemptId, attempt: Attempt) {
         self.open += usize::from(attempt.purpose.carries());
-        self.handshakes += usize::from(attempt.purpose.opens());
+        self.turns += usize::from(attempt.purpose.takes_a_turn());
         self.by_latch.insert((attempt.latch, id));
         self.by_id.insert(id, attempt);
     }
@@ -85,7 +87,7 @@ impl Attempts {
         let attempt = self.by_id.remove(&id)?;
         self.by_latch.remove(&(attempt.latch, id));
         self.open -= usize::from(attempt.purpose.carries());
-        self.handshakes -= usize::from(attempt.purpose.opens());
+        self.turns -= usize::from(attempt.purpose.takes_a_turn());
         Some(attempt)
     }
 
@@ -111,9 +113,9 @@ impl Attempts {
         self.open
     }
 
-    /// How many handshakes of relatch's own are under way.
-    pub(crate) fn handshakes(&self) -> usize {
-        self.handshakes
+    /// How many turns are taken.
+    pub(crate) fn turns(&self) -> usize {
+        self.turns
     }
 }
 
@@ -122,7 +124,10 @@ impl Purpose {
         !matches!(self, Purpose::Stream | Purpose::Delete)
     }
 
-    fn opens(&self) -> bool {
-        matches!(self, Purpose::Handshake | Purpose::Trial)
+    fn takes_a_turn(&self) -> bool {
+        matches!(
+            self,
+            Purpose::Handshake | Purpose::Trial | Purpose::Ping(Question::Survived | Question::StillThere)
+        )
     }
 }

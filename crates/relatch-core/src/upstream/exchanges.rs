@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::health::ClientSeen;
 use crate::input::{Ask, Begun, Told};
 use crate::latch::reading::{self, Reading};
-use crate::latch::{Emptied, Latch, LatchState};
+use crate::latch::{Emptied, Heard, Latch, LatchState};
 use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
 
 impl Machine {
@@ -167,6 +167,9 @@ impl Machine {
 
     /// Whether a `ping` goes ahead of a call that may not repeat.
     fn needs_a_look(&self) -> bool {
+        if cfg!(relatch_blind) {
+            return false;
+        }
         let old = self.tracker.bad_news()
             || self.tracker.last_heard().is_none_or(|at| self.now.since(at) > policy::LOOK_AFTER_MS);
         let cheap = self.policy.local
@@ -271,6 +274,11 @@ impl Machine {
                 }
                 self.out.push(Effect::Flow { ex, attempt: id });
                 self.mark_back();
+                if let Some(latch) = self.latches.get_mut(&attempt.latch)
+                    && latch.in_use() == Some(attempt.generation)
+                {
+                    latch.heard = Heard::Yes;
+                }
             }
             Purpose::Stream => self.stream_begun(id, &attempt),
             Purpose::Resume(of) => {

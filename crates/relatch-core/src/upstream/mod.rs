@@ -9,6 +9,7 @@ mod hold;
 mod outcomes;
 mod reach;
 mod timers;
+mod turns;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ use crate::policy::Policy;
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
 use relatch_wire::failure::Code;
 use timers::Timers;
+use turns::Line;
 pub use watch::Snapshot;
 
 /// One upstream. See the crate's page.
@@ -47,6 +49,8 @@ pub struct Machine {
     pub(crate) tracker: Tracker,
     /// Latches whose situation has changed: looked at before `on` returns.
     pub(crate) dirty: BTreeSet<LatchId>,
+    /// Latches that wait for a turn.
+    pub(crate) line: Line,
     /// Latches whose client is there.
     pub(crate) attached: BTreeSet<LatchId>,
     /// Latches that are being bound anew or asked about.
@@ -108,6 +112,7 @@ impl Machine {
             timers: Timers::default(),
             reach: Reach::Up,
             dirty: BTreeSet::new(),
+            line: Line::default(),
             attached: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             troubled: BTreeMap::new(),
@@ -169,6 +174,8 @@ impl Machine {
             if let Some(latch) = self.dirty.pop_first() {
                 self.advance(latch);
                 self.file(latch);
+            } else if self.give_turn() {
+                // Whoever got it is looked at again.
             } else if std::mem::take(&mut self.knocked) {
                 self.scout_for_request();
             } else if let Some(ex) = self.fresh.pop_first() {
@@ -189,8 +196,10 @@ impl Machine {
         }
     }
 
-    /// Keeps the sets that spare a walk over all latches.
+    /// Keeps the sets that spare a walk over all latches, and the line for a turn.
     fn file(&mut self, id: LatchId) {
+        let place = self.place(id);
+        self.line.set(id, place);
         let latch = self.latches.get(&id);
         let unsettled = latch.is_some_and(|l| {
             l.wanted(self.now)
@@ -334,6 +343,10 @@ impl Machine {
         match question {
             Question::Look(ex) => self.look_over(attempt, ex, outcome),
             Question::Scout | Question::Idle => self.scout_over(attempt, outcome),
+            Question::Survived => {
+                self.survival_over(id, attempt, &outcome);
+                self.scout_over(attempt, outcome);
+            }
             Question::StillThere => self.still_there_over(attempt, outcome),
             Question::Diagnose => self.diagnose_over(id, attempt, outcome),
             Question::Control => self.control_over(id, attempt, outcome),
@@ -357,7 +370,11 @@ impl Machine {
                 self.accept_waiting_notes(id);
                 self.advance_refused(id);
             }
-            LatchState::Doubted(..) | LatchState::Relatching(..) | LatchState::Parked(_) => {
+            LatchState::Doubted(..) => {
+                self.accept_waiting_notes(id);
+                self.doubt_in_vain(id);
+            }
+            LatchState::Relatching(..) | LatchState::Parked(_) => {
                 self.accept_waiting_notes(id);
             }
             LatchState::Ended => self.bury(id),
@@ -387,6 +404,13 @@ impl Machine {
             if self.latches.get(&id).is_some_and(|l| l.wanted(self.now)) {
                 self.keep_scouting();
             }
+            return;
+        }
+        let Some(latch) = self.latches.get(&id) else { return };
+        // After an outage a session is asked in its turn before anything else is sent to it: what waits for many of them
+        // would overrun a server that has just begun to listen.
+        if latch.has_to_be_heard() {
+            self.accept_waiting_notes(id);
             return;
         }
         if self.freshen(id, generation) {

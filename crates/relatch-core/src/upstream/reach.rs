@@ -9,7 +9,7 @@ use super::timers::Why;
 use super::{Machine, Purpose, Question};
 use crate::effect::{Connection, Effect, What};
 use crate::journal;
-use crate::latch::{Doubtful, Gap, Knows, LatchState};
+use crate::latch::{Doubtful, Gap, Heard, Knows, LatchState};
 use crate::{At, AttemptId, LatchId, policy};
 
 /// Whether the upstream can be reached.
@@ -60,6 +60,8 @@ impl Machine {
         let now = self.now;
         let first = self.away().is_none();
         if first {
+            let undecided = self.latches.values().filter(|l| l.wants_a_trial()).map(|l| l.id);
+            self.dirty.extend(undecided);
             self.out.push(Effect::CloseIdle);
             self.reach = Reach::Away(Away {
                 since: now,
@@ -113,6 +115,7 @@ impl Machine {
             self.dirty.insert(*id);
             if matches!(latch.state, LatchState::Bound(_)) && away.confirmed {
                 latch.knows = Knows::PerhapsNothing;
+                latch.heard = Heard::No;
                 if latch.gap == Gap::Closed {
                     latch.gap = Gap::Open;
                 }

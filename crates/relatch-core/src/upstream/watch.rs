@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::health::{Judgement, SessionSeen};
 use crate::input::Answer;
 use crate::latch::reading::{self, Reading};
-use crate::latch::{LatchState, Raised};
+use crate::latch::{Heard, LatchState, Raised};
 use crate::{Gen, LatchId, policy};
 use relatch_wire::failure::Code;
 
@@ -89,6 +89,7 @@ impl Machine {
                     && latch.in_use() == Some(attempt.generation)
                 {
                     latch.answered = Some(now);
+                    latch.heard = Heard::Yes;
                     self.tracker.session(now, true);
                 }
             }
@@ -114,6 +115,22 @@ impl Machine {
             }
             Outcome::Cut(cut) => self.tracker.failed(now, purpose_words(&attempt.purpose), &cut.cause),
             Outcome::Limit => self.tracker.timed_out(now, purpose_words(&attempt.purpose)),
+        }
+    }
+
+    /// A session was asked whether it has survived. Whatever came of it, it is not asked again; and a server that is too
+    /// busy to answer one `ping` is not sent more of them.
+    pub(super) fn survival_over(&mut self, id: crate::AttemptId, attempt: &Attempt, outcome: &Outcome<'_>) {
+        if let Some(latch) = self.latches.get_mut(&attempt.latch)
+            && latch.heard == Heard::Asking(id)
+        {
+            latch.heard = Heard::Yes;
+        }
+        if matches!(outcome, Outcome::Limit) {
+            for latch in self.latches.values_mut().filter(|l| l.heard == Heard::No) {
+                latch.heard = Heard::Yes;
+                self.dirty.insert(latch.id);
+            }
         }
     }
 
@@ -327,6 +344,7 @@ fn purpose_words(purpose: &Purpose) -> &'static str {
             Question::Look(_)
             | Question::Scout
             | Question::Idle
+            | Question::Survived
             | Question::StillThere
             | Question::Diagnose
             | Question::Control

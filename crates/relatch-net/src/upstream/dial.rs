@@ -63,7 +63,8 @@ pub struct Spans {
 impl Default for Spans {
     fn default() -> Self {
         // Common servers close idle sockets at 5 s, so 2 s leaves room for a request on its way.
-        Self { connect: Duration::from_secs(5), young: Duration::from_secs(2), idle: Duration::from_secs(30) }
+        let young = Duration::from_secs(if cfg!(relatch_blind) { 30 } else { 2 });
+        Self { connect: Duration::from_secs(5), young, idle: Duration::from_secs(30) }
     }
 }
 

@@ -283,7 +283,7 @@ pub struct Manners {
 static SESSIONS: AtomicU64 = AtomicU64::new(1);
 
 impl Manners {
-    async fn answer(&self, seen: &Seen) -> Option<Say> {
+    pub async fn answer(&self, seen: &Seen) -> Option<Say> {
         let message = seen.json();
         let method = seen.method();
         if method == "initialize" {

@@ -1,0 +1,80 @@
+//! Measures relatch beside what could stand in its place: the real program, real servers, one run.
+//!
+//! Says what was measured, as ratios and counts; judges nothing and fails only when something could not be measured,
+//! or when what must never happen (a call that ran twice, an answer that lied) did.
+
+mod client;
+mod delay;
+mod figures;
+mod ignorance;
+mod render;
+mod server;
+mod stage;
+mod storm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use render::Report;
+
+/// Measure relatch side by side with what could stand in its place
+#[derive(Debug, Parser)]
+#[command(name = "relatch-bench", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// What the rules against `delivery-unknown` cost, and what they save
+    Ignorance {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        extent: ignorance::Extent,
+    },
+    /// Many sessions on one server that is killed and started again
+    Storm {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        extent: storm::Extent,
+    },
+    /// The server that measurements kill and start again
+    #[command(hide = true)]
+    Server(server::Manners),
+}
+
+/// Where the figures go.
+#[derive(Debug, Args)]
+struct Output {
+    /// Write the figures as JSON to this file, besides the table
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match arguments.what {
+        What::Ignorance { output, extent } => output.put(&runtime.block_on(ignorance::measure(&extent))?),
+        What::Storm { output, extent } => output.put(&runtime.block_on(storm::measure(&extent))?),
+        What::Server(manners) => {
+            runtime.block_on(server::run(manners))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl Output {
+    fn put(&self, report: &Report) -> anyhow::Result<ExitCode> {
+        report.print()?;
+        if let Some(file) = &self.json {
+            std::fs::write(file, report.json()?)?;
+        }
+        Ok(if report.wrongs.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
