@@ -18,6 +18,8 @@ pub(crate) struct Client {
     pub(crate) seen: BTreeMap<ListKind, u64>,
     pub(crate) coming: BTreeMap<ListKind, u64>,
     pub(crate) told: BTreeMap<ListKind, u64>,
+    /// Lists that relatch could not read.
+    pub(crate) garbled: BTreeSet<ListKind>,
 }
 
 /// What a request does to the session of the client that makes it.

@@ -419,6 +419,11 @@ impl World {
             }
             Fate::TakenAndGarbled => {
                 self.takes(&send);
+                if let What::List { kind, .. } = send.what
+                    && let Some(client) = self.clients.get_mut(&send.latch)
+                {
+                    client.garbled.insert(kind);
+                }
                 self.cut(attempt, true, CutKind::Garbled, false);
             }
         }
@@ -1003,7 +1008,8 @@ impl World {
             for (kind, seen) in &client.seen {
                 let version = self.service.list(*kind, self.service.epoch);
                 let knows: Option<&u64> = client.told.get(kind);
-                if *seen != version && knows != Some(&version) {
+                let readable = !client.garbled.contains(kind);
+                if readable && *seen != version && knows != Some(&version) {
                     untold = Some((*latch, *kind));
                 }
             }

@@ -187,16 +187,10 @@ impl Machine {
                     );
                     return;
                 }
-                Reading::WrongPlace | Reading::Redirected | Reading::Suspected => {
+                // For now it can't be had; who never offers it says so with an error in a 200.
+                Reading::AboutRequest | Reading::WrongPlace | Reading::Redirected | Reading::Suspected => {
                     self.compare_again(latch_id, policy::COMPARE_EVERY_MS);
                     return;
-                }
-                Reading::AboutRequest => {
-                    let detail = format!("HTTP {}", refusal.status);
-                    self.journal(journal::What::Skipped, Some(latch_id), |entry| {
-                        entry.subject = Some(kind.method().to_owned());
-                        entry.detail = Some(detail);
-                    });
                 }
             },
             Outcome::Answered(Answer::Error { code, message })
