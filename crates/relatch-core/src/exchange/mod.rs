@@ -38,6 +38,8 @@ pub(crate) struct Exchange {
     pub(crate) misled: u32,
     /// Not before this: the server asked for a pause.
     pub(crate) not_before: Option<At>,
+    /// A `ping` has gone ahead of it.
+    pub(crate) looked: bool,
     /// The next attempt needs a new connection.
     pub(crate) fresh: bool,
     pub(crate) client: Client,
@@ -94,6 +96,7 @@ impl Exchange {
             refused_by: BTreeSet::new(),
             misled: 0,
             not_before: None,
+            looked: false,
             fresh: false,
             client: Client::Waits,
             held: false,

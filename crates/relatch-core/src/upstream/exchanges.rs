@@ -128,7 +128,7 @@ impl Machine {
                 self.timers.set(Why::PauseEnds(ex), at);
                 continue;
             }
-            if exchange.class != RetryClass::Always {
+            if exchange.class != RetryClass::Always && !exchange.looked {
                 if self.looking.is_some() {
                     continue;
                 }
@@ -216,6 +216,7 @@ impl Machine {
         if let Some(exchange) = self.exchanges.get_mut(&ex) {
             exchange.sendings += 1;
             exchange.written = true;
+            exchange.looked = false;
             exchange.fresh = false;
             exchange.not_before = None;
             exchange.seen_by.insert(generation);
@@ -313,10 +314,6 @@ impl Machine {
 
     pub(super) fn look_over(&mut self, attempt: &Attempt, ex: ExId, outcome: Outcome<'_>) {
         self.look_is_over();
-        let bound = self
-            .latches
-            .get(&attempt.latch)
-            .is_some_and(|l| matches!(l.state, LatchState::Bound(g) if g == attempt.generation));
         let has_id = self.latches.get(&attempt.latch).is_some_and(|l| l.has_id);
         let waits = self.exchanges.get(&ex).is_some_and(|e| matches!(e.state, ExState::Looking(_)));
         if waits {
@@ -332,7 +329,7 @@ impl Machine {
                 | Reading::Later
                 | Reading::WrongPlace
                 | Reading::Redirected
-                | Reading::Suspected => self.go_unseen(ex, attempt, bound),
+                | Reading::Suspected => self.go_unseen(ex),
             },
             Outcome::Cut(cut) if !cut.wrote => self.mark_away(Absence {
                 code: Code::UpstreamDown,
@@ -342,16 +339,15 @@ impl Machine {
             }),
             Outcome::Cut(cut) => self.connection_broke(&cut.cause),
             Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) | Outcome::Limit => {
-                self.go_unseen(ex, attempt, bound);
+                self.go_unseen(ex);
             }
         }
     }
 
-    /// The look found nothing against it: the call goes out now, whatever the look was answered.
-    fn go_unseen(&mut self, ex: ExId, attempt: &Attempt, bound: bool) {
-        let waits = self.exchanges.get(&ex).is_some_and(|e| e.state == ExState::Waiting);
-        if bound && waits {
-            self.send_exchange(ex, attempt.generation);
+    /// The look found nothing against it: the call goes out in its order, whatever the look was answered.
+    fn go_unseen(&mut self, ex: ExId) {
+        if let Some(exchange) = self.exchanges.get_mut(&ex) {
+            exchange.looked = true;
         }
     }
 

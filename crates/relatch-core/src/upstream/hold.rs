@@ -21,6 +21,8 @@ impl Machine {
         if exchange.state != ExState::Waiting {
             return;
         }
+        // What was seen by then is old when it goes out.
+        exchange.looked = false;
         let handshake = exchange.ask.method == method::INITIALIZE;
         let hold =
             if handshake { self.policy.hold_ms.min(policy::HANDSHAKE_HOLD_MS) } else { self.policy.hold_ms };

@@ -56,7 +56,7 @@ impl Line {
 impl Machine {
     /// Where this latch stands in the line, if it needs a turn.
     pub(super) fn place(&self, id: LatchId) -> Option<Place> {
-        let latch = self.latches.get(&id).filter(|l| l.wanted(self.now))?;
+        let latch = self.latches.get(&id).filter(|l| l.wanted(self.now) || l.wants_a_trial())?;
         let needs = self.away().is_none()
             && match &latch.state {
                 LatchState::Refused(loss) => {
