@@ -21,8 +21,9 @@ const SLACK_MS: u64 = 3_000;
 /// An answer that raised doubt is kept no longer: ping, handshake, `initialized`, control.
 const DOUBT_MS: u64 = policy::PING_MS + 2 * policy::HANDSHAKE_STEP_MS + policy::REBUILD_STEP_MS + SLACK_MS;
 
-/// Questions within a second to an upstream that is down: one in 100 ms at most, with the handshake that may follow it.
-const SCOUTS: usize = 22;
+/// Questions within a second to an upstream that is down: one in 100 ms at most, with the handshake that may follow it;
+/// and what had its turn just before.
+const SCOUTS: usize = 22 + policy::TURNS;
 
 /// Who still waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,6 @@ use relatch_core::input::{
 use relatch_core::policy::Policy;
 use relatch_core::upstream::{Machine, Snapshot};
 use relatch_core::{At, AttemptId, ExId, Gen, LatchId, NoteId};
-use relatch_wire::method::ListKind;
 use relatch_wire::request_id::RequestId;
 
 use crate::chance::Chance;
@@ -554,6 +553,9 @@ impl World {
                 self.fact(Input::Begun { attempt, begun: Begun::Stream });
                 if let Some(flight) = self.flights.get_mut(&of) {
                     flight.cut = false;
+                    if let What::Exchange { ex, .. } = flight.send.what {
+                        self.lists(ex, key.0, epoch);
+                    }
                     self.answer(of, Answer::Result);
                 }
                 self.answer(attempt, Answer::Result);
@@ -566,14 +568,7 @@ impl World {
             What::Ping if !self.setting.server.pings => {
                 self.answer(attempt, Answer::Error { code: -32601, message: "Method not found" });
             }
-            What::Exchange { ex, .. } if self.lists(ex).is_some() => {
-                let kind = self.lists(ex).unwrap_or(ListKind::Tools);
-                let seen = self.service.list(kind, epoch);
-                if let Some(client) = self.clients.get_mut(&key.0) {
-                    client.coming.insert(kind, seen);
-                }
-                self.answer(attempt, Answer::Result);
-            }
+            What::Exchange { ex, .. } if self.lists(ex, key.0, epoch) => self.answer(attempt, Answer::Result),
             What::Exchange { .. } if self.chance.percent(5) => {
                 self.answer(attempt, Answer::Error { code: -32602, message: "Unknown tool" });
             }
@@ -586,12 +581,15 @@ impl World {
         }
     }
 
-    /// Which list a request asks for.
-    fn lists(&self, ex: ExId) -> Option<ListKind> {
-        match self.reference.requests.get(&ex)?.does {
-            Does::List(kind) => Some(kind),
-            _ => None,
+    /// Whether a request asks for a list; the one of this process is on its way to the client.
+    fn lists(&mut self, ex: ExId, latch: LatchId, epoch: u64) -> bool {
+        let Some(Does::List(kind)) = self.reference.requests.get(&ex).map(|r| r.does.clone()) else {
+            return false;
+        };
+        if let Some(client) = self.clients.get_mut(&latch) {
+            client.coming.insert(kind, self.service.list(kind, epoch));
         }
+        true
     }
 
     fn opens(&mut self, attempt: AttemptId, key: Key, own: bool, old: bool) {

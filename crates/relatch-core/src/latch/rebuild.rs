@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use relatch_wire::failure::Code;
 
 use super::reading::{self, Reading};
-use super::{Doubtful, Emptied, Farewell, Gap, Heard, Knows, LatchState, Loss, Replay, Step, StreamState};
+use super::{Doubtful, Emptied, Farewell, Gap, Heard, Knows, LatchState, Loss, Replay, Step};
 use crate::effect::{Connection, Effect, What};
 use crate::fault::Fault;
 use crate::input::{Answer, SessionFacts};
@@ -65,6 +65,8 @@ impl Machine {
                     };
                     latch.state = LatchState::Refused(loss);
                 }
+                self.drop_stream(id);
+                self.out.push(Effect::Record { latch: id });
                 self.mark_away(Absence {
                     code: Code::UpstreamDown,
                     cause: &cut.cause,
@@ -192,12 +194,7 @@ impl Machine {
         latch.unanswered += 1;
         latch.gap = Gap::Open;
         latch.compare_at = now;
-        let stream = latch.stream.attempt();
-        latch.stream = StreamState::Off;
-        if let Some(stream) = stream {
-            self.out.push(Effect::Withdraw { attempt: stream });
-            self.abort(stream);
-        }
+        self.drop_stream(id);
         self.tracker.totals.relatched += 1;
         self.tracker.session(now, true);
         let took = now.since(loss.at);

@@ -6,7 +6,7 @@
 use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door, Reading};
-use super::{Doubtful, Farewell, Gap, Heard, Knows, Latch, LatchState, Loss, Raised, Step, StreamState};
+use super::{Doubtful, Farewell, Gap, Heard, Knows, Latch, LatchState, Loss, Raised, Step};
 use crate::effect::{Connection, Effect, What};
 use crate::exchange::words;
 use crate::fault::Fault;
@@ -127,12 +127,7 @@ impl Machine {
                 ));
             }
         }
-        let stream = latch.stream.attempt();
-        latch.stream = StreamState::Off;
-        if let Some(stream) = stream {
-            self.out.push(Effect::Withdraw { attempt: stream });
-            self.abort(stream);
-        }
+        self.drop_stream(id);
         if let Gap::Comparing(attempt, ..) = self.latch_gap(id) {
             self.abort(attempt);
         }

@@ -4,7 +4,7 @@
 
 use super::reading::{self, Reading};
 use super::{Gap, LatchState, Raised};
-use crate::effect::{Connection, What};
+use crate::effect::{Connection, Effect, What};
 use crate::upstream::{Attempt, Machine, Outcome, Purpose, Why};
 use crate::{At, AttemptId, Gen, LatchId, policy};
 
@@ -78,6 +78,17 @@ impl Machine {
         if lost.is_some_and(|lost| now.since(lost) > policy::STREAM_GRACE_MS) && latch.gap == Gap::Closed {
             latch.gap = Gap::Open;
             self.dirty.insert(attempt.latch);
+        }
+    }
+
+    /// The standing stream belongs to a session that is not in use any more.
+    pub(crate) fn drop_stream(&mut self, id: LatchId) {
+        let Some(latch) = self.latches.get_mut(&id) else { return };
+        let stream = latch.stream.attempt();
+        latch.stream = StreamState::Off;
+        if let Some(stream) = stream {
+            self.out.push(Effect::Withdraw { attempt: stream });
+            self.abort(stream);
         }
     }
 
