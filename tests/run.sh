@@ -33,5 +33,8 @@ python3 tests/chaos/test_judge.py
 python3 tests/chaos/run.py --prove
 python3 tests/chaos/run.py
 
+say "long answers that break: 2 clients"
+python3 tests/interop/long.py --ci
+
 say "conformance: direct and through relatch"
 python3 tests/interop/conformance/run.py

@@ -101,13 +101,26 @@ pub(crate) fn lost_answer(upstream: &str, id: &RequestId) -> Bytes {
     .to_message(Some(id))
 }
 
-/// A long answer came while its client was away.
+/// A long answer has no place to wait in until it is whole.
+pub(crate) fn unspooled(upstream: &str, id: &RequestId, fault: &std::io::Error) -> Bytes {
+    let mut failure = own(
+        upstream,
+        Code::Internal,
+        Executed::Unknown,
+        format!("The long answer of `{upstream}` can't be kept until it is whole. The call has run."),
+        "Make room in the temporary folder, or point `TMPDIR` to another",
+    );
+    failure.cause = Some(fault.to_string());
+    failure.to_message(Some(id))
+}
+
+/// A long answer went out, and its client had lost its connection.
 pub(crate) fn not_kept(upstream: &str, id: &RequestId) -> Bytes {
     own(
         upstream,
         Code::AnswerBroken,
         Executed::Unknown,
-        format!("The answer of `{upstream}` came while the client was away, and was too long to be kept. The call has run."),
+        format!("The answer of `{upstream}` came while the connection to the client was lost, and was too long to be kept. The call has run."),
         "Call again only if it may run twice",
     )
     .to_message(Some(id))

@@ -474,6 +474,40 @@ async fn an_answer_that_found_nobody_is_kept_for_the_client_that_comes_back() {
 }
 
 #[tokio::test]
+async fn an_answer_that_was_written_and_never_arrived_is_there_for_the_client_that_comes_back() {
+    for (size, whole) in [(1, true), (2 * 1024 * 1024, false)] {
+        let server = Server::ordinary(move |seen| async move {
+            let (voice, said) = sse();
+            tokio::spawn(async move {
+                voice.event(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"n":1}}"#).await;
+                let (text, id) = ("x".repeat(size), seen.id());
+                voice.event(&format!(r#"{{"jsonrpc":"2.0","result":{{"text":"{text}"}},"id":{id}}}"#)).await;
+            });
+            said
+        })
+        .await;
+        let world = World::before(&server).await;
+        let mut client = world.client();
+        client.open("2025-11-25").await;
+        let mut first = client.call(5, "t").await;
+        assert_eq!(first.event_json().await["params"]["n"], 1);
+        let seen = first.last_id.clone().expect("events are numbered");
+        // All of it is on the way, as far as relatch can know; to this client nothing came behind the first event.
+        while first.chunk().await.is_some() {}
+        let back = [("accept", "text/event-stream"), ("last-event-id", seen.as_str())];
+        let mut again = client.send(Method::GET, "/x/mcp", Bytes::new(), &back).await;
+        let answer = again.event_json().await;
+        assert_eq!(answer["id"], 5);
+        match whole {
+            true => assert_eq!(answer["result"]["text"], "x"),
+            false => assert_eq!(answer["error"]["data"]["relatch"]["code"], "answer-broken"),
+        }
+        assert_eq!(again.event().await, None, "the stream ends with its answer");
+        assert_eq!(server.seen(|seen| seen.method() == "tools/call").len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn who_has_no_token_gets_nothing_but_a_sign_of_life() {
     let server = answering("{}").await;
     let world = World::guarded(&server.url(), |_| {}, None, Some("t".repeat(64))).await;

@@ -1,4 +1,4 @@
-//! Answers too long to be held: they stream, memory stays bounded, and a break is told as far as it can be.
+//! Answers too long to be held: memory stays bounded, and a break is told under the call's own id.
 
 mod world;
 
@@ -58,7 +58,7 @@ fn assert_bounded(before: Option<usize>) {
 }
 
 #[tokio::test]
-async fn a_hundred_megabytes_of_json_stream_through_with_bounded_memory() {
+async fn a_hundred_megabytes_of_json_pass_through_with_bounded_memory() {
     let _alone = alone().await;
     let server = speaking(LONG, false, true).await;
     let world = World::before(&server).await;
@@ -111,19 +111,47 @@ async fn on_stdio_a_long_answer_is_one_line_and_memory_stays_bounded() {
 }
 
 #[tokio::test]
-async fn a_long_json_answer_that_breaks_is_aborted() {
+async fn a_long_json_answer_that_breaks_becomes_an_error_under_its_own_id() {
     let _alone = alone().await;
     let server = speaking(4 * MIB, false, false).await;
     let world = World::before(&server).await;
     let client = world.opened().await;
-    let mut answer = client.call(7, "long").await;
-    let end = loop {
-        match answer.chunk().await {
-            Some(Ok(_)) => {}
-            other => break other,
+    let answer = client.call(7, "long").await;
+    assert_eq!((answer.status, answer.kind()), (200, "application/json"));
+    let failure = answer.json().await;
+    assert_eq!(failure["id"], 7);
+    assert_eq!(failure["error"]["data"]["relatch"]["executed"], "unknown");
+}
+
+#[tokio::test]
+async fn a_long_json_answer_that_takes_its_time_shows_a_sign_of_life_and_comes_byte_for_byte() {
+    let _alone = alone().await;
+    let (go, goes) = tokio::sync::watch::channel(false);
+    let server = Server::ordinary(move |seen| {
+        let mut goes = goes.clone();
+        async move {
+            let (voice, said) = stream("application/json");
+            tokio::spawn(async move {
+                voice.raw("{\"jsonrpc\":\"2.0\",\r\n\"result\":{\"text\":\"").await;
+                voice.raw(vec![b'x'; 2 * MIB]).await;
+                drop(goes.wait_for(|go| *go).await);
+                voice.raw(format!("\"}},\n\"id\":{}}}", seen.id())).await;
+            });
+            said
         }
-    };
-    assert!(end.is_some_and(|end| end.is_err()), "the client can tell that it is not whole");
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let mut answer = client.call(7, "long").await;
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(15)).await;
+    tokio::time::resume();
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), " ");
+    go.send_replace(true);
+    let sent =
+        format!("{{\"jsonrpc\":\"2.0\",\r\n\"result\":{{\"text\":\"{}\"}},\n\"id\":7}}", "x".repeat(2 * MIB));
+    assert!(answer.text().await == sent, "behind the blank stands what the server sent");
 }
 
 #[tokio::test]
@@ -137,6 +165,28 @@ async fn a_long_event_that_breaks_is_voided_and_an_error_follows() {
     assert_eq!(failure["id"], 7);
     assert_eq!(failure["error"]["data"]["relatch"]["executed"], "unknown");
     assert_eq!(answer.event().await, None);
+}
+
+#[tokio::test]
+async fn a_long_event_that_breaks_inside_a_character_leaves_a_stream_that_is_text() {
+    let _alone = alone().await;
+    let server = Server::ordinary(|_| async move {
+        let (voice, said) = sse();
+        tokio::spawn(async move {
+            voice.raw("data: {\"jsonrpc\":\"2.0\",\"result\":{\"text\":\"").await;
+            voice.raw("漢".repeat(MIB).into_bytes()).await;
+            voice.raw(&b"\xe6\xbc"[..]).await;
+            voice.cut().await;
+        });
+        said
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let text = client.call(7, "long").await.text().await;
+    let (voided, failure) = text.split_once("\nevent: relatch-void\n\n").expect("the half event is voided");
+    assert!(voided.ends_with('漢'));
+    assert!(failure.contains(r#""executed":"unknown""#), "{failure}");
 }
 
 #[tokio::test]
@@ -168,19 +218,22 @@ async fn a_client_that_leaves_a_long_answer_disturbs_nobody() {
 #[tokio::test]
 async fn a_long_answer_whose_session_is_ended_in_the_middle_does_not_look_whole() {
     let _alone = alone().await;
-    let server = speaking(LONG, false, true).await;
+    let server = Server::ordinary(|_| async move {
+        let (voice, said) = stream("application/json");
+        tokio::spawn(async move {
+            voice.raw("{\"jsonrpc\":\"2.0\",\"result\":{\"text\":\"").await;
+            voice.raw(vec![b'x'; 2 * MIB]).await;
+            voice.closed().await;
+        });
+        said
+    })
+    .await;
     let world = World::before(&server).await;
     let client = world.opened().await;
-    // So much waits for a client that reads nothing further that the end can't be on its way yet.
-    let mut answer = client.call(7, "long").await;
-    assert!(answer.chunk().await.unwrap().is_ok());
+    // The head comes as soon as the answer has shown that it is a long one.
+    let answer = client.call(7, "long").await;
     client.send(http::Method::DELETE, "/x/mcp", Bytes::new(), &[]).await;
-    let broken = loop {
-        match answer.chunk().await {
-            Some(Ok(_)) => {}
-            Some(Err(_)) => break true,
-            None => break false,
-        }
-    };
-    assert!(broken, "an answer that was cut ends as a broken body");
+    let failure = answer.json().await;
+    assert_eq!(failure["id"], 7);
+    assert_eq!(failure["error"]["data"]["relatch"]["code"], "session-ended");
 }

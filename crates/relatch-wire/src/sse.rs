@@ -354,6 +354,23 @@ pub fn continue_event(out: &mut impl BufMut, piece: &[u8]) {
     out.put_slice(rest);
 }
 
+/// How many bytes of a piece of an event are whole characters: what stands behind them is the beginning of one whose rest
+/// is to come. An event that is voided has to end at a character's edge, since there are readers that take no stream
+/// any further that is not UTF-8. Bytes that are no UTF-8 at all count as they are.
+pub fn whole_characters(piece: &[u8]) -> usize {
+    for (behind, &byte) in piece.iter().rev().take(3).enumerate() {
+        let due = match byte {
+            0x80..=0xbf => continue,
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            _ => 1,
+        };
+        return if behind + 1 < due { piece.len() - behind - 1 } else { piece.len() };
+    }
+    piece.len()
+}
+
 /// Ends an event that has begun.
 pub fn end_event(out: &mut impl BufMut) {
     out.put_slice(b"\n\n");
@@ -431,6 +448,20 @@ mod tests {
             id: id.map(Into::into),
             event: event.map(Into::into),
             data: Bytes::copy_from_slice(data.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn a_text_cut_anywhere_ends_at_the_edge_of_a_character() {
+        let text = "a é 漢 😀 z";
+        for at in 0..=text.len() {
+            let piece = &text.as_bytes()[..at];
+            let whole = whole_characters(piece);
+            assert!(std::str::from_utf8(&piece[..whole]).is_ok(), "{at}");
+            assert_eq!(whole, (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap(), "{at}");
+        }
+        for odd in [&b"a\x80\x80\x80\x80"[..], b"a\xff", b"\x80", b"\xc3\xa9\xa9"] {
+            assert_eq!(whole_characters(odd), odd.len());
         }
     }
 

@@ -18,6 +18,8 @@ import time
 import uuid
 from pathlib import Path
 
+from .front import Front
+
 MARK = "RELATCH_INTEROP_STORY"
 PROTOCOL_LINE = re.compile(r"http://127\.0\.0\.1:(\d+)/([\w-]+)/mcp")
 
@@ -64,7 +66,7 @@ class World:
         self.ledger = self.folder / "ledger.jsonl"
         self.port = free_port()
         self.upstream = f"http://127.0.0.1:{self.port}/mcp"
-        self.server = self.keeper = self.nginx = None
+        self.server = self.keeper = self.nginx = self.front = None
         self.keeper_port = self.nginx_port = 0
         # More options for `relatch stdio` and `relatch serve`.
         self.treatment = []
@@ -227,6 +229,13 @@ http {{
         self.until(answers, 5, "nginx does not listen")
         self.note(f"nginx on {front}, in front of {self.port}")
 
+    def start_front(self):
+        """A way to relatch that can be cut."""
+        if not self.keeper:
+            self.start_keeper()
+        self.front = Front(self.keeper_port)
+        self.note(f"a way that can be cut on {self.front.port}")
+
     def reload_nginx(self):
         before = self.children(self.nginx.pid)
         os.kill(self.nginx.pid, signal.SIGHUP)
@@ -247,6 +256,8 @@ http {{
             link.ask("connect", command=[self.relatch, "stdio", self.upstream, *self.treatment], seconds=20)
         else:
             url = f"http://127.0.0.1:{self.keeper_port}/up/mcp" if self.keeper else self.start_keeper()
+            if self.front:
+                url = url.replace(f":{self.keeper_port}/", f":{self.front.port}/")
             link.ask("connect", url=url, seconds=20)
         return link
 
@@ -273,6 +284,8 @@ http {{
     def close(self):
         for link in self.clients:
             link.close()
+        if self.front:
+            self.front.close()
         for process in self.spawned:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -327,11 +340,12 @@ class Link:
             with self.news:
                 if "event" in line:
                     self.events.append(line)
-                    self.world.note(f"{self.name} event {json.dumps(line)[:300]}")
+                    self.world.note(f"{self.name} event {raw[:300].decode(errors='replace').strip()}")
                 else:
                     self.answers[line.get("n")] = line
                     self.at[line.get("n")] = time.monotonic()
-                    self.world.note(f"{self.name} answer {json.dumps(line)[:400]}")
+                    # The raw text: an answer may be longer than anybody wants to write down again.
+                    self.world.note(f"{self.name} answer {raw[:400].decode(errors='replace').strip()}")
                 self.news.notify_all()
         with self.news:
             self.gone = True

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::body::{Aborted, Body};
+use super::spool::Spool;
 use super::stream::{self, AHEAD, COMMENT, EventId, Gone, Out, Streams, put};
 use crate::driver::Upstream;
 use crate::exchange::{Chunk, Final, Piece, Shape};
@@ -134,8 +135,84 @@ fn typed(kind: &'static str, body: Body) -> Response<Body> {
     response
 }
 
-/// A long answer as the whole body.
+/// A long answer as the whole body. None of it goes out before all of it has come: a body that breaks takes common
+/// clients their session, or leaves them to wait for ever, and an error in its place tells what happened. Blanks, which
+/// may stand before any JSON text, show meanwhile that somebody is there.
 async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out) {
+    let mut spool = match Spool::open().await {
+        Ok(spool) => spool,
+        Err(fault) => {
+            tracing::warn!(
+                upstream = asked.upstream(),
+                "a long answer passes as it comes: no temporary file ({fault})"
+            );
+            return long_json_as_it_comes(asked, chunks, out).await;
+        }
+    };
+    let mut blanks = interval_at(Instant::now() + COMMENT, COMMENT);
+    blanks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let gone = tokio::select! {
+            biased;
+            chunk = chunks.recv() => match chunk {
+                Some(Chunk::Bytes(bytes)) => match spool.append(&bytes).await {
+                    Ok(()) => false,
+                    Err(fault) => return unspooled(&asked, &fault, &out).await,
+                },
+                Some(Chunk::End) => break,
+                None => return broken(asked, &out).await,
+            },
+            _ = blanks.tick() => put(&out, Bytes::from_static(b" ")).await.is_err(),
+            () = out.closed() => true,
+        };
+        if gone {
+            return;
+        }
+    }
+    let mut spooled = match spool.whole().await {
+        Ok(spooled) => spooled,
+        Err(fault) => return unspooled(&asked, &fault, &out).await,
+    };
+    // The end of the answer is known to the core before the client can see it.
+    drop(asked.pieces.recv().await);
+    loop {
+        let piece = match spooled.piece().await {
+            Ok(Some(piece)) => Ok(piece),
+            Ok(None) => return,
+            Err(fault) => {
+                tracing::warn!(upstream = asked.upstream(), "a long answer can't be read back: {fault}");
+                Err(Aborted)
+            }
+        };
+        let broken = piece.is_err();
+        if out.send(piece).await.is_err() || broken {
+            return;
+        }
+    }
+}
+
+/// The long answer can't be kept: the client hears of that instead.
+async fn unspooled(asked: &Asked, fault: &std::io::Error, out: &Out) {
+    // A client that has left needs no words.
+    drop(put(out, words::unspooled(asked.upstream(), &asked.id, fault)).await);
+}
+
+/// The long answer broke: the error that follows it is the answer.
+async fn broken(mut asked: Asked, out: &Out) {
+    let text = loop {
+        match asked.pieces.recv().await {
+            Some(Piece::Begun | Piece::Early | Piece::Event(..) | Piece::Long { .. }) => {}
+            Some(Piece::Final(Final::Message { text, .. })) => break text,
+            Some(Piece::Final(Final::Challenge { instead, .. })) => break instead,
+            Some(Piece::Final(Final::Whole)) => break words::lost_answer(asked.upstream(), &asked.id),
+            None => break words::session_ended(asked.upstream(), &asked.id),
+        }
+    };
+    drop(put(out, text).await);
+}
+
+/// The same where there is no place on disk: what breaks is aborted.
+async fn long_json_as_it_comes(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out) {
     loop {
         let piece = match chunks.recv().await {
             Some(Chunk::Bytes(bytes)) => Ok(bytes),
@@ -147,7 +224,6 @@ async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out
             return;
         }
     }
-    // The end of the answer is known to the core before the client can see it.
     drop(asked.pieces.recv().await);
 }
 

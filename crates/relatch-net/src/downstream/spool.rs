@@ -4,16 +4,22 @@
 
 use std::io;
 
+use bytes::{Bytes, BytesMut};
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use crate::entropy;
 
-/// Bytes that are copied at a time.
-const COPIED: usize = 64 * 1024;
+/// Bytes that are read back at a time.
+const PIECE: usize = 64 * 1024;
 
 /// An unlinked file of mode 0600.
 pub(crate) struct Spool {
+    file: File,
+}
+
+/// The same when all has come, read from its beginning.
+pub(crate) struct Spooled {
     file: File,
 }
 
@@ -30,27 +36,24 @@ impl Spool {
         Ok(Spool { file })
     }
 
-    /// Appends; line breaks become spaces, which in JSON stand between tokens only.
+    /// Appends.
     pub(crate) async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-            let line: Vec<u8> =
-                bytes.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect();
-            return self.file.write_all(&line).await;
-        }
         self.file.write_all(bytes).await
     }
 
-    /// Copies everything to `out`.
-    pub(crate) async fn copy_to(mut self, out: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    /// All has come.
+    pub(crate) async fn whole(mut self) -> io::Result<Spooled> {
         self.file.flush().await?;
         self.file.rewind().await?;
-        let mut piece = vec![0; COPIED];
-        loop {
-            let read = self.file.read(&mut piece).await?;
-            match piece.get(..read) {
-                Some(bytes) if !bytes.is_empty() => out.write_all(bytes).await?,
-                Some(_) | None => return Ok(()),
-            }
-        }
+        Ok(Spooled { file: self.file })
+    }
+}
+
+impl Spooled {
+    /// The next piece; none at the end.
+    pub(crate) async fn piece(&mut self) -> io::Result<Option<Bytes>> {
+        let mut piece = BytesMut::with_capacity(PIECE);
+        let read = self.file.read_buf(&mut piece).await?;
+        Ok((read > 0).then(|| piece.freeze()))
     }
 }

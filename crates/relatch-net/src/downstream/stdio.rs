@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::http::stopped;
 use super::post::never_forwarded;
-use super::spool::Spool;
+use super::spool::{Spool, Spooled};
 use crate::driver::Upstream;
 use crate::exchange::{Chunk, Final, Piece};
 use crate::intake::{self, Asked, Heard};
@@ -114,10 +114,12 @@ impl<W: AsyncWrite + Unpin> Output<W> {
         }
     }
 
-    async fn spooled(&self, spool: Spool) {
+    async fn spooled(&self, mut spool: Spooled) {
         let mut writer = self.writer.lock().await;
         let written = async {
-            spool.copy_to(&mut *writer).await?;
+            while let Some(piece) = spool.piece().await? {
+                writer.write_all(&piece).await?;
+            }
             writer.write_all(b"\n").await?;
             writer.flush().await
         };
@@ -315,7 +317,7 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Client<W> {
 /// The end of an exchange, whole.
 enum Last {
     Message(Bytes),
-    Spooled(Spool),
+    Spooled(Spooled),
 }
 
 /// Writes what comes before the answer, and gives the answer.
@@ -342,8 +344,8 @@ async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Opt
                     let mut spool = Spool::open().await?;
                     loop {
                         match chunks.recv().await {
-                            Some(Chunk::Bytes(bytes)) => spool.append(&bytes).await?,
-                            Some(Chunk::End) => return Ok::<_, io::Error>(Some(spool)),
+                            Some(Chunk::Bytes(bytes)) => spool.append(&one_line(&bytes)).await?,
+                            Some(Chunk::End) => return Ok::<_, io::Error>(Some(spool.whole().await?)),
                             // An error follows in its place.
                             None => return Ok(None),
                         }
@@ -352,7 +354,7 @@ async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Opt
                 match kept.await {
                     Ok(kept) => spool = kept,
                     Err(fault) => {
-                        return Some(Last::Message(unspooled(asked.upstream(), &asked.id, &fault)));
+                        return Some(Last::Message(words::unspooled(asked.upstream(), &asked.id, &fault)));
                     }
                 }
             }
@@ -364,18 +366,6 @@ async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Opt
             }
         }
     }
-}
-
-fn unspooled(upstream: &str, id: &RequestId, fault: &io::Error) -> Bytes {
-    let mut failure = words::own(
-        upstream,
-        Code::Internal,
-        Executed::Unknown,
-        format!("The long answer of `{upstream}` can't be kept until it is whole. The call has run."),
-        "Make room in the temporary folder, or point `TMPDIR` to another",
-    );
-    failure.cause = Some(fault.to_string());
-    failure.to_message(Some(id))
 }
 
 fn too_large(upstream: &str, id: &RequestId) -> Bytes {

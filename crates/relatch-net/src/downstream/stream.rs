@@ -28,6 +28,8 @@ pub(crate) const AHEAD: usize = 2;
 const COME_BACK: Duration = Duration::from_millis(policy::ATTACHED_MS);
 /// An answer that found no client is kept for so long.
 const LINGER: Duration = Duration::from_secs(60);
+/// And one that was written to a client's connection for so long: it may have been on its way when that broke.
+const LINGER_WRITTEN: Duration = Duration::from_secs(10);
 /// What is kept of one stream, in bytes and events; the newest event stays whatever its size.
 const TAIL_BYTES: usize = 256 * 1024;
 const TAIL_EVENTS: usize = 256;
@@ -124,6 +126,7 @@ pub(crate) async fn run(asked: Asked, first: VecDeque<Piece>, out: Out) {
         reader: Reader::There(out),
         tail: VecDeque::new(),
         bytes: 0,
+        too_long: false,
         back,
     };
     stream.answer(first).await;
@@ -152,6 +155,8 @@ struct Stream {
     reader: Reader,
     tail: VecDeque<(u64, Bytes)>,
     bytes: usize,
+    /// The answer went by without being kept.
+    too_long: bool,
     back: mpsc::Receiver<Return>,
 }
 
@@ -234,12 +239,31 @@ impl Stream {
         }
     }
 
-    /// The answer is out, or found nobody: then it is kept for a while.
+    /// The answer is out, or found nobody: then it is kept for a while. What was written is kept too, since nobody knows
+    /// whether it arrived; a client that comes back for it would wait for ever.
     async fn linger(&mut self) {
-        let until = Instant::now() + LINGER;
-        while matches!(self.reader, Reader::Away(_)) && !self.tail.is_empty() && self.resumable {
+        if !self.resumable || (self.tail.is_empty() && !self.too_long) {
+            return;
+        }
+        let written = matches!(self.reader, Reader::There(_));
+        if written && (self.too_long || self.bytes > TAIL_BYTES) {
+            self.tail.clear();
+            self.bytes = 0;
+            let text = words::not_kept(self.asked.upstream(), &self.asked.id);
+            let mut framed = BytesMut::new();
+            sse::write_event(&mut framed, Some(&self.next_id()), None, &text);
+            self.keep(framed.freeze());
+        }
+        let until = Instant::now() + if written { LINGER_WRITTEN } else { LINGER };
+        loop {
+            // The client's body ends here.
+            self.reader = Reader::Away(Instant::now());
             tokio::select! {
-                Some(back) = self.back.recv() => self.welcome(back).await,
+                back = self.back.recv() => match back {
+                    Some(back) => self.welcome(back).await,
+                    // Others have taken its place.
+                    None => return,
+                },
                 () = sleep_until(until) => return,
             }
         }
@@ -312,9 +336,16 @@ impl Stream {
         let mut framed = BytesMut::new();
         sse::begin_event(&mut framed, None, None, b"");
         let mut after_cr = false;
+        // The beginning of a character whose rest is to come.
+        let mut half = Bytes::new();
         loop {
             match chunks.recv().await {
                 Some(Chunk::Bytes(bytes)) => {
+                    let mut bytes = match half.is_empty() {
+                        true => bytes,
+                        false => [&half[..], &bytes[..]].concat().into(),
+                    };
+                    half = bytes.split_off(sse::whole_characters(&bytes));
                     // A line break of two bytes may be cut in two.
                     let cut = after_cr && bytes.starts_with(b"\n");
                     after_cr = bytes.ends_with(b"\r");
@@ -322,6 +353,8 @@ impl Stream {
                     self.send(framed.split().freeze()).await;
                 }
                 Some(Chunk::End) => {
+                    self.too_long = true;
+                    sse::continue_event(&mut framed, &half);
                     sse::end_event(&mut framed);
                     self.send(framed.freeze()).await;
                     break;
