@@ -361,6 +361,10 @@ impl Reference {
                 let first = self.closed.insert(*latch);
                 self.holds(Law::AnsweredOnce, first, || format!("{latch:?} closes twice"));
                 self.notes.retain(|_, note| note.latch != *latch);
+                // The shell lets go of the whole latch.
+                for (_, sent) in self.sessions.iter_mut().filter(|(key, _)| key.0 == *latch) {
+                    sent.open = false;
+                }
             }
             Effect::Accept { note } => {
                 let twice =

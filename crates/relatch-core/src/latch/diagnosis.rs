@@ -22,8 +22,16 @@ pub(crate) struct Diagnosis {
     pub(crate) step: Asked,
     pub(crate) subjects: Vec<Subject>,
     pub(crate) began: At,
-    /// What the second session's server said of itself.
-    pub(crate) session: Option<SessionFacts>,
+    pub(crate) second: Option<Second>,
+}
+
+/// The second session of a diagnosis.
+#[derive(Debug)]
+pub(crate) struct Second {
+    /// What its server said of itself.
+    facts: SessionFacts,
+    /// `notifications/initialized` may have reached it.
+    told: bool,
 }
 
 /// What has been asked.
@@ -103,7 +111,7 @@ impl Machine {
                 let ping =
                     self.ping(latch, generation, Question::Diagnose, Connection::Young, policy::PING_MS);
                 let diagnosis =
-                    Diagnosis { step: Asked::Ping(ping), subjects: vec![subject], began: now, session: None };
+                    Diagnosis { step: Asked::Ping(ping), subjects: vec![subject], began: now, second: None };
                 if let Some(latch) = self.latches.get_mut(&latch) {
                     latch.state = LatchState::Doubted(generation, diagnosis);
                 }
@@ -298,7 +306,7 @@ impl Machine {
         };
         debug_assert!(self.attempts.get(id).is_none(), "the trial is over");
         if let Some(diagnosis) = self.diagnosis(latch, old) {
-            diagnosis.session = Some(session);
+            diagnosis.second = Some(Second { facts: session, told: true });
         }
         let generation = attempt.generation;
         let told = self.send(
@@ -315,7 +323,12 @@ impl Machine {
     }
 
     /// Whether this `initialized` was a trial's; if so, the control follows.
-    pub(crate) fn trial_initialized_over(&mut self, id: AttemptId, attempt: &Attempt) -> bool {
+    pub(crate) fn trial_initialized_over(
+        &mut self,
+        id: AttemptId,
+        attempt: &Attempt,
+        outcome: &Outcome<'_>,
+    ) -> bool {
         let latch = attempt.latch;
         let Some((old, same)) = self.tried(attempt) else { return false };
         let ours = matches!(
@@ -327,6 +340,9 @@ impl Machine {
             let control = self.ping(latch, generation, Question::Control, Connection::Young, policy::PING_MS);
             if let Some(diagnosis) = self.diagnosis(latch, old) {
                 diagnosis.step = Asked::Control(control, generation, same);
+                if let (Some(second), Outcome::Cut(cut)) = (&mut diagnosis.second, outcome) {
+                    second.told = cut.wrote;
+                }
             }
         }
         ours
@@ -355,8 +371,8 @@ impl Machine {
         match now {
             None => {
                 let subjects = self.take_subjects(latch, old);
-                let Some(session) = self.diagnosis(latch, old).and_then(|d| d.session.take()) else { return };
-                self.promote(latch, old, attempt.generation, &session);
+                let Some(second) = self.diagnosis(latch, old).and_then(|d| d.second.take()) else { return };
+                self.promote(latch, old, attempt.generation, &second.facts, second.told);
                 self.judge_subjects(subjects, &Finding::Gone(same));
             }
             Some(now) if now == same => {
@@ -390,7 +406,7 @@ impl Machine {
             let step = Asked::Replica(ping, policy::REPLICA_PINGS - 1);
             latch.state = LatchState::Doubted(
                 generation,
-                Diagnosis { step, subjects: Vec::new(), began: now, session: None },
+                Diagnosis { step, subjects: Vec::new(), began: now, second: None },
             );
         }
     }

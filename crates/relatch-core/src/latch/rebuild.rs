@@ -17,20 +17,29 @@ use crate::{AttemptId, Gen, LatchId, journal, policy};
 
 impl Machine {
     /// The trial of a diagnosis has proved itself: it goes on as the new session.
-    pub(crate) fn promote(&mut self, id: LatchId, old: Gen, generation: Gen, session: &SessionFacts) {
+    pub(crate) fn promote(
+        &mut self,
+        id: LatchId,
+        old: Gen,
+        generation: Gen,
+        session: &SessionFacts,
+        told: bool,
+    ) {
         self.lose(id, old);
         self.adopt(id, generation, session);
         let Some(latch) = self.latches.get_mut(&id) else { return };
         // The old one was found gone only by comparison; it gets its DELETE.
         latch.old.insert(old, Farewell::Delete);
         let loss = Loss::new(Some(old), self.now, Doubtful::Gone);
-        latch.announced = Some(generation);
-        latch.initialized = true;
+        if told {
+            latch.announced = Some(generation);
+            latch.initialized = true;
+        }
         self.rebuild(id, generation, loss);
     }
 
     pub(crate) fn initialized_over(&mut self, id: AttemptId, attempt: &Attempt, outcome: Outcome<'_>) {
-        if self.trial_initialized_over(id, attempt) {
+        if self.trial_initialized_over(id, attempt, &outcome) {
             return;
         }
         if let Outcome::Cut(cut) = &outcome
