@@ -19,7 +19,7 @@ impl Machine {
     /// The trial of a diagnosis has proved itself: it goes on as the new session.
     pub(crate) fn promote(&mut self, id: LatchId, old: Gen, generation: Gen, session: &SessionFacts) {
         self.lose(id, old);
-        self.adopt(id, generation, session);
+        self.adopt(id, session);
         let Some(latch) = self.latches.get_mut(&id) else { return };
         // The old one was found gone only by comparison; it gets its DELETE.
         latch.old.insert(old, Farewell::Delete);
@@ -191,6 +191,7 @@ impl Machine {
         latch.unanswered += 1;
         latch.gap = Gap::Open;
         latch.compare_at = now;
+        let changes = std::mem::take(&mut latch.changes);
         let stream = latch.stream.attempt();
         latch.stream = StreamState::Off;
         if let Some(stream) = stream {
@@ -203,6 +204,7 @@ impl Machine {
         self.journal(journal::What::Relatched, Some(id), |entry| {
             entry.generation = Some(generation);
             entry.ms = Some(took);
+            entry.detail = (!changes.is_empty()).then(|| changes.join("; "));
         });
         self.out.push(Effect::Record { latch: id });
     }
