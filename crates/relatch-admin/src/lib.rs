@@ -12,6 +12,6 @@ pub mod link;
 pub mod runtime;
 pub mod schema;
 
-pub use journal::{Dated, Journal};
+pub use journal::{Dated, Journal, JournalFolder};
 pub use keeper::{Keeper, ReconnectOutcome};
-pub use schema::{KeeperKind, KeeperStatus, ServerStatus, Status, server_status};
+pub use schema::{JournalStatus, KeeperKind, KeeperStatus, ServerStatus, Status, server_status};

@@ -5,12 +5,16 @@
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
-use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, Status, control, runtime, schema};
+use relatch_admin::journal::folder_in;
+use relatch_admin::{
+    Journal, JournalFolder, KeeperKind, KeeperStatus, ReconnectOutcome, Status, control, runtime, schema,
+};
 use relatch_core::LatchId;
 use relatch_core::policy::Policy;
 use relatch_net::downstream::http::HttpConfig;
@@ -25,6 +29,9 @@ use tokio::sync::watch;
 use crate::exit;
 use crate::launch::{Launch, ServerSpec};
 use crate::render::{self, Failure};
+
+/// The last entries of a keeper that ends have so long to reach the disk.
+const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs a keeper until it is told to end.
 ///
@@ -45,16 +52,15 @@ pub(crate) fn run(launch: Launch) -> anyhow::Result<ExitCode> {
 
 async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
     let servers = launch.servers.iter().map(server).collect::<Result<Vec<_>, Failure>>()?;
-    let (records, journal) = match launch.kind {
-        KeeperKind::Serve => {
-            let store = open_store(&launch)?;
-            let journal = Journal::in_dir(&launch.state_dir).with_context(|| {
-                format!("The journal in `{}` can't be opened", launch.state_dir.display())
-            })?;
-            (Some(Arc::new(store) as Arc<dyn Store>), journal)
-        }
-        // A session on stdio ends with its process, and several such keepers run side by side.
-        KeeperKind::Stdio => (None, Journal::in_memory()),
+    let records = match launch.kind {
+        KeeperKind::Serve => Some(Arc::new(open_store(&launch)?) as Arc<dyn Store>),
+        // A session on stdio ends with its process.
+        KeeperKind::Stdio => None,
+    };
+    let journal = if launch.state_dir.as_os_str().is_empty() {
+        Journal::in_memory()
+    } else {
+        Journal::in_folder(JournalFolder::new(folder_in(&launch.state_dir), launch.kind))
     };
     let sink = Arc::clone(&journal);
     let keeper = Keeper::start(KeeperConfig {
@@ -78,7 +84,7 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
         kind: launch.kind,
         since: Timestamp::now(),
         urls: launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect(),
-        journal,
+        journal: Arc::clone(&journal),
     });
     // Without its control socket a keeper still serves; only `status` can't see it.
     let control =
@@ -90,10 +96,13 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
             None
         }
     };
-    match launch.kind {
+    let done = match launch.kind {
         KeeperKind::Stdio => over_stdio(&launch, keeper).await,
         KeeperKind::Serve => over_http(&launch, keeper, face).await,
-    }
+    };
+    // On a thread of its own, so that a disk that hangs holds nothing up but this.
+    let _ = tokio::task::spawn_blocking(move || journal.flush(JOURNAL_WITHIN)).await;
+    done
 }
 
 async fn over_stdio(launch: &Launch, keeper: Arc<Keeper>) -> anyhow::Result<ExitCode> {
@@ -248,6 +257,7 @@ impl relatch_admin::Keeper for Face {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since: self.since,
             servers: servers.collect(),
+            journal: self.journal.status(),
         }
     }
 

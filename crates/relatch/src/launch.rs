@@ -14,7 +14,7 @@ pub(crate) struct Launch {
     pub(crate) servers: Vec<ServerSpec>,
     /// Where `serve` listens.
     pub(crate) listen: SocketAddr,
-    /// Where records, token and journal live.
+    /// Where records, token and journal live; empty where there is no such place, which only `Stdio` can do without.
     pub(crate) state_dir: PathBuf,
     /// Whether the HTTP side asks for the token.
     pub(crate) token: bool,

@@ -4,6 +4,7 @@ mod ask;
 mod drill;
 mod explain;
 mod log;
+mod moment;
 mod parse;
 mod reconnect;
 mod serve;

@@ -1,6 +1,5 @@
 //! `relatch stdio`: stands between one client, on stdin and stdout, and one server.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -45,8 +44,8 @@ fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
         kind: KeeperKind::Stdio,
         servers: vec![arguments.treatment.spec(name, &url, headers)],
         listen: DEFAULT_LISTEN,
-        // A client's only process must start on a machine without a home, too; it keeps no sessions there.
-        state_dir: state_dir(None).unwrap_or_else(|_| PathBuf::from("/nonexistent")),
+        // A client's only process must start on a machine without a home, too; it keeps nothing but its journal there.
+        state_dir: state_dir(None).unwrap_or_default(),
         token: true,
         allow_hosts: Vec::new(),
     })
