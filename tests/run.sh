@@ -33,5 +33,8 @@ python3 tests/chaos/test_judge.py
 python3 tests/chaos/run.py --prove
 python3 tests/chaos/run.py
 
+say "metrics, read by Prometheus' own client"
+tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py
+
 say "conformance: direct and through relatch"
 python3 tests/interop/conformance/run.py

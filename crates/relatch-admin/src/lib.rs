@@ -1,7 +1,7 @@
 //! What people and machines read about running keepers, and the few things they may ask of them.
 //!
 //! [`schema`] is the stable JSON, [`journal`] the dated record of what happened, [`control`] the socket by which a
-//! keeper answers, and [`link`] its other end. [`Keeper`] is the seam: whoever owns latches implements it.
+//! keeper answers, [`link`] its other end, and [`metrics`] what Prometheus reads. [`Keeper`] is the seam: whoever owns latches implements it.
 //!
 //! What this crate is *not*: it computes no health of its own, prints nothing, and touches no MCP connection.
 
@@ -9,6 +9,7 @@ pub mod control;
 pub mod journal;
 mod keeper;
 pub mod link;
+pub mod metrics;
 pub mod runtime;
 pub mod schema;
 

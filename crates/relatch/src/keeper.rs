@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use relatch_admin::journal::folder_in;
+use relatch_admin::metrics;
 use relatch_admin::{
     Journal, JournalFolder, KeeperKind, KeeperStatus, ReconnectOutcome, Status, control, runtime, schema,
 };
@@ -136,6 +137,7 @@ async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> any
     let names: Vec<&str> = launch.servers.iter().map(|s| s.name.as_str()).collect();
     // Nobody reading it is no reason not to serve.
     let _ = render::out(&render::serve::listening(bound, &names, token.as_deref()));
+    let shown = Arc::clone(&face);
     let status: http_side::StatusPage = Arc::new(move || {
         let status = Status {
             schema: schema::SCHEMA,
@@ -144,11 +146,16 @@ async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> any
         };
         Bytes::from(serde_json::to_vec(&status).unwrap_or_default())
     });
+    let scraped = Arc::clone(&keeper);
+    let metrics: http_side::StatusPage = Arc::new(move || {
+        let status = relatch_admin::Keeper::status(&*shown);
+        Bytes::from(metrics::text(&status, &|name| scraped.open_sockets(name)))
+    });
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(http_side::serve(
         listener,
         Arc::clone(&keeper),
-        HttpConfig { allowed, token, status },
+        HttpConfig { allowed, token, status, metrics },
         stopped,
     ));
     told_to_stop().await;

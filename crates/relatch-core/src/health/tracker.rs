@@ -166,6 +166,8 @@ impl Tracker {
         self.success = Some(LastSuccess { at: now, method: method.to_owned(), ms });
         if call {
             self.facets.last_call = Some(true);
+            self.totals.answered += 1;
+            self.totals.answered_ms += ms;
             if self.latencies.len() == LATENCIES {
                 self.latencies.pop_front();
             }

@@ -314,6 +314,8 @@ mod tests {
                 held: 1,
                 given_back: 0,
                 delivery_unknown: 0,
+                answered: 120,
+                answered_ms: 1_440,
             },
             latency_ms: LatencyStatus { p50: 3.25, p99: 41.0 },
         }

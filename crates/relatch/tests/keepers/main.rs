@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod journal;
+mod machines;
 mod restart;
 mod secrets;
 mod stage;
