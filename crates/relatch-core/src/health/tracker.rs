@@ -341,6 +341,18 @@ impl Tracker {
         }
     }
 
+    /// A judgement's word, and since when it holds.
+    pub(crate) fn word(&self, judgement: &Judgement) -> (State, At) {
+        let since = match judgement {
+            Judgement::Healthy(fresh) => self.well_since.unwrap_or(fresh.0),
+            Judgement::Recovering { since }
+            | Judgement::Degraded { since, .. }
+            | Judgement::Down { since, .. }
+            | Judgement::Unknown { since } => *since,
+        };
+        (judgement.state(), since)
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the machine hands over what only it knows, once")]
     pub(crate) fn report(
         &self,

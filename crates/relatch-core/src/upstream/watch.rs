@@ -277,6 +277,15 @@ impl Machine {
         self.tracker.judge(now)
     }
 
+    /// Health and no more: for those who look often.
+    #[must_use]
+    pub fn glance(&self, now: crate::At) -> crate::health::turns::Glance {
+        let now = self.now.max(now);
+        let (state, since) = self.tracker.word(&self.judge(now));
+        let flapping = self.troubled.values().any(|code| *code == Code::SessionFlapping);
+        crate::health::turns::Glance { state, since, flapping }
+    }
+
     /// What is true of the upstream at this moment.
     #[must_use]
     pub fn report(&self, now: crate::At) -> crate::health::HealthReport {
