@@ -21,6 +21,7 @@ use relatch_core::policy::Policy;
 use relatch_net::downstream::http::HttpConfig;
 use relatch_net::downstream::origin::{Allowed, token_file};
 use relatch_net::downstream::{http as http_side, stdio as stdio_side};
+use relatch_net::hooks::{self, About, Hooks, Webhook};
 use relatch_net::keeper::{Keeper, KeeperConfig, ServerConfig};
 use relatch_net::upstream::dial::{Nearness, Target, Tls};
 use relatch_store::{SqliteStore, Store, StoreError};
@@ -80,6 +81,8 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
         }),
         tls: Tls::platform(),
     });
+    let about = About { kind: launch.kind.as_str(), version: env!("CARGO_PKG_VERSION") };
+    hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
     let face = Arc::new(Face {
         keeper: Arc::clone(&keeper),
         kind: launch.kind,
@@ -212,6 +215,17 @@ fn open_store(launch: &Launch) -> Result<SqliteStore, Failure> {
         }
     }
     Ok(store)
+}
+
+fn hooks_of(launch: &Launch) -> Result<Hooks, Failure> {
+    let webhook = match &launch.hooks.webhook {
+        Some(text) => Some(
+            Webhook::parse(text)
+                .map_err(|fault| Failure::usage("The address of `--webhook` can't be used").cause(fault))?,
+        ),
+        None => None,
+    };
+    Ok(Hooks { command: launch.hooks.command.clone(), webhook })
 }
 
 fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {

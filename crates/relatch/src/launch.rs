@@ -20,6 +20,17 @@ pub(crate) struct Launch {
     pub(crate) token: bool,
     /// Further names under which the HTTP side may be reached.
     pub(crate) allow_hosts: Vec<String>,
+    /// Who is told when health turns.
+    pub(crate) hooks: HookSpec,
+}
+
+/// Who is told when health turns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HookSpec {
+    /// A program with its arguments.
+    pub(crate) command: Option<Vec<String>>,
+    /// An address: https, or http on this machine.
+    pub(crate) webhook: Option<String>,
 }
 
 /// One upstream.

@@ -3,6 +3,7 @@
 mod ask;
 mod drill;
 mod explain;
+mod hooks;
 mod log;
 mod moment;
 mod parse;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use relatch_admin::KeeperKind;
 
+use super::hooks::Hooks;
 use super::parse;
 use super::serve::{DEFAULT_LISTEN, state_dir};
 use super::upstream::Treatment;
@@ -27,6 +28,9 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     treatment: Treatment,
+
+    #[command(flatten)]
+    hooks: Hooks,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -48,6 +52,7 @@ fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
         state_dir: state_dir(None).unwrap_or_default(),
         token: true,
         allow_hosts: Vec::new(),
+        hooks: arguments.hooks.spec()?,
     })
 }
 
