@@ -2,7 +2,7 @@
 //! keeper has a folder for them.
 //!
 //! Decides what is kept: the newest [`KEPT`] entries in memory, of which none is longer than [`SUBJECT`] and
-//! [`DETAIL`] allow. The files are [`files`]' business, on a thread of its own, so that no disk makes a connection wait;
+//! [`DETAIL`] allow. The files are written on a thread of its own, so that no disk makes a connection wait;
 //! they are read by [`read`], whether their keeper lives or not.
 
 mod files;
