@@ -36,5 +36,8 @@ python3 tests/chaos/run.py
 say "long answers that break: 2 clients"
 python3 tests/interop/long.py --ci
 
+say "metrics, read by Prometheus' own client"
+tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py
+
 say "conformance: direct and through relatch"
 python3 tests/interop/conformance/run.py

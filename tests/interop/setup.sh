@@ -40,7 +40,7 @@ fi
 # The peers' own `import` looks for node_modules above them.
 ln -sfn .setup/node_modules "$here/node_modules"
 
-for peer in py1 py2 fastmcp; do
+for peer in py1 py2 fastmcp metrics; do
   list=$here/requirements/$peer.txt
   if ! done_with "$peer" "$list"; then
     echo "setup: Python packages of $peer" >&2

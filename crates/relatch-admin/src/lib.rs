@@ -1,7 +1,7 @@
 //! What people and machines read about running keepers, and the few things they may ask of them.
 //!
 //! [`schema`] is the stable JSON, [`journal`] the dated record of what happened, [`control`] the socket by which a
-//! keeper answers, and [`link`] its other end. [`Keeper`] is the seam: whoever owns latches implements it.
+//! keeper answers, [`link`] its other end, and [`metrics`] what Prometheus reads. [`Keeper`] is the seam: whoever owns latches implements it.
 //!
 //! What this crate is *not*: it computes no health of its own, prints nothing, and touches no MCP connection.
 
@@ -9,9 +9,10 @@ pub mod control;
 pub mod journal;
 mod keeper;
 pub mod link;
+pub mod metrics;
 pub mod runtime;
 pub mod schema;
 
-pub use journal::{Dated, Journal};
+pub use journal::{Dated, Journal, JournalFolder};
 pub use keeper::{Keeper, ReconnectOutcome};
-pub use schema::{KeeperKind, KeeperStatus, ServerStatus, Status, server_status};
+pub use schema::{JournalStatus, KeeperKind, KeeperStatus, ServerStatus, Status, server_status};

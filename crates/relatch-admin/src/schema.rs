@@ -66,6 +66,18 @@ pub struct KeeperStatus {
     pub since: Timestamp,
     /// Its upstreams.
     pub servers: Vec<ServerStatus>,
+    /// Where its journal goes on beyond the process.
+    #[serde(default)]
+    pub journal: JournalStatus,
+}
+
+/// Where a keeper's journal goes on beyond the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// The folder of its files; none where it is kept in memory only.
+    pub dir: Option<String>,
+    /// Why entries are missing in the files.
+    pub fault: Option<String>,
 }
 
 /// One upstream of one keeper.
@@ -356,6 +368,7 @@ mod tests {
                 version: "0.1.0".into(),
                 since: date(At(0)),
                 servers: vec![drawn],
+                journal: JournalStatus::default(),
             }],
             unanswered: vec![],
         };

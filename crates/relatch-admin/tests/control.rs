@@ -23,6 +23,7 @@ impl Keeper for Still {
             version: "0.1.0".into(),
             since: Timestamp::from_second(1_700_000_000).unwrap(),
             servers: vec![],
+            journal: self.journal.status(),
         }
     }
 
@@ -44,7 +45,7 @@ fn still() -> Arc<Still> {
 }
 
 fn entry() -> Entry {
-    Entry { what: What::Lost, latch: None, generation: None, subject: None, ms: None, detail: None }
+    Entry::new(What::Lost)
 }
 
 #[tokio::test]

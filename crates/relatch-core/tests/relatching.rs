@@ -54,7 +54,15 @@ fn after_a_restart_the_refused_call_is_sent_once_to_the_new_session() {
     says!(w.session(4), "send #5 g2 initialized");
     says!(w.answered(5), "forget g1", "send #6 g2 exchange 2");
     says!(w.answered(6), "pass 2 #6");
-    assert_eq!(w.journal, ["attached", "lost", "held send_mail: a new session is being opened", "relatched"]);
+    assert_eq!(
+        w.journal,
+        [
+            "attached",
+            "lost: HTTP 404 to `ping`",
+            "held send_mail: a new session is being opened",
+            "relatched"
+        ]
+    );
     assert_eq!(w.report().totals.relatched, 1);
 }
 

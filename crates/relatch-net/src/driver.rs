@@ -178,6 +178,17 @@ impl Upstream {
         lock(&self.inside).machine.report(now)
     }
 
+    /// Health and no more, and when it was looked at.
+    pub(crate) fn glance(&self) -> (At, relatch_core::health::turns::Glance) {
+        let now = At(self.clock().now_ms());
+        (now, lock(&self.inside).machine.glance(now))
+    }
+
+    /// The address as it may be shown.
+    pub(crate) fn shown_url(&self) -> String {
+        self.dialer.target().to_string()
+    }
+
     /// Latches that have a downstream session, with its id.
     pub(crate) fn sids(&self) -> Vec<(LatchId, Arc<str>)> {
         self.desk(|desk| desk.latches.iter().map(|(id, latch)| (*id, Arc::clone(&latch.sid))).collect())

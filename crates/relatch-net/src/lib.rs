@@ -12,6 +12,7 @@ pub mod downstream;
 mod driver;
 pub mod entropy;
 mod exchange;
+pub mod hooks;
 mod intake;
 pub mod keeper;
 mod latch;

@@ -313,6 +313,28 @@ async fn a_clients_headers_go_to_its_upstream_and_relatchs_own_do_not() {
 }
 
 #[tokio::test]
+async fn a_trace_goes_through_as_it_came_in_the_header_and_in_the_message() {
+    let server = answering("{}").await;
+    let world = World::before(&server).await;
+    let mut client = world.opened().await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    client.more = vec![
+        ("traceparent", parent.to_owned()),
+        ("tracestate", "vendor=opaque".to_owned()),
+        ("baggage", "user=1".to_owned()),
+    ];
+    let call = format!(
+        r#"{{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{{"name":"t","_meta":{{"traceparent":"{parent}","tracestate":"vendor=opaque"}}}}}}"#
+    );
+    assert_eq!(client.post(&call).await.status, 200);
+    let seen = &server.seen(|seen| seen.method() == "tools/call")[0];
+    assert_eq!(seen.body, call);
+    for (name, value) in [("traceparent", parent), ("tracestate", "vendor=opaque"), ("baggage", "user=1")] {
+        assert_eq!(seen.header(name), Some(value));
+    }
+}
+
+#[tokio::test]
 async fn what_an_upstream_refuses_comes_back_under_the_requests_own_id() {
     let server = Server::ordinary(|seen| async move {
         match seen.json()["params"]["name"].as_str().unwrap_or_default() {

@@ -28,6 +28,19 @@ async fn lines_pass_in_both_directions_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_trace_in_a_message_goes_through_as_it_came() {
+    let server = Server::ordinary(|seen| async move {
+        json(format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{}}}}", seen.id()))
+    })
+    .await;
+    let mut stdio = Stdio::opened(&server.url()).await;
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}"#;
+    stdio.say(call).await;
+    assert_eq!(stdio.hear_json().await["id"], 1);
+    assert_eq!(server.seen(|seen| seen.method() == "tools/call")[0].body, call);
+}
+
+#[tokio::test]
 async fn nothing_is_asked_before_initialize() {
     let server = Server::ordinary(|_| async move { say(500, "", "") }).await;
     let mut stdio = Stdio::before(&server.url()).await;

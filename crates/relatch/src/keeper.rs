@@ -5,17 +5,23 @@
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
-use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, Status, control, runtime, schema};
+use relatch_admin::journal::folder_in;
+use relatch_admin::metrics;
+use relatch_admin::{
+    Journal, JournalFolder, KeeperKind, KeeperStatus, ReconnectOutcome, Status, control, runtime, schema,
+};
 use relatch_core::LatchId;
 use relatch_core::policy::Policy;
 use relatch_net::downstream::http::HttpConfig;
 use relatch_net::downstream::origin::{Allowed, token_file};
 use relatch_net::downstream::{http as http_side, stdio as stdio_side};
+use relatch_net::hooks::{self, About, Hooks, Webhook};
 use relatch_net::keeper::{Keeper, KeeperConfig, ServerConfig};
 use relatch_net::upstream::dial::{Nearness, Target, Tls};
 use relatch_store::{SqliteStore, Store, StoreError};
@@ -25,6 +31,9 @@ use tokio::sync::watch;
 use crate::exit;
 use crate::launch::{Launch, ServerSpec};
 use crate::render::{self, Failure};
+
+/// The last entries of a keeper that ends have so long to reach the disk.
+const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs a keeper until it is told to end.
 ///
@@ -45,16 +54,15 @@ pub(crate) fn run(launch: Launch) -> anyhow::Result<ExitCode> {
 
 async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
     let servers = launch.servers.iter().map(server).collect::<Result<Vec<_>, Failure>>()?;
-    let (records, journal) = match launch.kind {
-        KeeperKind::Serve => {
-            let store = open_store(&launch)?;
-            let journal = Journal::in_dir(&launch.state_dir).with_context(|| {
-                format!("The journal in `{}` can't be opened", launch.state_dir.display())
-            })?;
-            (Some(Arc::new(store) as Arc<dyn Store>), journal)
-        }
-        // A session on stdio ends with its process, and several such keepers run side by side.
-        KeeperKind::Stdio => (None, Journal::in_memory()),
+    let records = match launch.kind {
+        KeeperKind::Serve => Some(Arc::new(open_store(&launch)?) as Arc<dyn Store>),
+        // A session on stdio ends with its process.
+        KeeperKind::Stdio => None,
+    };
+    let journal = if launch.state_dir.as_os_str().is_empty() {
+        Journal::in_memory()
+    } else {
+        Journal::in_folder(JournalFolder::new(folder_in(&launch.state_dir), launch.kind))
     };
     let sink = Arc::clone(&journal);
     let keeper = Keeper::start(KeeperConfig {
@@ -73,12 +81,14 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
         }),
         tls: Tls::platform(),
     });
+    let about = About { kind: launch.kind.as_str(), version: env!("CARGO_PKG_VERSION") };
+    hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
     let face = Arc::new(Face {
         keeper: Arc::clone(&keeper),
         kind: launch.kind,
         since: Timestamp::now(),
         urls: launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect(),
-        journal,
+        journal: Arc::clone(&journal),
     });
     // Without its control socket a keeper still serves; only `status` can't see it.
     let control =
@@ -90,10 +100,13 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
             None
         }
     };
-    match launch.kind {
+    let done = match launch.kind {
         KeeperKind::Stdio => over_stdio(&launch, keeper).await,
         KeeperKind::Serve => over_http(&launch, keeper, face).await,
-    }
+    };
+    // On a thread of its own, so that a disk that hangs holds nothing up but this.
+    let _ = tokio::task::spawn_blocking(move || journal.flush(JOURNAL_WITHIN)).await;
+    done
 }
 
 async fn over_stdio(launch: &Launch, keeper: Arc<Keeper>) -> anyhow::Result<ExitCode> {
@@ -127,6 +140,7 @@ async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> any
     let names: Vec<&str> = launch.servers.iter().map(|s| s.name.as_str()).collect();
     // Nobody reading it is no reason not to serve.
     let _ = render::out(&render::serve::listening(bound, &names, token.as_deref()));
+    let shown = Arc::clone(&face);
     let status: http_side::StatusPage = Arc::new(move || {
         let status = Status {
             schema: schema::SCHEMA,
@@ -135,11 +149,16 @@ async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> any
         };
         Bytes::from(serde_json::to_vec(&status).unwrap_or_default())
     });
+    let scraped = Arc::clone(&keeper);
+    let metrics: http_side::StatusPage = Arc::new(move || {
+        let status = relatch_admin::Keeper::status(&*shown);
+        Bytes::from(metrics::text(&status, &|name| scraped.open_sockets(name)))
+    });
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(http_side::serve(
         listener,
         Arc::clone(&keeper),
-        HttpConfig { allowed, token, status },
+        HttpConfig { allowed, token, status, metrics },
         stopped,
     ));
     told_to_stop().await;
@@ -198,6 +217,17 @@ fn open_store(launch: &Launch) -> Result<SqliteStore, Failure> {
     Ok(store)
 }
 
+fn hooks_of(launch: &Launch) -> Result<Hooks, Failure> {
+    let webhook = match &launch.hooks.webhook {
+        Some(text) => Some(
+            Webhook::parse(text)
+                .map_err(|fault| Failure::usage("The address of `--webhook` can't be used").cause(fault))?,
+        ),
+        None => None,
+    };
+    Ok(Hooks { command: launch.hooks.command.clone(), webhook })
+}
+
 fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
     let target = Target::parse(&spec.url).map_err(|fault| {
         Failure::usage(format!("The address of `{}` can't be used", spec.name)).cause(fault)
@@ -248,6 +278,7 @@ impl relatch_admin::Keeper for Face {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since: self.since,
             servers: servers.collect(),
+            journal: self.journal.status(),
         }
     }
 

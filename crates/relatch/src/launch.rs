@@ -14,12 +14,23 @@ pub(crate) struct Launch {
     pub(crate) servers: Vec<ServerSpec>,
     /// Where `serve` listens.
     pub(crate) listen: SocketAddr,
-    /// Where records, token and journal live.
+    /// Where records, token and journal live; empty where there is no such place, which only `Stdio` can do without.
     pub(crate) state_dir: PathBuf,
     /// Whether the HTTP side asks for the token.
     pub(crate) token: bool,
     /// Further names under which the HTTP side may be reached.
     pub(crate) allow_hosts: Vec<String>,
+    /// Who is told when health turns.
+    pub(crate) hooks: HookSpec,
+}
+
+/// Who is told when health turns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HookSpec {
+    /// A program with its arguments.
+    pub(crate) command: Option<Vec<String>>,
+    /// An address: https, or http on this machine.
+    pub(crate) webhook: Option<String>,
 }
 
 /// One upstream.

@@ -4,6 +4,7 @@
 
 mod report;
 mod tracker;
+pub mod turns;
 
 pub use report::{
     ClientSeen, Condition, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, SessionSeen,

@@ -177,6 +177,12 @@ pub struct Totals {
     pub given_back: u64,
     /// Of these, the ones that may have run.
     pub delivery_unknown: u64,
+    /// Answers to `tools/call`.
+    #[serde(default)]
+    pub answered: u64,
+    /// How long they took together, in milliseconds.
+    #[serde(default)]
+    pub answered_ms: u64,
 }
 
 /// Of the last answers to `tools/call`, in milliseconds; zero when there was none.

@@ -166,6 +166,8 @@ impl Tracker {
         self.success = Some(LastSuccess { at: now, method: method.to_owned(), ms });
         if call {
             self.facets.last_call = Some(true);
+            self.totals.answered += 1;
+            self.totals.answered_ms += ms;
             if self.latencies.len() == LATENCIES {
                 self.latencies.pop_front();
             }
@@ -337,6 +339,18 @@ impl Tracker {
             Some(c) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
             None => Judgement::Healthy(fresh),
         }
+    }
+
+    /// A judgement's word, and since when it holds.
+    pub(crate) fn word(&self, judgement: &Judgement) -> (State, At) {
+        let since = match judgement {
+            Judgement::Healthy(fresh) => self.well_since.unwrap_or(fresh.0),
+            Judgement::Recovering { since }
+            | Judgement::Degraded { since, .. }
+            | Judgement::Down { since, .. }
+            | Judgement::Unknown { since } => *since,
+        };
+        (judgement.state(), since)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the machine hands over what only it knows, once")]

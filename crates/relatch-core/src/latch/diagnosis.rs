@@ -115,7 +115,7 @@ impl Machine {
                 if let Some(latch) = self.latches.get_mut(&latch) {
                     latch.state = LatchState::Doubted(generation, diagnosis);
                 }
-                let detail = format!("HTTP {status}");
+                let detail = format!("HTTP {status} to `{}`", self.title_of(&attempt.purpose));
                 self.journal(journal::What::Suspected, Some(latch), |entry| entry.detail = Some(detail));
             }
             LatchState::Doubted(generation, diagnosis)

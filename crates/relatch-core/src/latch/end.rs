@@ -17,6 +17,8 @@ impl Machine {
         if matches!(latch.state, LatchState::Ended) {
             return;
         }
+        let stayed = self.now.since(latch.opened);
+        let client = latch.client.as_ref().map(|c| format!("{} {}", c.name, c.version));
         let trial = latch.trial().into_iter();
         let mut live: BTreeSet<Gen> =
             latch.may_live().filter(|_| latch.has_id).into_iter().chain(trial).collect();
@@ -71,7 +73,10 @@ impl Machine {
         for why in [Why::RestEnds(id), Why::StreamAgain(id), Why::CompareDue(id)] {
             self.timers.clear(why);
         }
-        self.journal(journal::What::Left, Some(id), |_| {});
+        self.journal(journal::What::Left, Some(id), |entry| {
+            entry.ms = Some(stayed);
+            entry.detail = client;
+        });
         self.out.push(Effect::Close { latch: id });
         self.dirty.insert(id);
     }

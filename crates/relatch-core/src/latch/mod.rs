@@ -40,6 +40,8 @@ pub(crate) struct Latch {
     pub(crate) promised: String,
     pub(crate) server: Option<ServerSeen>,
     pub(crate) digest: Option<u64>,
+    /// What its newest handshake says other than the one before it; told of when it is bound.
+    pub(crate) changes: Vec<String>,
     /// The client has sent `notifications/initialized`.
     pub(crate) initialized: bool,
     /// The session that has been told so.
@@ -237,6 +239,7 @@ impl Latch {
             promised: String::new(),
             server: None,
             digest: None,
+            changes: Vec::new(),
             initialized: false,
             announced: None,
             state,

@@ -61,7 +61,7 @@ impl Machine {
                 self.tracker.answered(self.now, "initialize", took, false);
                 self.tracker.no_more(Code::HandshakeRefused);
                 self.out.push(Effect::Pass { ex, attempt: id });
-                self.adopt(attempt.latch, attempt.generation, &session);
+                self.adopt(attempt.latch, &session);
                 self.forget(ex);
                 if let Some(latch) = self.latches.get_mut(&attempt.latch) {
                     latch.promised = session.server.protocol.clone();

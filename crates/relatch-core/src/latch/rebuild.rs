@@ -26,7 +26,7 @@ impl Machine {
         told: bool,
     ) {
         self.lose(id, old);
-        self.adopt(id, generation, session);
+        self.adopt(id, session);
         let Some(latch) = self.latches.get_mut(&id) else { return };
         // The old one was found gone only by comparison; it gets its DELETE.
         latch.old.insert(old, Farewell::Delete);
@@ -203,6 +203,7 @@ impl Machine {
         latch.unanswered += 1;
         latch.gap = Gap::Open;
         latch.compare_at = now;
+        let changes = std::mem::take(&mut latch.changes);
         self.drop_stream(id);
         self.tracker.totals.relatched += 1;
         self.tracker.session(now, true);
@@ -210,6 +211,7 @@ impl Machine {
         self.journal(journal::What::Relatched, Some(id), |entry| {
             entry.generation = Some(generation);
             entry.ms = Some(took);
+            entry.detail = (!changes.is_empty()).then(|| changes.join("; "));
         });
         self.out.push(Effect::Record { latch: id });
     }

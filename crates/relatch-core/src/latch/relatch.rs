@@ -37,8 +37,8 @@ impl Machine {
         self.mark_away(Absence { code: Code::UpstreamDown, cause: &cause, confirmed, after: None });
     }
 
-    /// What a server says of itself is taken over; what changed is journalled.
-    pub(crate) fn adopt(&mut self, id: LatchId, generation: Gen, session: &SessionFacts) {
+    /// What a server says of itself is taken over, and what of it changed.
+    pub(crate) fn adopt(&mut self, id: LatchId, session: &SessionFacts) {
         self.spoken = true;
         self.tracker.credentials(self.now, true, "");
         let now = self.now;
@@ -68,12 +68,7 @@ impl Machine {
         if !first && digest.is_some_and(|d| d != session.digest) {
             changes.push("instructions differ".to_owned());
         }
-        if !changes.is_empty() {
-            self.journal(journal::What::ServerChanged, Some(id), |entry| {
-                entry.generation = Some(generation);
-                entry.detail = Some(changes.join("; "));
-            });
-        }
+        latch.changes = changes;
         let moved = !promised.is_empty() && promised != session.server.protocol;
         self.tracker.revision(now, moved.then_some((&promised, &session.server.protocol)));
     }
@@ -132,7 +127,17 @@ impl Machine {
             self.abort(attempt);
         }
         self.out.push(Effect::Record { latch: id });
-        self.journal(journal::What::Lost, Some(id), |entry| entry.generation = Some(generation));
+        let words = self.refused_words();
+        self.journal(journal::What::Lost, Some(id), |entry| {
+            entry.generation = Some(generation);
+            entry.detail = words;
+        });
+        if let Some(rest) = rest {
+            self.journal(journal::What::Flapping, Some(id), |entry| {
+                entry.ms = Some(rest);
+                entry.count = Some(u64::from(flaps));
+            });
+        }
         self.tracker.session(now, false);
         if let Some(rest) = rest {
             self.timers.set(Why::RestEnds(id), now.plus(rest));
@@ -314,7 +319,7 @@ impl Machine {
         };
         let mut loss = loss.clone();
         if let Outcome::Session(session) = outcome {
-            self.adopt(latch_id, generation, &session);
+            self.adopt(latch_id, &session);
             self.rebuild(latch_id, generation, loss);
             return;
         }
@@ -424,7 +429,8 @@ impl Machine {
             self.abort(attempt);
         }
         self.tracker.credentials(now, false, &name);
-        self.journal(journal::What::CredentialsRefused, Some(id), |_| {});
+        let words = self.refused_words();
+        self.journal(journal::What::CredentialsRefused, Some(id), |entry| entry.detail = words);
     }
 
     /// Somebody asks for new sessions.

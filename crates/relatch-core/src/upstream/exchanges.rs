@@ -3,8 +3,9 @@
 //! Decides what goes out on a bound latch, in which order, on what connection, and whether a `ping` goes ahead.
 
 use relatch_wire::failure::{Code, Executed};
-use relatch_wire::method::RetryClass;
+use relatch_wire::method::{self, RetryClass};
 
+use super::hold::Waited;
 use super::timers::Why;
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Question};
 use crate::effect::{Connection, Effect, Failure, IdRule, What};
@@ -189,6 +190,9 @@ impl Machine {
             latch.waiting.remove(&ex);
         }
         self.waiting.remove(&ex);
+        if !matches!(state, ExState::Looking(_)) {
+            self.waited(ex, Waited::Sent);
+        }
     }
 
     fn send_exchange(&mut self, ex: ExId, generation: Gen) {
@@ -378,8 +382,10 @@ impl Machine {
 
     /// The upstream's own 401 or 403 goes to everyone who waits for this latch, or to these.
     pub(crate) fn challenge(&mut self, latch: LatchId, attempt: AttemptId, exchanges: &[ExId]) {
-        self.journal(journal::What::CredentialsRefused, Some(latch), |_| {});
+        let words = self.refused_words();
+        self.journal(journal::What::CredentialsRefused, Some(latch), |entry| entry.detail = words);
         for ex in exchanges {
+            self.waited(*ex, Waited::GivenBack);
             self.out.push(Effect::Challenge { ex: *ex, attempt });
             self.forget(*ex);
         }
@@ -404,6 +410,7 @@ impl Machine {
                 entry.detail = Some(detail);
             });
         }
+        self.waited(ex, if deliberate { Waited::Dropped } else { Waited::GivenBack });
         if client != Client::Left {
             if self.planted(Fault::AnswersTwice) {
                 self.out.push(Effect::Answer { ex, failure: failure.clone() });
@@ -424,6 +431,9 @@ impl Machine {
             self.timers.clear(why);
         }
         let Some(exchange) = self.exchanges.remove(&ex) else { return };
+        // An `initialize` waits until it is answered.
+        let opening = exchange.ask.method == method::INITIALIZE && exchange.client == Client::Waits;
+        self.waited(ex, if opening { Waited::Sent } else { Waited::Dropped });
         if let Some(latch) = self.latches.get_mut(&exchange.latch) {
             latch.waiting.remove(&ex);
             latch.exchanges.remove(&ex);

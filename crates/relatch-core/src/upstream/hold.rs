@@ -1,5 +1,7 @@
 //! The bounded wait of an exchange (§3.5): when it begins, when its client gets a first byte, and how it ends.
 
+use std::collections::BTreeSet;
+
 use relatch_wire::failure::Code;
 use relatch_wire::method::{self};
 
@@ -10,7 +12,31 @@ use crate::exchange::{Client, ExState};
 use crate::fault::Fault;
 use crate::input::CutKind;
 use crate::latch::LatchState;
-use crate::{ExId, LatchId, journal, policy};
+use crate::{At, ExId, LatchId, journal, policy};
+
+/// One hold of one upstream: from the first exchange that waits until none does.
+#[derive(Debug)]
+pub(super) struct Span {
+    since: At,
+    waiting: BTreeSet<ExId>,
+    held: u64,
+    given_back: u64,
+    dropped: u64,
+}
+
+/// How an exchange stopped waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// It was sent.
+    Sent,
+    /// It was given back.
+    GivenBack,
+    /// Its client cancelled it or left.
+    Dropped,
+}
+
+/// A hold of one exchange that took no longer is told of by its beginning alone.
+const SHORT_MS: u64 = 1_000;
 
 impl Machine {
     /// An exchange that did not leave at once begins to wait: its deadlines are set, it is counted.
@@ -65,12 +91,55 @@ impl Machine {
                 exchange.held = true;
             }
             self.tracker.totals.held += 1;
+            if let Some(span) = &mut self.span {
+                span.held += 1;
+                span.waiting.insert(ex);
+                return;
+            }
+            self.span = Some(Span {
+                since: self.now,
+                waiting: BTreeSet::from([ex]),
+                held: 1,
+                given_back: 0,
+                dropped: 0,
+            });
             let why = self.why_waiting(latch);
             self.journal(journal::What::Held, Some(latch), |entry| {
                 entry.subject = Some(title);
                 entry.detail = Some(why);
             });
         }
+    }
+
+    /// An exchange waits no more. With the last of them the hold is over, and is told of where one line did not say
+    /// all of it.
+    pub(crate) fn waited(&mut self, ex: ExId, how: Waited) {
+        let Some(span) = &mut self.span else { return };
+        if !span.waiting.remove(&ex) {
+            return;
+        }
+        match how {
+            Waited::Sent => {}
+            Waited::GivenBack => span.given_back += 1,
+            Waited::Dropped => span.dropped += 1,
+        }
+        if !span.waiting.is_empty() {
+            return;
+        }
+        let Some(Span { since, held, given_back, dropped, .. }) = self.span.take() else { return };
+        let took = self.now.since(since);
+        if held == 1 && took <= SHORT_MS {
+            return;
+        }
+        let sent = held - given_back - dropped;
+        let parts = [(sent, "sent"), (given_back, "given back"), (dropped, "dropped by the client")];
+        let parts: Vec<String> =
+            parts.iter().filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect();
+        self.journal(journal::What::HoldEnded, None, |entry| {
+            entry.ms = Some(took);
+            entry.count = Some(held);
+            entry.detail = Some(parts.join(", "));
+        });
     }
 
     /// Why an exchange of this latch can't go out now, for people.

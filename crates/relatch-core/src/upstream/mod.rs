@@ -73,6 +73,13 @@ pub struct Machine {
     /// The `ping` that goes ahead of a call.
     pub(crate) looking: Option<AttemptId>,
     pub(crate) fault: Option<Fault>,
+    /// The hold that is told of as one, however many wait.
+    span: Option<hold::Span>,
+    /// What the last probe of the idle upstream found.
+    probed: watch::Found,
+    /// What was refused in this turn, and with which status.
+    pub(crate) refused_now: Option<(String, u16)>,
+    gate: journal::Gate,
 }
 
 /// An answer that is not about the session.
@@ -125,6 +132,10 @@ impl Machine {
             cleared: Vec::new(),
             looking: None,
             fault: None,
+            span: None,
+            probed: watch::Found::Answer,
+            refused_now: None,
+            gate: journal::Gate::default(),
         }
     }
 
@@ -158,6 +169,7 @@ impl Machine {
             Input::Reconnect { latch } => self.reconnect(latch),
         }
         self.settle();
+        self.refused_now = None;
         std::mem::swap(&mut self.out, effects);
     }
 
@@ -260,6 +272,7 @@ impl Machine {
                 }
                 Why::Scout => self.scout(),
                 Why::IdleProbe => self.idle_probe(),
+                Why::JournalDue => self.journal_due(),
             }
         }
     }
@@ -299,6 +312,14 @@ impl Machine {
         }
         self.scout_returned(id);
         self.hear(&attempt, &outcome);
+        self.refused_now = match &outcome {
+            Outcome::Refused(refusal) => Some((self.title_of(&purpose), refusal.status)),
+            Outcome::Answered(_)
+            | Outcome::Session(_)
+            | Outcome::Listed(_)
+            | Outcome::Cut(_)
+            | Outcome::Limit => None,
+        };
         let hopeless = match &outcome {
             Outcome::Cut(cut) if !cut.wrote && matches!(cut.kind, CutKind::Tls | CutKind::UnknownHost) => {
                 Some((cut.kind, cut.cause.clone()))
@@ -340,6 +361,9 @@ impl Machine {
     }
 
     fn ping_over(&mut self, id: AttemptId, attempt: &Attempt, question: Question, outcome: Outcome<'_>) {
+        if question == Question::Idle {
+            self.probe_found(attempt.latch, &outcome);
+        }
         match question {
             Question::Look(ex) => self.look_over(attempt, ex, outcome),
             Question::Scout | Question::Idle => self.scout_over(attempt, outcome),
@@ -471,9 +495,28 @@ impl Machine {
         latch: Option<LatchId>,
         fill: impl FnOnce(&mut journal::Entry),
     ) {
+        if let Err(due) = self.gate.admit(what, self.now) {
+            self.timers
+                .set(Why::JournalDue, self.timers.get(Why::JournalDue).map_or(due, |set| set.min(due)));
+            return;
+        }
         let generation = latch.and_then(|id| self.latches.get(&id)).and_then(|l| l.generation);
-        let mut entry = journal::Entry { what, latch, generation, subject: None, ms: None, detail: None };
+        let mut entry = journal::Entry { latch, generation, ..journal::Entry::new(what) };
         fill(&mut entry);
         self.out.push(Effect::Journal(entry));
+    }
+
+    /// What the journal was spared is told as a number.
+    fn journal_due(&mut self) {
+        let (numbers, next) = self.gate.due(self.now);
+        self.out.extend(numbers.into_iter().map(Effect::Journal));
+        if let Some(next) = next {
+            self.timers.set(Why::JournalDue, next);
+        }
+    }
+
+    /// What was refused in this turn, for the journal.
+    pub(crate) fn refused_words(&self) -> Option<String> {
+        self.refused_now.as_ref().map(|(what, status)| format!("HTTP {status} to `{what}`"))
     }
 }

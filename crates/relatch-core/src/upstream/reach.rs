@@ -107,7 +107,11 @@ impl Machine {
         let Reach::Away(away) = std::mem::replace(&mut self.reach, Reach::Up) else { return };
         if away.confirmed {
             let gone = self.now.since(away.since);
-            self.journal(journal::What::Back, None, |entry| entry.ms = Some(gone));
+            self.probed = super::watch::Found::Answer;
+            self.journal(journal::What::Back, None, |entry| {
+                entry.ms = Some(gone);
+                entry.count = Some(u64::from(away.tries));
+            });
             // What was found of the server that went away need not hold of the one that came.
             self.cleared.clear();
         }

@@ -36,6 +36,8 @@ pub enum Why {
     Scout,
     /// When an idle upstream is to be probed.
     IdleProbe,
+    /// When the journal is owed the number of things that it was spared.
+    JournalDue,
 }
 
 /// The deadlines of one machine.

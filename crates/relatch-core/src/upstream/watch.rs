@@ -10,8 +10,18 @@ use crate::health::{Judgement, SessionSeen};
 use crate::input::Answer;
 use crate::latch::reading::{self, Reading};
 use crate::latch::{Heard, LatchState, Raised};
-use crate::{Gen, LatchId, policy};
+use crate::{Gen, LatchId, journal, policy};
 use relatch_wire::failure::Code;
+
+/// What a probe found, as far as its journal is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Answer,
+    Refusal(u16),
+    Cut,
+    /// No answer in time, so often in a row.
+    Silence(u32),
+}
 
 /// What a record has to hold of a latch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +144,51 @@ impl Machine {
         }
     }
 
+    /// The journal is told what an idle probe found when that is news: a healthy server writes nothing.
+    pub(super) fn probe_found(&mut self, latch: LatchId, outcome: &Outcome<'_>) {
+        let (found, words) = match outcome {
+            Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => {
+                (Found::Answer, "it answers again".to_owned())
+            }
+            Outcome::Refused(refusal) => {
+                (Found::Refusal(refusal.status), format!("refused with HTTP {}", refusal.status))
+            }
+            Outcome::Cut(cut) => (Found::Cut, cut.cause.clone()),
+            Outcome::Limit => {
+                // One more than enough is no news.
+                let times = self.tracker.timeouts().min(policy::TIMEOUTS_DOWN);
+                let words = format!("no answer within {} s", policy::PING_MS / 1_000);
+                let words = if times > 1 { format!("{words}, {times} times in a row") } else { words };
+                (Found::Silence(times), words)
+            }
+        };
+        if found != self.probed {
+            self.probed = found;
+            self.journal(journal::What::Probed, Some(latch), |entry| {
+                entry.subject = Some("ping".to_owned());
+                entry.detail = Some(words);
+            });
+        }
+    }
+
+    /// What an attempt was sent for, as its exchange or its method is called.
+    pub(crate) fn title_of(&self, purpose: &Purpose) -> String {
+        let exchange = match purpose {
+            Purpose::Exchange(ex) | Purpose::Open(ex) => self.exchanges.get(ex),
+            Purpose::Handshake
+            | Purpose::Trial
+            | Purpose::Initialized
+            | Purpose::Rebuild
+            | Purpose::Ping(_)
+            | Purpose::List(_)
+            | Purpose::Note(_)
+            | Purpose::Stream
+            | Purpose::Resume(_)
+            | Purpose::Delete => None,
+        };
+        exchange.map_or(purpose_words(purpose), crate::exchange::Exchange::title).to_owned()
+    }
+
     /// A `ping` that asked whether the upstream is there.
     pub(super) fn scout_over(&mut self, attempt: &Attempt, outcome: Outcome<'_>) {
         let (id, generation) = (attempt.latch, attempt.generation);
@@ -237,6 +292,15 @@ impl Machine {
             return self.tracker.judge(self.tracker.last_answer().unwrap_or(now));
         }
         self.tracker.judge(now)
+    }
+
+    /// Health and no more: for those who look often.
+    #[must_use]
+    pub fn glance(&self, now: crate::At) -> crate::health::turns::Glance {
+        let now = self.now.max(now);
+        let (state, since) = self.tracker.word(&self.judge(now));
+        let flapping = self.troubled.values().any(|code| *code == Code::SessionFlapping);
+        crate::health::turns::Glance { state, since, flapping }
     }
 
     /// What is true of the upstream at this moment.

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use super::body::Body;
 use super::origin::{Allowed, has_token};
 use super::stream::EventId;
-use super::{post, reply};
+use super::{metrics, post, reply};
 use crate::driver::Upstream;
 use crate::intake;
 use crate::keeper::Keeper;
@@ -38,7 +38,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// And the words that end the rest this long to go out.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Makes the JSON of `/api/status`.
+/// Makes what a page shows.
 pub type StatusPage = Arc<dyn Fn() -> Bytes + Send + Sync>;
 
 /// How the HTTP side is to be guarded, and what it shows.
@@ -50,6 +50,8 @@ pub struct HttpConfig {
     pub token: Option<String>,
     /// The JSON of `/api/status`.
     pub status: StatusPage,
+    /// The text of `/metrics`.
+    pub metrics: StatusPage,
 }
 
 /// Serves clients until `stop` turns true (or its sender is gone), then lets running requests end for a while.
@@ -143,6 +145,7 @@ impl Side {
         if let Some(token) = self.config.token.as_deref()
             && !alive
             && !has_token(headers, token)
+            && !metrics::may_read(&path, headers, token)
         {
             return post::refuse(
                 StatusCode::FORBIDDEN,
@@ -158,11 +161,12 @@ impl Side {
         }
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         match path.as_str() {
-            "/livez" | "/readyz" | "/api/status" if !read => only("GET, HEAD"),
+            "/livez" | "/readyz" | "/api/status" | metrics::PATH if !read => only("GET, HEAD"),
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" if *stop.borrow() => text(StatusCode::SERVICE_UNAVAILABLE, "closing\n"),
             "/readyz" => text(StatusCode::OK, "ready\n"),
             "/api/status" => reply::json((self.config.status)()),
+            metrics::PATH => metrics::answer((self.config.metrics)()),
             _ => self.unknown(&path),
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub mod http;
+pub(crate) mod metrics;
 pub mod origin;
 pub(crate) mod post;
 pub(crate) mod reply;

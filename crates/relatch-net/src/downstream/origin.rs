@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use http::header::{HOST, ORIGIN};
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use subtle::ConstantTimeEq;
 use url::{Host, Url};
@@ -152,6 +152,18 @@ pub fn has_token(headers: &HeaderMap, token: &str) -> bool {
         (Some(given), None) => given.as_bytes().ct_eq(token.as_bytes()).into(),
         (Some(_) | None, _) => false,
     }
+}
+
+/// Whether a request carries the token as its bearer. Only for what relatch answers itself: with a request to an
+/// upstream, `Authorization` is the upstream's.
+#[must_use]
+pub fn has_bearer(headers: &HeaderMap, token: &str) -> bool {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let (Some(given), None) = (given.next(), given.next()) else { return false };
+    let Some((scheme, given)) = given.to_str().ok().and_then(|given| given.split_once(' ')) else {
+        return false;
+    };
+    scheme.eq_ignore_ascii_case("bearer") && given.trim().as_bytes().ct_eq(token.as_bytes()).into()
 }
 
 /// The user's token, kept in `folder`: made on first use with mode 0600 (a new folder gets 0700), read afterwards.

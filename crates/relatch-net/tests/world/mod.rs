@@ -401,6 +401,7 @@ impl World {
             allowed: Allowed::new::<&str>(at, &[]).unwrap(),
             token,
             status: Arc::new(|| Bytes::from_static(b"{}")),
+            metrics: Arc::new(|| Bytes::from_static(b"up 1\n")),
         };
         let (stop, stopping) = watch::channel(false);
         let task = tokio::spawn(serve(listener, Arc::clone(&keeper), config, stopping));

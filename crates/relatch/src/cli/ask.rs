@@ -30,21 +30,26 @@ pub(crate) async fn keepers() -> Result<Vec<KeeperLink>, Failure> {
 pub(crate) fn unknown_name(name: &str, status: &Status) -> Failure {
     let known: BTreeSet<&str> =
         status.keepers.iter().flat_map(|keeper| &keeper.servers).map(|server| server.name.as_str()).collect();
+    unknown_among(name, &known)
+}
+
+/// The same, of these names.
+pub(crate) fn unknown_among(name: &str, known: &BTreeSet<&str>) -> Failure {
     let failure = Failure::usage(format!("No keeper has a server called `{name}`"));
     if known.is_empty() {
         return failure.hint("Run `relatch status` to see which keepers run");
     }
-    let known: Vec<&str> = known.into_iter().collect();
+    let known: Vec<&str> = known.iter().copied().collect();
     failure.hint(format!("The known ones are `{}`", known.join("`, `")))
 }
 
-fn no_keeper() -> Failure {
+pub(crate) fn no_keeper() -> Failure {
     Failure::new("No keeper of this user runs")
         .hint("Start one with `relatch serve NAME=URL`, or let a client start `relatch stdio URL`")
         .exit(exit::NO_KEEPER)
 }
 
-fn unreadable(dir: &std::path::Path, cause: &std::io::Error) -> Failure {
+pub(crate) fn unreadable(dir: &std::path::Path, cause: &std::io::Error) -> Failure {
     Failure::new(format!("The folder of keepers, `{}`, can't be read", dir.display()))
         .cause(cause)
         .exit(exit::REFUSED)

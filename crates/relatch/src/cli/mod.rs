@@ -3,7 +3,9 @@
 mod ask;
 mod drill;
 mod explain;
+mod hooks;
 mod log;
+mod moment;
 mod parse;
 mod reconnect;
 mod serve;

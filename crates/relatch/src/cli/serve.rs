@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use relatch_admin::KeeperKind;
 
+use super::hooks::Hooks;
 use super::parse;
 use super::upstream::Treatment;
 use crate::keeper;
@@ -50,6 +51,9 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     treatment: Treatment,
+
+    #[command(flatten)]
+    hooks: Hooks,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -83,6 +87,7 @@ fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
         state_dir: state_dir(arguments.state_dir.clone())?,
         token: !arguments.no_token,
         allow_hosts: arguments.allow_hosts.clone(),
+        hooks: arguments.hooks.spec()?,
     })
 }
 

@@ -1,11 +1,11 @@
 //! `relatch stdio`: stands between one client, on stdin and stdout, and one server.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use relatch_admin::KeeperKind;
 
+use super::hooks::Hooks;
 use super::parse;
 use super::serve::{DEFAULT_LISTEN, state_dir};
 use super::upstream::Treatment;
@@ -28,6 +28,9 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     treatment: Treatment,
+
+    #[command(flatten)]
+    hooks: Hooks,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -45,10 +48,11 @@ fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
         kind: KeeperKind::Stdio,
         servers: vec![arguments.treatment.spec(name, &url, headers)],
         listen: DEFAULT_LISTEN,
-        // A client's only process must start on a machine without a home, too; it keeps no sessions there.
-        state_dir: state_dir(None).unwrap_or_else(|_| PathBuf::from("/nonexistent")),
+        // A client's only process must start on a machine without a home, too; it keeps nothing but its journal there.
+        state_dir: state_dir(None).unwrap_or_default(),
         token: true,
         allow_hosts: Vec::new(),
+        hooks: arguments.hooks.spec()?,
     })
 }
 

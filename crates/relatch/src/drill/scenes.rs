@@ -349,8 +349,11 @@ fn words(dated: &Dated) -> String {
         What::CredentialsRefused => "is refused with the client's credentials".to_owned(),
         What::ListChanged => "sees that a list differs, and tells the client".to_owned(),
         What::Skipped => "skips a step of rebuilding".to_owned(),
-        What::ServerChanged => "sees another version of the server".to_owned(),
         What::Reconnect => "is asked to relatch".to_owned(),
+        What::Probed => "hears something else from a probe".to_owned(),
+        What::HoldEnded => "has nobody waiting any more".to_owned(),
+        What::Flapping => "rests: new sessions are refused one after the other".to_owned(),
+        What::HookFailed => "could not run a hook".to_owned(),
     };
     if let Some(ms) = entry.ms {
         text.push_str(&format!(" ({ms} ms)"));

@@ -50,6 +50,15 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style) -> String {
             clean(&keeper.cause)
         ));
     }
+    for keeper in &status.keepers {
+        if let Some(fault) = &keeper.journal.fault {
+            text.push_str(&format!(
+                "  the journal of keeper {} is not kept whole: {}\n",
+                keeper.pid,
+                clean(fault)
+            ));
+        }
+    }
     text
 }
 
@@ -118,6 +127,14 @@ pub(crate) fn story(keeper: &KeeperStatus, server: &ServerStatus, now: Timestamp
             clean(&keeper.version),
             ago(keeper.since, now)
         ),
+    );
+    line(
+        "journal",
+        match (&keeper.journal.dir, &keeper.journal.fault) {
+            (Some(dir), None) => clean(dir).into_owned(),
+            (Some(dir), Some(fault)) => clean(&format!("{dir}, not kept whole: {fault}")).into_owned(),
+            (None, _) => "in memory only".to_owned(),
+        },
     );
     if server.sessions.is_empty() {
         text.push_str("\n  No client is attached\n");
@@ -245,7 +262,8 @@ fn until(then: Timestamp, now: Timestamp) -> u64 {
 mod tests {
     use relatch_admin::KeeperKind;
     use relatch_admin::schema::{
-        ClientStatus, FailureStatus, LatencyStatus, PeerStatus, SCHEMA, SessionStatus, Unanswered,
+        ClientStatus, FailureStatus, JournalStatus, LatencyStatus, PeerStatus, SCHEMA, SessionStatus,
+        Unanswered,
     };
     use relatch_core::health::{Facets, Totals};
 
@@ -296,6 +314,8 @@ mod tests {
                 held: 1,
                 given_back: 0,
                 delivery_unknown: 0,
+                answered: 120,
+                answered_ms: 1_440,
             },
             latency_ms: LatencyStatus { p50: 3.25, p99: 41.0 },
         }
@@ -332,6 +352,7 @@ mod tests {
             version: "0.1.0".into(),
             since: at(-7_900),
             servers,
+            journal: JournalStatus { dir: Some("/state/journal".into()), fault: None },
         }
     }
 
@@ -364,6 +385,7 @@ mod tests {
           calls         120 · relatched 3 · resent 2 · held 1 · given back 0 (may have run: 0)
           latency       3.2/41 ms of tools/call (p50/p99)
           keeper        serve, process 4711, relatch 0.1.0, running for 2h 11m
+          journal       /state/journal
 
           SESSION   CLIENT               STATE  GENERATION  OPENED      BOUND    LAST USED  OPEN CALLS
           0a1b2c3d  claude-code 2.1.330  bound           4  2h 10m ago  12m ago  3s ago              1

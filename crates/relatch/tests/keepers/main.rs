@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
 mod bad_input;
+mod hooks;
+mod journal;
+mod machines;
 mod restart;
 mod secrets;
 mod stage;

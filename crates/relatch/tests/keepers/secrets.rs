@@ -90,11 +90,11 @@ fn no_secret_is_shown_kept_or_told_to_another_client() {
         let folder = Path::new(path).is_dir();
         let right = if folder { 0o700 } else { 0o600 };
         assert!(*mode == right, "{path} has mode {mode:o}");
-        if path.ends_with("journal.jsonl") {
+        if path.ends_with(".jsonl") {
             shown.push_str(&std::fs::read_to_string(path).unwrap());
         }
     }
-    for name in ["token", "journal.jsonl", "sessions.sqlite"] {
+    for name in ["token", "serve-0.jsonl", "stdio-0.jsonl", "sessions.sqlite"] {
         assert!(found.iter().any(|(path, _)| path.ends_with(name)), "{name}: {found:?}");
     }
 

@@ -132,9 +132,13 @@ fn every_keeper_of_the_user_is_in_one_table_and_each_word_has_its_evidence() {
     gmail.stop();
     client.close();
     drop(serve);
-    for line in [&["status"][..], &["log"], &["reconnect", "--all"]] {
+    for line in [&["status"][..], &["reconnect", "--all"]] {
         assert_eq!(home.typed(line).0, 3, "{line:?}");
     }
+    // What they wrote is there without them.
+    let (code, out, _) = home.typed(&["log", "files"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("  attached  ") && out.contains("  left  "), "{out}");
 }
 
 #[test]
