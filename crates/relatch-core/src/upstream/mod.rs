@@ -73,6 +73,8 @@ pub struct Machine {
     /// The `ping` that goes ahead of a call.
     pub(crate) looking: Option<AttemptId>,
     pub(crate) fault: Option<Fault>,
+    /// When a closed idle connection was last asked about.
+    pub(crate) idle_look: Option<At>,
 }
 
 /// An answer that is not about the session.
@@ -125,6 +127,7 @@ impl Machine {
             cleared: Vec::new(),
             looking: None,
             fault: None,
+            idle_look: None,
         }
     }
 
@@ -154,6 +157,7 @@ impl Machine {
             Input::Hinted { latch, hints } => self.hinted(latch, hints),
             Input::Refused { attempt, refusal } => self.over(attempt, Outcome::Refused(refusal)),
             Input::Cut { attempt, cut } => self.over(attempt, Outcome::Cut(cut)),
+            Input::IdleClosed => self.idle_closed(),
             Input::Tick => self.tick(),
             Input::Reconnect { latch } => self.reconnect(latch),
         }
@@ -260,6 +264,7 @@ impl Machine {
                 }
                 Why::Scout => self.scout(),
                 Why::IdleProbe => self.idle_probe(),
+                Why::IdleLook => self.idle_closed(),
             }
         }
     }

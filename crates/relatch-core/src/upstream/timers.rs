@@ -36,6 +36,8 @@ pub enum Why {
     Scout,
     /// When an idle upstream is to be probed.
     IdleProbe,
+    /// When a connection that closed while idle is to be asked about.
+    IdleLook,
 }
 
 /// The deadlines of one machine.
