@@ -2,7 +2,8 @@
 # Sets up what the tests need and runs all of them: `bash tests/run.sh`.
 #
 # Steps: format, lints, documentation, Rust tests, interoperation with real clients and servers (a part of the
-# matrix; all of it: `python3 tests/interop/run.py`), chaos for a minute, the official conformance suite direct and through relatch.
+# matrix; all of it: `python3 tests/interop/run.py`), chaos for a minute, the page in a real Chromium, the official
+# conformance suite direct and through relatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,6 +33,9 @@ say "chaos: a minute of kills, cuts and silence, and the proof that it would see
 python3 tests/chaos/test_judge.py
 python3 tests/chaos/run.py --prove
 python3 tests/chaos/run.py
+
+say "the page in a real browser"
+python3 tests/page/run.py
 
 say "conformance: direct and through relatch"
 python3 tests/interop/conformance/run.py
