@@ -2,7 +2,8 @@
 # Sets up what the tests need and runs all of them: `bash tests/run.sh`.
 #
 # Steps: format, lints, documentation, Rust tests, interoperation with real clients and servers (a part of the
-# matrix; all of it: `python3 tests/interop/run.py`), chaos for a minute, the official conformance suite direct and through relatch.
+# matrix; all of it: `python3 tests/interop/run.py`), chaos for a minute, the page in a real Chromium, the official
+# conformance suite direct and through relatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,6 +39,9 @@ python3 tests/interop/long.py --ci
 
 say "metrics, read by Prometheus' own client"
 tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py
+
+say "the page in a real browser"
+python3 tests/page/run.py
 
 say "conformance: direct and through relatch"
 python3 tests/interop/conformance/run.py

@@ -61,12 +61,17 @@ if [ -x "$here/peers/rmcp/build.sh" ]; then
   fi
 fi
 
-if ! command -v nginx >/dev/null 2>&1 && [ ! -x /usr/sbin/nginx ]; then
-  echo "setup: nginx" >&2
+missing=
+command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+# For tests/page.
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+command -v chromedriver >/dev/null 2>&1 || missing="$missing chromium-driver"
+if [ -n "$missing" ]; then
+  echo "setup:$missing" >&2
   root=
   [ "$(id -u)" = 0 ] || root=sudo
   # A fresh Debian has no lists yet; nothing is started: the tests run an nginx of their own.
   $root apt-get update -q >/dev/null
-  $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends nginx-light >/dev/null
+  $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >/dev/null
 fi
 echo "setup: ready in $setup" >&2

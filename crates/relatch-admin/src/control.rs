@@ -1,6 +1,6 @@
 //! The control socket: one request, one line of JSON; answers likewise.
 //!
-//! `{"op":"status"}` · `{"op":"reconnect","name":"gmail"}` (all upstreams without `name`) ·
+//! `{"op":"status"}` · `{"op":"page"}` · `{"op":"reconnect","name":"gmail"}` (all upstreams without `name`) ·
 //! `{"op":"log","since":"RFC 3339","name":"gmail","follow":true}`. It decides nothing; it asks the [`Keeper`].
 //! Access is by file modes: the socket is 0600 in a folder of 0700.
 
@@ -40,6 +40,7 @@ pub(crate) enum Request {
         #[serde(default)]
         name: Option<String>,
     },
+    Page,
     Log {
         #[serde(default)]
         since: Option<Timestamp>,
@@ -56,6 +57,8 @@ pub(crate) enum Request {
 pub(crate) enum Answer {
     Status(KeeperStatus),
     Reconnected(Vec<ReconnectOutcome>),
+    /// A one-time address, or nothing where there is no page.
+    Page(Option<String>),
     Entry(Dated),
     /// This many entries were missed.
     Missed(u64),
@@ -152,6 +155,7 @@ async fn converse(stream: UnixStream, keeper: &dyn Keeper) -> io::Result<()> {
             Ok(Request::Reconnect { name }) => {
                 send(&mut write, &Answer::Reconnected(keeper.reconnect(name.as_deref()))).await?;
             }
+            Ok(Request::Page) => send(&mut write, &Answer::Page(keeper.page())).await?,
             Ok(Request::Log { since, name, follow }) => {
                 let wanted = |entry: &Dated| name.as_ref().is_none_or(|name| *name == entry.upstream);
                 let (past, coming) = keeper.journal().follow(since);

@@ -18,6 +18,11 @@ pub trait Keeper: Send + Sync + 'static {
     /// yields no outcome.
     fn reconnect(&self, name: Option<&str>) -> Vec<ReconnectOutcome>;
 
+    /// An address that opens its page, signed in, once and soon; `None` where there is no page.
+    fn page(&self) -> Option<String> {
+        None
+    }
+
     /// What happened.
     fn journal(&self) -> Arc<Journal>;
 }

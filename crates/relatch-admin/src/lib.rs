@@ -1,15 +1,19 @@
 //! What people and machines read about running keepers, and the few things they may ask of them.
 //!
 //! [`schema`] is the stable JSON, [`journal`] the dated record of what happened, [`control`] the socket by which a
-//! keeper answers, [`link`] its other end, and [`metrics`] what Prometheus reads. [`Keeper`] is the seam: whoever owns latches implements it.
+//! keeper answers, [`link`] its other end, and [`metrics`] what Prometheus reads. [`page`] is the page of `relatch serve`
+//! with its API, [`history`] the last day that it draws. [`Keeper`] is the seam: whoever owns latches implements it.
 //!
 //! What this crate is *not*: it computes no health of its own, prints nothing, and touches no MCP connection.
 
 pub mod control;
+pub mod explain;
+pub mod history;
 pub mod journal;
 mod keeper;
 pub mod link;
 pub mod metrics;
+pub mod page;
 pub mod runtime;
 pub mod schema;
 

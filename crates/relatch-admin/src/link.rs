@@ -128,6 +128,17 @@ impl KeeperLink {
         }
     }
 
+    /// An address that opens its page, signed in, once and within a minute; `None` where it has none.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn page(&self) -> Result<Option<String>, LinkError> {
+        match self.ask(&Request::Page).await?.next_in_time().await? {
+            Answer::Page(address) => Ok(address),
+            other => Err(self.strange(&other)),
+        }
+    }
+
     /// Its journal, of one upstream or all, from `since` on.
     ///
     /// # Errors

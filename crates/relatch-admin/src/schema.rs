@@ -348,6 +348,7 @@ mod tests {
             waiting: 2,
             totals: Totals { calls: 7, ..Totals::default() },
             latency: Latency { p50: 1.5, p99: 20.0 },
+            recent: None,
         }
     }
 

@@ -120,6 +120,8 @@ pub enum Input<'a> {
         /// How.
         cut: Cut,
     },
+    /// The upstream closed a connection that carried nothing.
+    IdleClosed,
     /// A deadline is due.
     Tick,
     /// Somebody asks for a relatch, of one latch or all.

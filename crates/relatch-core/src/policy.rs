@@ -155,5 +155,7 @@ pub const SENDINGS: u32 = 6;
 pub const FRESH_MS: u64 = 60_000;
 /// Time-outs in a row before an upstream is called down.
 pub const TIMEOUTS_DOWN: u32 = 3;
+/// Closed idle connections are asked about no more often: some servers close each of theirs soon.
+pub const IDLE_LOOK_MS: u64 = 1_500;
 /// An idle upstream is probed this often while a client is attached.
 pub const PROBE_MS: u64 = 30_000;

@@ -4,9 +4,11 @@ mod world;
 
 use relatch_core::health::State;
 use relatch_core::input::{Answer, Ask, Input, Keep, Listed, Restored, Told};
+use relatch_core::policy::Policy;
+use relatch_core::upstream::Why;
 use relatch_core::{AttemptId, Gen, LatchId};
 use relatch_wire::method::ListKind;
-use world::{World, ask};
+use world::{World, ask, policy};
 
 fn keeps(id: i64, method: &str, keep: Keep) -> Ask {
     Ask { keep, ..ask(id, method) }
@@ -327,4 +329,41 @@ fn an_end_that_crosses_its_own_abort_is_let_go() {
     let crossed = Input::Answered { attempt: AttemptId(3), answer: Answer::Result };
     says!(w.on(crossed));
     says!(w.asks(1, 3, ask(3, "tools/list")), "answer 3 session-ended executed=no");
+}
+
+#[test]
+fn a_connection_that_closes_while_idle_is_a_reason_to_look_at_once() {
+    let mut world = World::bound();
+    world.passes(10_000);
+    says!(world.on(Input::IdleClosed), "send #3 g1 ping");
+    world.no_connection(3);
+    assert_eq!(world.state(), State::Down);
+}
+
+#[test]
+fn a_server_that_closes_idle_connections_soon_is_not_asked_without_pause() {
+    let mut world = World::bound();
+    says!(world.on(Input::IdleClosed), "send #3 g1 ping");
+    // While the question is under way, its own end will tell.
+    says!(world.on(Input::IdleClosed));
+    world.answered(3);
+    says!(world.on(Input::IdleClosed));
+    assert_eq!(world.deadline(), Some((1_500, Why::IdleLook)));
+    says!(world.waits(1_500), "send #4 g1 ping");
+    world.answered(4);
+    assert_eq!(world.state(), State::Healthy);
+    // Nobody has asked for anything for long: nothing is worth a question.
+    world.passes(600_000);
+    says!(world.on(Input::IdleClosed));
+}
+
+#[test]
+fn a_standing_stream_tells_by_itself_and_a_remote_server_is_left_alone() {
+    let mut world = World::bound();
+    says!(world.attached(1), "send #3 g1 stream");
+    world.begun(3);
+    says!(world.on(Input::IdleClosed));
+
+    let mut world = World::bound_with(Policy { local: false, ..policy() });
+    says!(world.on(Input::IdleClosed));
 }

@@ -189,6 +189,12 @@ impl Upstream {
         self.dialer.target().to_string()
     }
 
+    /// The same without its sessions.
+    pub(crate) fn summary(&self) -> HealthReport {
+        let now = At(self.clock().now_ms());
+        lock(&self.inside).machine.summary(now)
+    }
+
     /// Latches that have a downstream session, with its id.
     pub(crate) fn sids(&self) -> Vec<(LatchId, Arc<str>)> {
         self.desk(|desk| desk.latches.iter().map(|(id, latch)| (*id, Arc::clone(&latch.sid))).collect())
@@ -197,6 +203,7 @@ impl Upstream {
     fn step(self: &Arc<Self>, inside: &mut Inside, input: Input<'_>, later: &mut Later) {
         let now = At(self.clock().now_ms());
         let Inside { machine, desk, effects, armed } = inside;
+        let before = machine.state();
         machine.on(now, input, effects);
         let mut hints = Vec::new();
         for effect in effects.drain(..) {
@@ -208,6 +215,9 @@ impl Upstream {
             for effect in effects.drain(..) {
                 self.carry_out(desk, machine, effect, later, &mut none);
             }
+        }
+        if machine.state() != before {
+            self.common.turned.send_modify(|turns| *turns += 1);
         }
         let due = machine.deadline().map(|deadline| deadline.at);
         if due.is_some_and(|due| armed.is_none_or(|armed| due < armed)) {
@@ -422,6 +432,7 @@ impl Upstream {
 
 /// Wakes the machine when it wants to be woken.
 async fn keep_time(upstream: std::sync::Weak<Upstream>) {
+    let Some(closed) = upstream.upgrade().map(|up| up.dialer.idle_closed()) else { return };
     loop {
         let Some(up) = upstream.upgrade() else { return };
         let due = {
@@ -434,20 +445,11 @@ async fn keep_time(upstream: std::sync::Weak<Upstream>) {
         {
             let earlier = up.earlier.notified();
             tokio::pin!(earlier);
-            match nap {
-                Some(nap) => {
-                    tokio::select! {
-                        () = tokio::time::sleep(nap) => {}
-                        () = &mut earlier => {}
-                    }
-                }
-                // The upstream is looked for again now and then, so that this task ends with it.
-                None => {
-                    tokio::select! {
-                        () = tokio::time::sleep(LONGEST_NAP * 12) => {}
-                        () = &mut earlier => {}
-                    }
-                }
+            // Without a deadline the upstream is looked for again now and then, so that this task ends with it.
+            tokio::select! {
+                () = tokio::time::sleep(nap.unwrap_or(LONGEST_NAP * 12)) => {}
+                () = &mut earlier => {}
+                () = closed.notified() => up.fact(Input::IdleClosed),
             }
         }
         if due.is_some_and(|due| due <= At(up.clock().now_ms())) {

@@ -14,7 +14,7 @@ use relatch_core::input::Input;
 use relatch_core::policy::Policy;
 use relatch_core::{LatchId, journal};
 use relatch_store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::driver::Upstream;
@@ -96,6 +96,8 @@ pub(crate) struct Common {
     pub(crate) journal: JournalSink,
     /// What requests may be kept, in KiB.
     pub(crate) kept: Arc<Semaphore>,
+    /// How often the health of any upstream has turned by a fact.
+    pub(crate) turned: watch::Sender<u64>,
     bounds: Bounds,
     numbers: AtomicU64,
 }
@@ -133,6 +135,7 @@ impl Keeper {
             writer: Writer::new(config.records),
             journal: config.journal,
             kept: Arc::new(Semaphore::new(bounds.kept_kib)),
+            turned: watch::Sender::new(0),
             bounds,
             numbers: AtomicU64::new(1),
         });
@@ -166,6 +169,19 @@ impl Keeper {
     #[must_use]
     pub fn report(&self, name: &str) -> Option<HealthReport> {
         self.upstreams.get(name).map(|upstream| upstream.report())
+    }
+
+    /// The same without its sessions, of which there may be thousands.
+    #[must_use]
+    pub fn summary(&self, name: &str) -> Option<HealthReport> {
+        self.upstreams.get(name).map(|upstream| upstream.summary())
+    }
+
+    /// Changes whenever the health of an upstream turns by something that happened. That evidence grows old is no
+    /// event: it shows in the next report.
+    #[must_use]
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.common.turned.subscribe()
     }
 
     /// The first characters of the downstream session ids of an upstream, by latch; empty on stdio.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::Method;
+use relatch_core::health::State;
 use tokio::sync::mpsc;
 use world::*;
 
@@ -281,7 +282,8 @@ async fn a_bad_request_is_refused_for_what_is_wrong_with_it() {
     assert!(elsewhere.text().await.contains("`/x/mcp`"));
     assert_eq!(client.send(Method::PUT, "/x/mcp", "".into(), &[]).await.status, 405);
     assert_eq!(client.send(Method::GET, "/livez", "".into(), &[]).await.status, 200);
-    assert_eq!(client.send(Method::GET, "/api/status", "".into(), &[]).await.text().await, "{}");
+    let status = client.send(Method::GET, "/api/status", "".into(), &[]).await;
+    assert_eq!(status.text().await, r#"{"token":false}"#);
     let large = vec![b' '; 33 * 1024 * 1024];
     let large = client.send(Method::POST, "/x/mcp", large.into(), &[]).await;
     assert_eq!(large.status, 413);
@@ -534,15 +536,49 @@ async fn who_has_no_token_gets_nothing_but_a_sign_of_life() {
     let server = answering("{}").await;
     let world = World::guarded(&server.url(), |_| {}, None, Some("t".repeat(64))).await;
     let mut client = world.client();
-    for path in ["/x/mcp", "/y/mcp", "/api/status", "/"] {
+    for path in ["/x/mcp", "/y/mcp", "/nothing"] {
         assert_eq!(client.send(Method::GET, path, "".into(), &[]).await.status, 403, "{path}");
     }
+    // The site has other ways to know who asks, so it is asked, and told that the token did not come. It is never
+    // asked about an upstream.
+    let status = client.send(Method::GET, "/api/status", "".into(), &[]).await;
+    assert_eq!(status.text().await, r#"{"token":false}"#);
     assert_eq!(client.send(Method::GET, "/livez", "".into(), &[]).await.status, 200);
     assert_eq!(client.send(Method::GET, "/readyz", "".into(), &[]).await.status, 200);
     client.more = vec![("relatch-token", "t".repeat(64))];
+    let status = client.send(Method::GET, "/api/status", "".into(), &[]).await;
+    assert_eq!(status.text().await, r#"{"token":true}"#);
+    assert_eq!(client.send(Method::GET, "/nothing", "".into(), &[]).await.status, 404);
     client.open("2025-11-25").await;
     assert_eq!(client.call(1, "t").await.json().await["id"], 1);
     assert!(server.seen(|seen| seen.header("relatch-token").is_some()).is_empty());
+}
+
+#[tokio::test]
+async fn what_the_site_tells_comes_piece_by_piece_and_ends_when_the_side_closes() {
+    let server = answering("{}").await;
+    let world = World::before(&server).await;
+    let mut events = world.client().send(Method::GET, "/api/events", "".into(), &[]).await;
+    assert_eq!(events.chunk().await.unwrap().unwrap(), "data: 1\n\n");
+    world.stop().await;
+    assert!(events.chunk().await.is_none());
+}
+
+#[tokio::test]
+async fn a_server_that_vanishes_while_nothing_is_asked_of_it_is_found_out() {
+    let server = answering("{}").await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    assert_eq!(client.call(1, "t").await.status, 200);
+    let turns = world.keeper.turns();
+    let state = || world.keeper.summary("x").unwrap().state;
+    assert_eq!(state(), State::Healthy);
+    // The client has no stream open and asks nothing more: only the idle connection can tell.
+    let at = server.kill().await;
+    until("it is down", || state() == State::Down).await;
+    assert!(turns.has_changed().unwrap());
+    let _back = Server::ordinary_at(at, |_| async { say(500, "", "") }).await;
+    until("it is healthy again", || state() == State::Healthy).await;
 }
 
 #[tokio::test]

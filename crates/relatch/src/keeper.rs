@@ -3,6 +3,7 @@
 //! What happens to messages in between is `relatch-net`'s, what happens to calls `relatch-core`'s.
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +11,10 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use jiff::Timestamp;
 use relatch_admin::journal::folder_in;
 use relatch_admin::metrics;
-use relatch_admin::{
-    Journal, JournalFolder, KeeperKind, KeeperStatus, ReconnectOutcome, Status, control, runtime, schema,
-};
-use relatch_core::LatchId;
+use relatch_admin::page::{Page, Setting, Shown, Watched};
+use relatch_admin::{Journal, JournalFolder, KeeperKind, control, runtime};
 use relatch_core::policy::Policy;
 use relatch_net::downstream::http::HttpConfig;
 use relatch_net::downstream::origin::{Allowed, token_file};
@@ -29,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::exit;
+use crate::face::Face;
 use crate::launch::{Launch, ServerSpec};
 use crate::render::{self, Failure};
 
@@ -83,13 +82,8 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
     });
     let about = About { kind: launch.kind.as_str(), version: env!("CARGO_PKG_VERSION") };
     hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
-    let face = Arc::new(Face {
-        keeper: Arc::clone(&keeper),
-        kind: launch.kind,
-        since: Timestamp::now(),
-        urls: launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect(),
-        journal: Arc::clone(&journal),
-    });
+    let urls = launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect();
+    let face = Face::new(Arc::clone(&keeper), launch.kind, urls, Arc::clone(&journal));
     // Without its control socket a keeper still serves; only `status` can't see it.
     let control =
         control::serve(Arc::clone(&face) as Arc<dyn relatch_admin::Keeper>, &runtime::runtime_dir());
@@ -140,25 +134,19 @@ async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> any
     let names: Vec<&str> = launch.servers.iter().map(|s| s.name.as_str()).collect();
     // Nobody reading it is no reason not to serve.
     let _ = render::out(&render::serve::listening(bound, &names, token.as_deref()));
-    let shown = Arc::clone(&face);
-    let status: http_side::StatusPage = Arc::new(move || {
-        let status = Status {
-            schema: schema::SCHEMA,
-            keepers: vec![relatch_admin::Keeper::status(&*face)],
-            unanswered: Vec::new(),
-        };
-        Bytes::from(serde_json::to_vec(&status).unwrap_or_default())
-    });
-    let scraped = Arc::clone(&keeper);
-    let metrics: http_side::StatusPage = Arc::new(move || {
+    let (shown, scraped) = (Arc::clone(&face), Arc::clone(&keeper));
+    let metrics: http_side::Metrics = Arc::new(move || {
         let status = relatch_admin::Keeper::status(&*shown);
         Bytes::from(metrics::text(&status, &|name| scraped.open_sockets(name)))
     });
+    face.remember();
+    render::say(&render::serve::page(bound));
+    let site = site(&face, bound, token.is_none());
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(http_side::serve(
         listener,
         Arc::clone(&keeper),
-        HttpConfig { allowed, token, status, metrics },
+        HttpConfig { allowed, token, metrics, site },
         stopped,
     ));
     told_to_stop().await;
@@ -166,6 +154,28 @@ async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> any
     serving.await.context("The HTTP side ended unexpectedly")?;
     keeper.flush().await;
     Ok(ExitCode::from(exit::DONE))
+}
+
+/// The page and the API, as the HTTP side serves them.
+fn site(face: &Arc<Face>, bound: SocketAddr, open: bool) -> http_side::Site {
+    let clock = Arc::clone(face);
+    let page = Arc::new(Page::new(
+        Arc::clone(face) as Arc<dyn Watched>,
+        Setting {
+            open,
+            port: bound.port(),
+            clock: Box::new(move || clock.now_ms()),
+            secret: relatch_net::entropy::token,
+        },
+    ));
+    face.has_page(render::serve::base(bound), &page);
+    Arc::new(move |head, token| {
+        let response = page.answer(head, token)?;
+        Some(response.map(|shown| match shown {
+            Shown::Whole(bytes) => http_side::Shown::Whole(bytes),
+            Shown::Coming(pieces) => http_side::Shown::Coming(pieces),
+        }))
+    })
 }
 
 /// Waits for SIGINT or SIGTERM.
@@ -252,42 +262,4 @@ fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         headers.append(name, value);
     }
     Ok(ServerConfig { policy, headers, target })
-}
-
-/// A keeper as `status`, `reconnect` and `log` see it.
-struct Face {
-    keeper: Arc<Keeper>,
-    kind: KeeperKind,
-    since: Timestamp,
-    urls: Vec<(String, String)>,
-    journal: Arc<Journal>,
-}
-
-impl relatch_admin::Keeper for Face {
-    fn status(&self) -> KeeperStatus {
-        let clock = self.keeper.clock();
-        let servers = self.urls.iter().filter_map(|(name, url)| {
-            let report = self.keeper.report(name)?;
-            let ids = self.keeper.session_ids(name);
-            let id = |latch: LatchId| ids.get(&latch).cloned().unwrap_or_default();
-            Some(schema::server_status(name, url, &report, &|at| clock.wall(at.0), &id))
-        });
-        KeeperStatus {
-            pid: std::process::id(),
-            kind: self.kind,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            since: self.since,
-            servers: servers.collect(),
-            journal: self.journal.status(),
-        }
-    }
-
-    fn reconnect(&self, name: Option<&str>) -> Vec<ReconnectOutcome> {
-        let asked = self.keeper.reconnect(name);
-        asked.into_iter().map(|(name, latches)| ReconnectOutcome { name, latches }).collect()
-    }
-
-    fn journal(&self) -> Arc<Journal> {
-        Arc::clone(&self.journal)
-    }
 }

@@ -1,12 +1,13 @@
 //! The program `relatch`: reads the command line, runs one command, and says how it went.
 //!
 //! It decides nothing about connections. `cli/` has a file per command, `launch` what a keeper is started with, `keeper` a keeper
-//! from start to end,
+//! from start to end, `face` what others see of it,
 //! `drill/` the rehearsal, and `render/` is the only place that prints.
 
 mod cli;
 mod drill;
 mod exit;
+mod face;
 mod keeper;
 mod launch;
 mod render;

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing about exchanges; it only draws conclusions from dated evidence.
 
+pub mod history;
 mod report;
 mod tracker;
 pub mod turns;

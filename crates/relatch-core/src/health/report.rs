@@ -67,6 +67,8 @@ pub struct HealthReport {
     pub totals: Totals,
     /// Of the last answers to `tools/call`.
     pub latency: Latency,
+    /// Of those among them that came within the last minute; `None` when none did.
+    pub recent: Option<Latency>,
 }
 
 /// Four separate truths; `None` is unknown.

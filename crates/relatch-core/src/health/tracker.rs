@@ -5,10 +5,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{
-    Condition, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, SessionSeen, State,
-    Totals,
-};
+use super::history::MINUTE_MS;
+use super::{Condition, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, State, Totals};
 use crate::{At, policy};
 use relatch_wire::failure::Code;
 
@@ -40,7 +38,7 @@ pub(crate) enum Judgement {
 }
 
 impl Judgement {
-    fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         match self {
             Judgement::Healthy(_) => State::Healthy,
             Judgement::Recovering { .. } => State::Recovering,
@@ -76,7 +74,7 @@ pub(crate) struct Tracker {
     facets: Facets,
     conditions: BTreeMap<&'static str, Condition>,
     pub(crate) totals: Totals,
-    latencies: VecDeque<u64>,
+    latencies: VecDeque<(At, u64)>,
 }
 
 const LATENCIES: usize = 512;
@@ -171,7 +169,7 @@ impl Tracker {
             if self.latencies.len() == LATENCIES {
                 self.latencies.pop_front();
             }
-            self.latencies.push_back(ms);
+            self.latencies.push_back((now, ms));
         }
     }
 
@@ -353,7 +351,6 @@ impl Tracker {
         (judgement.state(), since)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the machine hands over what only it knows, once")]
     pub(crate) fn report(
         &self,
         now: At,
@@ -361,7 +358,6 @@ impl Tracker {
         reachable: Option<bool>,
         next_attempt: Option<At>,
         server: Option<ServerSeen>,
-        sessions: Vec<SessionSeen>,
         waiting: usize,
     ) -> HealthReport {
         let state = judgement.state();
@@ -410,20 +406,20 @@ impl Tracker {
             last_failure: self.failure.clone(),
             next_attempt,
             server,
-            sessions,
+            sessions: Vec::new(),
             waiting,
             totals: self.totals,
-            latency: self.latency(),
+            latency: latency(self.latencies.iter()).unwrap_or_default(),
+            recent: latency(self.latencies.iter().rev().take_while(|(at, _)| now.since(*at) < MINUTE_MS)),
         }
     }
+}
 
-    fn latency(&self) -> Latency {
-        let mut sorted: Vec<u64> = self.latencies.iter().copied().collect();
-        sorted.sort_unstable();
-        let at = |share: f64| {
-            let last = sorted.len().saturating_sub(1);
-            sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(0) as f64
-        };
-        Latency { p50: at(0.5), p99: at(0.99) }
-    }
+/// Of these answers, in whatever order; `None` when there are none.
+fn latency<'a>(answers: impl Iterator<Item = &'a (At, u64)>) -> Option<Latency> {
+    let mut sorted: Vec<u64> = answers.map(|(_, ms)| *ms).collect();
+    sorted.sort_unstable();
+    let last = sorted.len().checked_sub(1)?;
+    let at = |share: f64| sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(0) as f64;
+    Some(Latency { p50: at(0.5), p99: at(0.99) })
 }

@@ -80,6 +80,8 @@ pub struct Machine {
     /// What was refused in this turn, and with which status.
     pub(crate) refused_now: Option<(String, u16)>,
     gate: journal::Gate,
+    /// When a closed idle connection was last asked about.
+    pub(crate) idle_look: Option<At>,
 }
 
 /// An answer that is not about the session.
@@ -136,6 +138,7 @@ impl Machine {
             probed: watch::Found::Answer,
             refused_now: None,
             gate: journal::Gate::default(),
+            idle_look: None,
         }
     }
 
@@ -165,6 +168,7 @@ impl Machine {
             Input::Hinted { latch, hints } => self.hinted(latch, hints),
             Input::Refused { attempt, refusal } => self.over(attempt, Outcome::Refused(refusal)),
             Input::Cut { attempt, cut } => self.over(attempt, Outcome::Cut(cut)),
+            Input::IdleClosed => self.idle_closed(),
             Input::Tick => self.tick(),
             Input::Reconnect { latch } => self.reconnect(latch),
         }
@@ -273,6 +277,7 @@ impl Machine {
                 Why::Scout => self.scout(),
                 Why::IdleProbe => self.idle_probe(),
                 Why::JournalDue => self.journal_due(),
+                Why::IdleLook => self.idle_closed(),
             }
         }
     }

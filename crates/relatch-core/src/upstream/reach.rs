@@ -9,7 +9,7 @@ use super::timers::Why;
 use super::{Machine, Purpose, Question};
 use crate::effect::{Connection, Effect, What};
 use crate::journal;
-use crate::latch::{Doubtful, Gap, Heard, Knows, LatchState};
+use crate::latch::{Doubtful, Gap, Heard, Knows, Latch, LatchState, StreamState};
 use crate::{At, AttemptId, LatchId, policy};
 
 /// Whether the upstream can be reached.
@@ -276,6 +276,33 @@ impl Machine {
             .filter(|l| matches!(l.state, LatchState::Bound(_)))
             .max_by_key(|l| (l.last_used, l.id));
         if let Some((id, Some(generation))) = latest.map(|l| (l.id, l.in_use())) {
+            self.ping(id, generation, Question::Idle, Connection::Young, policy::PING_MS);
+        }
+    }
+
+    /// The upstream closed a connection that carried nothing: it may be gone, so it is asked at once. A standing
+    /// stream tells by itself, and so does whatever is under way.
+    pub(crate) fn idle_closed(&mut self) {
+        let now = self.now;
+        let streams = |latch: &Latch| matches!(latch.stream, StreamState::Open(_));
+        if !self.policy.local
+            || self.away().is_some()
+            || self.attempts.open() > 0
+            || self.latches.values().any(streams)
+        {
+            return;
+        }
+        if let Some(due) = self.idle_look.map(|at| at.plus(policy::IDLE_LOOK_MS)).filter(|at| *at > now) {
+            self.timers.set(Why::IdleLook, due);
+            return;
+        }
+        let latest = self
+            .latches
+            .values()
+            .filter(|l| matches!(l.state, LatchState::Bound(_)) && l.wanted(now))
+            .max_by_key(|l| (l.last_used, l.id));
+        if let Some((id, Some(generation))) = latest.map(|l| (l.id, l.in_use())) {
+            self.idle_look = Some(now);
             self.ping(id, generation, Question::Idle, Connection::Young, policy::PING_MS);
         }
     }

@@ -38,6 +38,8 @@ pub enum Why {
     IdleProbe,
     /// When the journal is owed the number of things that it was spared.
     JournalDue,
+    /// When a connection that closed while idle is to be asked about.
+    IdleLook,
 }
 
 /// The deadlines of one machine.

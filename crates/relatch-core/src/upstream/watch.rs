@@ -6,7 +6,7 @@ use relatch_wire::method::ListKind;
 
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Question, Reach};
 use crate::fault::Fault;
-use crate::health::{Judgement, SessionSeen};
+use crate::health::{HealthReport, Judgement, SessionSeen, State};
 use crate::input::Answer;
 use crate::latch::reading::{self, Reading};
 use crate::latch::{Heard, LatchState, Raised};
@@ -303,9 +303,32 @@ impl Machine {
         crate::health::turns::Glance { state, since, flapping }
     }
 
+    /// Health in one word, as it was after the last fact.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.tracker.state.state()
+    }
+
     /// What is true of the upstream at this moment.
     #[must_use]
-    pub fn report(&self, now: crate::At) -> crate::health::HealthReport {
+    pub fn report(&self, now: crate::At) -> HealthReport {
+        let sessions = self.latches.values().filter(|l| !matches!(l.state, LatchState::Ended));
+        let sessions = sessions.map(|l| SessionSeen {
+            latch: l.id,
+            generation: l.generation.unwrap_or_default(),
+            state: l.word(),
+            opened: l.opened,
+            bound: l.bound,
+            last_used: l.last_used,
+            client: l.client.clone(),
+            open: l.exchanges.len(),
+        });
+        HealthReport { sessions: sessions.collect(), ..self.summary(now) }
+    }
+
+    /// The same without its sessions, of which there may be thousands.
+    #[must_use]
+    pub fn summary(&self, now: crate::At) -> HealthReport {
         let now = self.now.max(now);
         let judgement = self.judge(now);
         let next = match &self.reach {
@@ -314,21 +337,6 @@ impl Machine {
                 self.latches.keys().filter_map(|id| self.timers.get(super::Why::RestEnds(*id))).min()
             }
         };
-        let sessions = self
-            .latches
-            .values()
-            .filter(|l| !matches!(l.state, LatchState::Ended))
-            .map(|l| SessionSeen {
-                latch: l.id,
-                generation: l.generation.unwrap_or_default(),
-                state: l.word(),
-                opened: l.opened,
-                bound: l.bound,
-                last_used: l.last_used,
-                client: l.client.clone(),
-                open: l.exchanges.len(),
-            })
-            .collect();
         let server = self
             .latches
             .values()
@@ -343,7 +351,7 @@ impl Machine {
                 self.tracker.last_heard().filter(|at| now.since(*at) < policy::FRESH_MS).map(|_| true)
             }
         };
-        self.tracker.report(now, judgement, reachable, next, server, sessions, waiting)
+        self.tracker.report(now, judgement, reachable, next, server, waiting)
     }
 
     /// What must hold after every fact. Only our own mistakes can break it.

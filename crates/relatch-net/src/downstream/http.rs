@@ -1,20 +1,21 @@
 //! The HTTP side: who may speak, which upstream a path means, and the verbs of Streamable HTTP.
 //!
-//! Refused here is what is about the HTTP request itself, in this order: `Host` and `Origin`, token, path, method.
+//! Refused here is what is about the HTTP request itself, in this order: `Host` and `Origin`, token, path, method. What
+//! is no upstream's goes to the [`Site`], which has its own ways to know who asks.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::ALLOW;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use relatch_wire::headers::{LAST_EVENT_ID, SESSION_ID};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::body::Body;
@@ -38,8 +39,21 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// And the words that end the rest this long to go out.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Makes what a page shows.
-pub type StatusPage = Arc<dyn Fn() -> Bytes + Send + Sync>;
+/// Makes what a collector of metrics reads.
+pub type Metrics = Arc<dyn Fn() -> Bytes + Send + Sync>;
+
+/// Answers what is no upstream's: the page and the API. It gets the head of a request whose `Host` and `Origin` are
+/// allowed, and whether it carried the token. `None` where nothing is at the path.
+pub type Site = Arc<dyn Fn(&request::Parts, bool) -> Option<Response<Shown>> + Send + Sync>;
+
+/// What a [`Site`] shows.
+#[derive(Debug)]
+pub enum Shown {
+    /// All of it.
+    Whole(Bytes),
+    /// Pieces as they come, until the sender is gone or the side closes.
+    Coming(mpsc::Receiver<Bytes>),
+}
 
 /// How the HTTP side is to be guarded, and what it shows.
 #[derive(Clone)]
@@ -48,10 +62,10 @@ pub struct HttpConfig {
     pub allowed: Allowed,
     /// The token that every request must carry; `None` only by the user's explicit wish.
     pub token: Option<String>,
-    /// The JSON of `/api/status`.
-    pub status: StatusPage,
     /// The text of `/metrics`.
-    pub metrics: StatusPage,
+    pub metrics: Metrics,
+    /// What is served beside the upstreams.
+    pub site: Site,
 }
 
 /// Serves clients until `stop` turns true (or its sender is gone), then lets running requests end for a while.
@@ -141,33 +155,36 @@ impl Side {
             return post::refuse(StatusCode::FORBIDDEN, -32000, &format!("Forbidden: {foreign}"));
         }
         let path = request.uri().path().to_owned();
-        let alive = matches!(path.as_str(), "/livez" | "/readyz");
-        if let Some(token) = self.config.token.as_deref()
-            && !alive
-            && !has_token(headers, token)
-            && !metrics::may_read(&path, headers, token)
-        {
-            return post::refuse(
-                StatusCode::FORBIDDEN,
-                -32000,
-                "Forbidden: the `Relatch-Token` header is missing or wrong",
-            );
+        let read = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path.as_str() {
+            "/livez" | "/readyz" if !read => return only("GET, HEAD"),
+            "/livez" => return text(StatusCode::OK, "alive\n"),
+            "/readyz" if *stop.borrow() => return text(StatusCode::SERVICE_UNAVAILABLE, "closing\n"),
+            "/readyz" => return text(StatusCode::OK, "ready\n"),
+            _ => {}
         }
+        let token = self.config.token.as_deref().map(|token| has_token(headers, token));
         if let Some(name) = path.strip_prefix('/').and_then(|rest| rest.strip_suffix("/mcp")) {
             return match self.keeper.upstream(name) {
+                _ if token == Some(false) => no_token(),
                 Some(up) => self.mcp(up, request, stop).await,
                 None => self.unknown(&path),
             };
         }
-        let read = matches!(*request.method(), Method::GET | Method::HEAD);
-        match path.as_str() {
-            "/livez" | "/readyz" | "/api/status" | metrics::PATH if !read => only("GET, HEAD"),
-            "/livez" => text(StatusCode::OK, "alive\n"),
-            "/readyz" if *stop.borrow() => text(StatusCode::SERVICE_UNAVAILABLE, "closing\n"),
-            "/readyz" => text(StatusCode::OK, "ready\n"),
-            "/api/status" => reply::json((self.config.status)()),
-            metrics::PATH => metrics::answer((self.config.metrics)()),
-            _ => self.unknown(&path),
+        if path == metrics::PATH {
+            let may = token != Some(false)
+                || self.config.token.as_deref().is_some_and(|token| metrics::may_read(headers, token));
+            return match (read, may) {
+                (false, _) => only("GET, HEAD"),
+                (true, false) => no_token(),
+                (true, true) => metrics::answer((self.config.metrics)()),
+            };
+        }
+        let (head, _) = request.into_parts();
+        match (self.config.site)(&head, token == Some(true)) {
+            Some(shown) => shown.map(|shown| showing(shown, stop)),
+            None if token == Some(false) => no_token(),
+            None => self.unknown(&path),
         }
     }
 
@@ -240,6 +257,34 @@ impl Side {
         };
         post::refuse(StatusCode::NOT_FOUND, -32000, &words)
     }
+}
+
+fn no_token() -> Response<Body> {
+    let words = "Forbidden: the `Relatch-Token` header is missing or wrong";
+    post::refuse(StatusCode::FORBIDDEN, -32000, words)
+}
+
+fn showing(shown: Shown, mut stop: watch::Receiver<bool>) -> Body {
+    let mut pieces = match shown {
+        Shown::Whole(bytes) => return bytes.into(),
+        Shown::Coming(pieces) => pieces,
+    };
+    let (out, coming) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let pass = async {
+            while let Some(piece) = pieces.recv().await {
+                if out.send(Ok(piece)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = pass => {}
+            () = out.closed() => {}
+            () = stopped(&mut stop) => {}
+        }
+    });
+    Body::Coming(coming)
 }
 
 fn only(methods: &'static str) -> Response<Body> {

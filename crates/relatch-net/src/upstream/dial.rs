@@ -21,6 +21,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 
 pub use super::broken::{Broken, Cause, Wrote};
 pub use super::socket::Tls;
@@ -102,6 +103,7 @@ impl Dialer {
             clock: Clock::start(),
             pool: Mutex::default(),
             open: Arc::default(),
+            closed: Arc::default(),
             opened: AtomicU64::new(0),
             reused: AtomicU64::new(0),
             handed_back: AtomicU64::new(0),
@@ -145,6 +147,12 @@ impl Dialer {
     pub fn close_idle(&self) {
         let closed = std::mem::take(&mut self.home.pool().idle);
         drop(closed);
+    }
+
+    /// Rung when the peer has closed an idle connection. Looked at every second, so that no connection costs a task.
+    #[must_use]
+    pub fn idle_closed(&self) -> Arc<Notify> {
+        Arc::clone(&self.home.closed)
     }
 
     /// Sockets open now, busy and idle.
@@ -294,6 +302,8 @@ struct Home {
     clock: Clock,
     pool: Mutex<Pool>,
     open: Arc<AtomicUsize>,
+    /// Rung when the peer has closed a connection that was idle.
+    closed: Arc<Notify>,
     opened: AtomicU64,
     reused: AtomicU64,
     handed_back: AtomicU64,
@@ -379,7 +389,15 @@ impl Home {
     /// Drops what is closed or too old; tells whether anything is left.
     fn swept(&self) -> bool {
         let mut pool = self.pool();
-        pool.idle.retain_mut(|idle| self.idle_for(idle) < self.spans.idle && idle.link.is_open());
+        let mut closed = false;
+        pool.idle.retain_mut(|idle| {
+            let open = idle.link.is_open();
+            closed |= !open;
+            open && self.idle_for(idle) < self.spans.idle
+        });
+        if closed {
+            self.closed.notify_one();
+        }
         pool.sweeping = !pool.idle.is_empty();
         pool.sweeping
     }

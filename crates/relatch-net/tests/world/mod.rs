@@ -25,7 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use relatch_core::journal;
 use relatch_core::policy::Policy;
-use relatch_net::downstream::http::{HttpConfig, serve};
+use relatch_net::downstream::http::{HttpConfig, Shown, serve};
 use relatch_net::downstream::origin::Allowed;
 use relatch_net::keeper::{Bounds, Keeper, KeeperConfig, ServerConfig};
 use relatch_net::upstream::dial::Tls;
@@ -366,6 +366,22 @@ pub fn keeper(
     (keeper, journal)
 }
 
+/// A site with a whole answer for those who have the token or need none, and one that never ends.
+fn site(head: &http::request::Parts, token: bool) -> Option<http::Response<Shown>> {
+    match head.uri.path() {
+        "/api/status" => Some(http::Response::new(Shown::Whole(format!("{{\"token\":{token}}}").into()))),
+        "/api/events" => {
+            let (out, coming) = tokio::sync::mpsc::channel(1);
+            tokio::spawn(async move {
+                out.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+                out.closed().await;
+            });
+            Some(http::Response::new(Shown::Coming(coming)))
+        }
+        _ => None,
+    }
+}
+
 impl World {
     pub async fn before(server: &Server) -> World {
         World::with(&server.url(), |_| {}, None).await
@@ -400,8 +416,8 @@ impl World {
         let config = HttpConfig {
             allowed: Allowed::new::<&str>(at, &[]).unwrap(),
             token,
-            status: Arc::new(|| Bytes::from_static(b"{}")),
             metrics: Arc::new(|| Bytes::from_static(b"up 1\n")),
+            site: Arc::new(site),
         };
         let (stop, stopping) = watch::channel(false);
         let task = tokio::spawn(serve(listener, Arc::clone(&keeper), config, stopping));

@@ -1,12 +1,9 @@
 //! `relatch explain`: the page of an error or condition code.
-//!
-//! The pages of errors stand beside the codes, in `relatch_wire::failure`; here are only those of conditions that never
-//! end a call.
 
 use std::process::ExitCode;
 
 use clap::Args;
-use relatch_wire::failure::Code;
+use relatch_admin::explain::pages;
 
 use crate::exit;
 use crate::render::{self, Failure};
@@ -21,29 +18,6 @@ pub(crate) struct Arguments {
     code: Option<String>,
 }
 
-/// Conditions that `relatch status` shows and no call ends with.
-const CONDITIONS: [(&str, &str); 3] = [
-    (
-        "upstream-silent",
-        "The server accepts connections and does not answer: neither a call nor three pings in a row. Calls wait for \
-         their answers. It may be busy with one long task, or stuck. Look at what the server is doing; restart it if \
-         it hangs, and relatch goes on by itself.",
-    ),
-    (
-        "sessions-not-shared",
-        "The session is known to some of the processes behind the address and unknown to others: several replicas \
-         run behind a balancer that does not send a session to the same one each time. Refused calls have not run \
-         and are sent again on the same session. Turn on affinity by the header `Mcp-Session-Id` in the balancer, or \
-         run one replica.",
-    ),
-    (
-        "revision-changed",
-        "The server came back with another revision of MCP than the client was promised: it was updated or rolled \
-         back. Calls go on; what only one of the two revisions knows may be missing. Restart the client when it \
-         suits you.",
-    ),
-];
-
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let text = match &arguments.code {
         None => render::explain::list(&pages().collect::<Vec<_>>()),
@@ -54,11 +28,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let _ = render::out(&text);
     Ok(ExitCode::from(exit::DONE))
-}
-
-/// Every code with its page, errors first.
-fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
-    Code::ALL.iter().map(|code| (code.as_str(), code.explain())).chain(CONDITIONS)
 }
 
 fn unknown(word: &str) -> Failure {
@@ -93,6 +62,8 @@ fn distance(word: &str, code: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use relatch_wire::failure::Code;
 
     use super::*;
 

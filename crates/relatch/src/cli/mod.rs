@@ -6,6 +6,7 @@ mod explain;
 mod hooks;
 mod log;
 mod moment;
+mod page;
 mod parse;
 mod reconnect;
 mod serve;
@@ -50,6 +51,7 @@ enum Command {
     Reconnect(reconnect::Arguments),
     Log(log::Arguments),
     Drill(drill::Arguments),
+    Page(page::Arguments),
     Explain(explain::Arguments),
     #[command(hide = true)]
     DrillServer(drill::ServerArguments),
@@ -64,6 +66,7 @@ impl Cli {
             Command::Reconnect(arguments) => wait_for(reconnect::run(arguments)),
             Command::Log(arguments) => wait_for(log::run(arguments)),
             Command::Drill(arguments) => wait_for(drill::run(arguments)),
+            Command::Page(arguments) => wait_for(page::run(arguments)),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::DrillServer(arguments) => wait_for(drill::run_server(arguments)),
         }

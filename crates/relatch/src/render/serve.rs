@@ -4,6 +4,11 @@ use std::net::SocketAddr;
 
 /// The address of one upstream below a listening keeper.
 pub(crate) fn address(listen: SocketAddr, name: &str) -> String {
+    format!("{}/{name}/mcp", base(listen))
+}
+
+/// The address of a listening keeper, without a path.
+pub(crate) fn base(listen: SocketAddr) -> String {
     // What listens everywhere is reached here by loopback.
     let host = match listen {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => "127.0.0.1".to_owned(),
@@ -11,7 +16,7 @@ pub(crate) fn address(listen: SocketAddr, name: &str) -> String {
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => "[::1]".to_owned(),
         SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
     };
-    format!("http://{host}:{}/{name}/mcp", listen.port())
+    format!("http://{host}:{}", listen.port())
 }
 
 /// One line per upstream with its address, then one per upstream to paste into a client. `listen` is the address that
@@ -30,6 +35,11 @@ pub(crate) fn listening(listen: SocketAddr, names: &[&str], token: Option<&str>)
     text
 }
 
+/// Where the page is, and how to get in.
+pub(crate) fn page(listen: SocketAddr) -> String {
+    format!("The page is at {}/ and `relatch page` opens it, signed in\n", base(listen))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +55,10 @@ mod tests {
              claude mcp add --transport http fs http://127.0.0.1:7332/fs/mcp --header \"Relatch-Token: t0k\"\n"
         );
         assert!(!listening(listen, &["fs"], None).contains("Relatch-Token"));
+        assert_eq!(
+            page(listen),
+            "The page is at http://127.0.0.1:7332/ and `relatch page` opens it, signed in\n"
+        );
         assert_eq!(address("0.0.0.0:80".parse().unwrap(), "a"), "http://127.0.0.1:80/a/mcp");
         assert_eq!(address("[::1]:80".parse().unwrap(), "a"), "http://[::1]:80/a/mcp");
     }

@@ -6,6 +6,7 @@ mod bad_input;
 mod hooks;
 mod journal;
 mod machines;
+mod page;
 mod restart;
 mod secrets;
 mod stage;

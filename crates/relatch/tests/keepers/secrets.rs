@@ -125,8 +125,9 @@ fn only_who_has_the_token_and_comes_from_here_is_let_in() {
         json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": stage::handshake()}).to_string();
     let typed = ("Content-Type", "application/json");
     let both = ("Accept", "application/json, text/event-stream");
-    for (path, method) in
-        [("/x/mcp", "POST"), ("/x/mcp", "GET"), ("/x/mcp", "DELETE"), ("/api/status", "GET"), ("/", "GET")]
+    let api =
+        [("/api/status", "GET"), ("/api/events", "GET"), ("/api/reconnect", "POST"), ("/nothing", "GET")];
+    for (path, method) in [("/x/mcp", "POST"), ("/x/mcp", "GET"), ("/x/mcp", "DELETE")].into_iter().chain(api)
     {
         for (headers, words) in [
             (&[][..], "`Relatch-Token` header is missing or wrong"),
@@ -153,6 +154,15 @@ fn only_who_has_the_token_and_comes_from_here_is_let_in() {
         assert!(answer.header("mcp-session-id").is_some());
     }
     assert_eq!(serve.http("GET", "/api/status", &[token], "").status, 200);
+    // The start page says in plain words how to sign in; it, too, is for nobody who comes from elsewhere.
+    let start = serve.http("GET", "/", &[], "");
+    assert!(start.status == 403 && start.body.contains("<code>relatch page</code>"), "{start:?}");
+    for foreign in [("Host", "evil.example.com"), ("Origin", "http://evil.example.com")] {
+        for path in ["/", "/page.js", "/open/code"] {
+            let answer = serve.http("GET", path, &[foreign], "");
+            assert!(answer.status == 403 && answer.body.contains("is not allowed"), "{answer:?}");
+        }
+    }
     let livez = serve.http("GET", "/livez", &[], "");
     assert_eq!((livez.status, livez.body.as_str()), (200, "alive\n"));
     assert_eq!(serve.http("GET", "/livez", &[("Host", "evil.example.com")], "").status, 403);

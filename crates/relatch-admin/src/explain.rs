@@ -1,0 +1,35 @@
+//! The page of each error and condition code: what it means, and what can be done. One source for `relatch explain` and
+//! for the page.
+//!
+//! The pages of errors stand beside the codes, in `relatch_wire::failure`; here are only those of conditions that never
+//! end a call.
+
+use relatch_wire::failure::Code;
+
+/// Conditions that status shows and no call ends with.
+const CONDITIONS: [(&str, &str); 3] = [
+    (
+        "upstream-silent",
+        "The server accepts connections and does not answer: neither a call nor three pings in a row. Calls wait for \
+         their answers. It may be busy with one long task, or stuck. Look at what the server is doing; restart it if \
+         it hangs, and relatch goes on by itself.",
+    ),
+    (
+        "sessions-not-shared",
+        "The session is known to some of the processes behind the address and unknown to others: several replicas \
+         run behind a balancer that does not send a session to the same one each time. Refused calls have not run \
+         and are sent again on the same session. Turn on affinity by the header `Mcp-Session-Id` in the balancer, or \
+         run one replica.",
+    ),
+    (
+        "revision-changed",
+        "The server came back with another revision of MCP than the client was promised: it was updated or rolled \
+         back. Calls go on; what only one of the two revisions knows may be missing. Restart the client when it \
+         suits you.",
+    ),
+];
+
+/// Every code with its page, errors first.
+pub fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
+    Code::ALL.iter().map(|code| (code.as_str(), code.explain())).chain(CONDITIONS)
+}

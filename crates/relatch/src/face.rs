@@ -1,0 +1,147 @@
+//! What others see of a running keeper: the control socket, the page and the API ask here.
+//!
+//! Also keeps each upstream's history: it looks at every turn and every few seconds, off the path of any call.
+//! Computes no health and prints nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use relatch_admin::history::{ServerHistory, server_history};
+use relatch_admin::page::{Page, Watched};
+use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, schema};
+use relatch_core::health::history::History;
+use relatch_core::{At, LatchId};
+use relatch_net::keeper::Keeper;
+use tokio::sync::watch;
+
+/// What no turn announces (counts, evidence that grows old) is written into the history this often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A keeper as `status`, `reconnect`, `log` and the page see it.
+pub(crate) struct Face {
+    keeper: Arc<Keeper>,
+    kind: KeeperKind,
+    since: Timestamp,
+    urls: Vec<(String, String)>,
+    journal: Arc<Journal>,
+    histories: Mutex<BTreeMap<String, History>>,
+    /// Where its page is, and the page.
+    page: OnceLock<(String, Weak<Page>)>,
+}
+
+impl Face {
+    /// The face of `keeper`; `urls` are the names and addresses of its upstreams.
+    pub(crate) fn new(
+        keeper: Arc<Keeper>,
+        kind: KeeperKind,
+        urls: Vec<(String, String)>,
+        journal: Arc<Journal>,
+    ) -> Arc<Face> {
+        let now = At(keeper.clock().now_ms());
+        let histories = urls.iter().map(|(name, _)| (name.clone(), History::new(now))).collect();
+        Arc::new(Face {
+            keeper,
+            kind,
+            since: Timestamp::now(),
+            urls,
+            journal,
+            histories: Mutex::new(histories),
+            page: OnceLock::new(),
+        })
+    }
+
+    /// Names its page, which is at `base`, an address without a path.
+    pub(crate) fn has_page(&self, base: String, page: &Arc<Page>) {
+        let _ = self.page.set((base, Arc::downgrade(page)));
+    }
+
+    /// The keeper's clock.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.keeper.clock().now_ms()
+    }
+
+    /// Writes the history for as long as there is a face.
+    pub(crate) fn remember(self: &Arc<Self>) {
+        let (face, mut turns) = (Arc::downgrade(self), self.keeper.turns());
+        tokio::spawn(async move {
+            loop {
+                match face.upgrade() {
+                    Some(face) => face.look(),
+                    None => return,
+                }
+                if let Ok(Err(_)) = tokio::time::timeout(LOOK, turns.changed()).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn look(&self) {
+        for (name, history) in self.histories().iter_mut() {
+            if let Some(report) = self.keeper.summary(name) {
+                history.see(&report);
+            }
+        }
+    }
+
+    fn histories(&self) -> MutexGuard<'_, BTreeMap<String, History>> {
+        self.histories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl relatch_admin::Keeper for Face {
+    fn status(&self) -> KeeperStatus {
+        let clock = self.keeper.clock();
+        let servers = self.urls.iter().filter_map(|(name, url)| {
+            let report = self.keeper.report(name)?;
+            let ids = self.keeper.session_ids(name);
+            let id = |latch: LatchId| ids.get(&latch).cloned().unwrap_or_default();
+            Some(schema::server_status(name, url, &report, &|at| clock.wall(at.0), &id))
+        });
+        KeeperStatus {
+            pid: std::process::id(),
+            kind: self.kind,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            since: self.since,
+            servers: servers.collect(),
+            journal: self.journal.status(),
+        }
+    }
+
+    fn reconnect(&self, name: Option<&str>) -> Vec<ReconnectOutcome> {
+        let asked = self.keeper.reconnect(name);
+        asked.into_iter().map(|(name, latches)| ReconnectOutcome { name, latches }).collect()
+    }
+
+    fn page(&self) -> Option<String> {
+        let (base, page) = self.page.get()?;
+        Some(format!("{base}{}", page.upgrade()?.one_time_path()))
+    }
+
+    fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
+    }
+}
+
+impl Watched for Face {
+    fn history(&self, from: Option<Timestamp>) -> Vec<ServerHistory> {
+        // What has turned since the last look belongs to it.
+        self.look();
+        let clock = self.keeper.clock();
+        let from = from.map_or(At(0), |from| {
+            let back = Timestamp::now().as_millisecond().saturating_sub(from.as_millisecond());
+            At(clock.now_ms().saturating_sub(u64::try_from(back).unwrap_or(0)))
+        });
+        let histories = self.histories();
+        let drawn = self.urls.iter().filter_map(|(name, _)| {
+            Some(server_history(name, histories.get(name)?, from, &|at| clock.wall(at.0)))
+        });
+        drawn.collect()
+    }
+
+    fn turns(&self) -> watch::Receiver<u64> {
+        self.keeper.turns()
+    }
+}
