@@ -876,6 +876,7 @@ impl World {
                 self.reference.reconnect();
                 self.fact(Input::Reconnect { latch: None });
             }
+            (38, _) => self.fact(Input::IdleClosed),
             (39, _) if self.setting.keeper_dies && self.chance.percent(20) => self.keeper_dies(),
             _ => {}
         }
