@@ -354,3 +354,19 @@ fn a_session_that_does_not_say_whether_it_survived_is_not_given_up() {
     says!(w.read(10), "send #9 g1 exchange 10 on any");
     assert_eq!(w.report().totals.relatched, 0);
 }
+
+#[test]
+fn a_session_that_answered_just_before_an_outage_and_is_refused_after_it_is_not_asked_about_once_more() {
+    let mut w = World::new();
+    for latch in 1..=2 {
+        w.opened(latch, latch);
+        w.session(latch * 2 - 1);
+        w.initialized(latch, latch);
+        w.answered(latch * 2);
+    }
+    says!(w.asks(2, 9, call(9, "send_mail")), "send #5 L2 g1 exchange 9");
+    says!(w.no_connection(5), "withdraw #5");
+    says!(w.waits(1_000), "send #6 L2 g1 ping");
+    says!(w.answered(6), "send #7 L2 g1 exchange 9", "send #8 g1 ping");
+    says!(w.refused(8, 404, GONE), "send #9 g2 initialize");
+}

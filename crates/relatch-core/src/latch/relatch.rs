@@ -85,7 +85,11 @@ impl Machine {
             }
             return;
         }
-        let lively = latch.answered.is_some_and(|at| now.since(at) < policy::LIVELY_MS);
+        // One that answered only before an outage was lost in it, as far as anybody can tell.
+        let back = self.back_at;
+        let lively = latch
+            .answered
+            .is_some_and(|at| now.since(at) < policy::LIVELY_MS && back.is_none_or(|back| at >= back));
         if lively && latch.has_id && self.away().is_none() {
             self.ask_replicas(id, generation, ex);
         } else {

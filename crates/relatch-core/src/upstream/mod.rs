@@ -68,6 +68,8 @@ pub struct Machine {
     /// This address has spoken MCP.
     pub(crate) spoken: bool,
     pub(crate) gateway_seen: Option<At>,
+    /// When it was last back from an outage.
+    pub(crate) back_at: Option<At>,
     /// Answers that were found not to be about the session.
     pub(crate) cleared: Vec<Cleared>,
     /// The `ping` that goes ahead of a call.
@@ -131,6 +133,7 @@ impl Machine {
             postponed: false,
             spoken: false,
             gateway_seen: None,
+            back_at: None,
             cleared: Vec::new(),
             looking: None,
             fault: None,

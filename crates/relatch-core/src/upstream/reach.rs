@@ -112,6 +112,7 @@ impl Machine {
                 entry.ms = Some(gone);
                 entry.count = Some(u64::from(away.tries));
             });
+            self.back_at = Some(self.now);
             // What was found of the server that went away need not hold of the one that came.
             self.cleared.clear();
         }
