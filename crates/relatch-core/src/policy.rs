@@ -115,6 +115,8 @@ pub const REST_MAX_MS: u64 = 300_000;
 pub const ATTACHED_MS: u64 = 300_000;
 /// Turns per upstream: handshakes, and questions whether a session survived, that are under way at once.
 pub const TURNS: usize = 8;
+/// A doubt waits no longer for its turn: what raised it is passed on.
+pub const TURN_WITHIN_MS: u64 = 10_000;
 /// At most one trial handshake per latch in this time.
 pub const TRIAL_EVERY_MS: u64 = 60_000;
 /// An answer that was found not to be about the session stays so for this long.

@@ -370,3 +370,29 @@ fn a_session_that_answered_just_before_an_outage_and_is_refused_after_it_is_not_
     says!(w.answered(6), "send #7 L2 g1 exchange 9", "send #8 g1 ping");
     says!(w.refused(8, 404, GONE), "send #9 g2 initialize");
 }
+
+/// All turns are taken, latch 9 waits for one, and the answer to a call of latch 10 can be settled by another session only.
+fn a_doubt_without_a_turn() -> World {
+    let mut w = many(10);
+    for latch in 1..=9 {
+        w.on(Input::Reconnect { latch: Some(LatchId(latch)) });
+    }
+    w.attached(9);
+    says!(w.asks(10, 50, call(50, "send_mail")), "send #29 L10 g1 exchange 50");
+    says!(w.refused(29, 403, "principal mismatch"), "send #30 L10 g1 ping");
+    says!(w.refused(30, 403, "principal mismatch"));
+    w
+}
+
+#[test]
+fn a_call_in_doubt_takes_its_latch_to_the_head_of_the_line() {
+    let mut w = a_doubt_without_a_turn();
+    let first = *w.under_way.keys().next().expect("a handshake");
+    says!(w.session(first), "send #31 g2 initialized", "send #32 L10 g2 initialize");
+}
+
+#[test]
+fn a_doubt_that_gets_no_turn_ends_with_the_servers_own_answer() {
+    let mut w = a_doubt_without_a_turn();
+    says!(w.passes(policy::TURN_WITHIN_MS), "pass-refusal 50 #29 executed=no");
+}

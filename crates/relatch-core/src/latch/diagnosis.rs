@@ -12,7 +12,7 @@ use crate::effect::{Connection, Effect, What};
 use crate::exchange::{Delivery, ExState};
 use crate::input::{Answer, Refusal, SessionFacts};
 use crate::upstream::{
-    Absence, Attempt, Cleared, Machine, Outcome, Purpose, Question, door_words, executed_by, rpc_digest,
+    Absence, Attempt, Cleared, Machine, Outcome, Purpose, Question, Why, door_words, executed_by, rpc_digest,
 };
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal, policy};
 
@@ -197,7 +197,18 @@ impl Machine {
         if let Some(diagnosis) = self.diagnosis(latch, attempt.generation) {
             diagnosis.step = Asked::Turn(same);
         }
+        self.timers.set(Why::DoubtEnds(latch), self.now.plus(policy::TURN_WITHIN_MS));
         self.dirty.insert(latch);
+    }
+
+    /// No turn has come in time: nothing was found.
+    pub(crate) fn doubt_ends(&mut self, id: LatchId) {
+        if let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Turn(_), .. })) =
+            self.latches.get(&id).map(|l| &l.state)
+        {
+            let old = *old;
+            self.settle_doubt(id, old, Finding::PassOn);
+        }
     }
 
     /// Opens the second session of a diagnosis: its turn has come.
@@ -209,6 +220,7 @@ impl Machine {
             return;
         };
         let (old, same) = (*old, *same);
+        self.timers.clear(Why::DoubtEnds(id));
         let generation = self.next_generation(id);
         self.send(
             id,
@@ -570,6 +582,15 @@ impl Latch {
     /// Its diagnosis waits for a turn.
     pub(crate) fn wants_a_trial(&self) -> bool {
         matches!(&self.state, LatchState::Doubted(_, Diagnosis { step: Asked::Turn(_), .. }))
+    }
+
+    /// The oldest exchange that waits for it, those among them whose answers raised a doubt.
+    pub(crate) fn first_waiting(&self) -> Option<ExId> {
+        let doubted = match &self.state {
+            LatchState::Doubted(_, diagnosis) => diagnosis.subjects.iter().filter_map(|s| s.ex).min(),
+            _ => None,
+        };
+        self.waiting.first().copied().into_iter().chain(doubted).min()
     }
 
     /// How long the doubt has lasted.

@@ -70,7 +70,7 @@ impl Machine {
         for generation in live {
             self.send_delete(id, generation);
         }
-        for why in [Why::RestEnds(id), Why::StreamAgain(id), Why::CompareDue(id)] {
+        for why in [Why::DoubtEnds(id), Why::RestEnds(id), Why::StreamAgain(id), Why::CompareDue(id)] {
             self.timers.clear(why);
         }
         self.journal(journal::What::Left, Some(id), |entry| {

@@ -201,7 +201,7 @@ impl Machine {
                 }
                 let shuffles = self.planted(Fault::ShufflesNotes);
                 if let Some(latch) = self.latches.get_mut(&latch_id) {
-                    if told == Told::Initialized {
+                    if told == Told::Initialized && latch.announced == Some(attempt.generation) {
                         latch.announced = None;
                         self.out.push(Effect::Record { latch: latch_id });
                     }

@@ -45,6 +45,7 @@ impl Machine {
         if let Outcome::Cut(cut) = &outcome
             && !cut.wrote
             && let Some(latch) = self.latches.get_mut(&attempt.latch)
+            && latch.announced == Some(attempt.generation)
         {
             latch.announced = None;
             self.out.push(Effect::Record { latch: attempt.latch });

@@ -75,6 +75,7 @@ impl Machine {
 
     fn take(&mut self, latch: LatchId, ex: ExId, ask: Ask, class: RetryClass) {
         self.tracker.totals.calls += 1;
+        self.idle_look = None;
         self.exchanges.insert(ex, Exchange::new(latch, ask, class, self.now));
         self.waits(latch, ex);
         self.knocked = true;

@@ -82,8 +82,9 @@ pub struct Machine {
     /// What was refused in this turn, and with which status.
     pub(crate) refused_now: Option<(String, u16)>,
     gate: journal::Gate,
-    /// When a closed idle connection was last asked about.
-    pub(crate) idle_look: Option<At>,
+    /// When a closed idle connection was last asked about, and how long the next one waits, unless a client has asked
+    /// for something since.
+    pub(crate) idle_look: Option<(At, u64)>,
 }
 
 /// An answer that is not about the session.
@@ -279,6 +280,7 @@ impl Machine {
                 }
                 Why::Scout => self.scout(),
                 Why::IdleProbe => self.idle_probe(),
+                Why::DoubtEnds(latch) => self.doubt_ends(latch),
                 Why::JournalDue => self.journal_due(),
                 Why::IdleLook => self.idle_closed(),
             }

@@ -293,7 +293,7 @@ impl Machine {
         {
             return;
         }
-        if let Some(due) = self.idle_look.map(|at| at.plus(policy::IDLE_LOOK_MS)).filter(|at| *at > now) {
+        if let Some(due) = self.idle_look.map(|(at, pause)| at.plus(pause)).filter(|at| *at > now) {
             self.timers.set(Why::IdleLook, due);
             return;
         }
@@ -303,7 +303,9 @@ impl Machine {
             .filter(|l| matches!(l.state, LatchState::Bound(_)) && l.wanted(now))
             .max_by_key(|l| (l.last_used, l.id));
         if let Some((id, Some(generation))) = latest.map(|l| (l.id, l.in_use())) {
-            self.idle_look = Some(now);
+            // A server that closes what is idle closes this one, too: it is asked ever more rarely.
+            let pause = self.idle_look.map_or(policy::IDLE_LOOK_MS, |(_, pause)| 2 * pause);
+            self.idle_look = Some((now, pause.min(policy::PROBE_MS)));
             self.ping(id, generation, Question::Idle, Connection::Young, policy::PING_MS);
         }
     }

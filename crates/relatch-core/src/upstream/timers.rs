@@ -26,6 +26,8 @@ pub enum Why {
     PauseEnds(ExId),
     /// When a cut stream is to be resumed.
     ResumeDue(AttemptId),
+    /// When a doubt that waits for its turn is given up.
+    DoubtEnds(LatchId),
     /// When a latch may try a handshake again.
     RestEnds(LatchId),
     /// When a standing stream is to be opened again.

@@ -70,8 +70,8 @@ impl Machine {
                 | LatchState::Parked(_)
                 | LatchState::Ended => false,
             };
-        needs.then(|| match latch.waiting.first() {
-            Some(ex) => Place::Calls(*ex),
+        needs.then(|| match latch.first_waiting() {
+            Some(ex) => Place::Calls(ex),
             None if latch.attached => Place::Attached,
             None => Place::Quiet,
         })
