@@ -570,3 +570,86 @@ fn a_cancelled_call_that_is_over_is_not_given_up_once_more() {
     let lines = w.passes(60_000);
     assert!(!lines.iter().any(|line| line.starts_with("abort #3")), "{lines:?}");
 }
+
+/// Whatever ends the wait of a read that was cut once: its server may have run it.
+#[test]
+fn a_read_that_may_have_run_is_never_said_not_to_have() {
+    type Ending = fn(&mut World) -> Vec<String>;
+    let endings: [(Ending, &str); 8] = [
+        (|w| w.stays_away(60_000), "upstream-down executed=unknown"),
+        (|w| w.ended(1), "session-ended executed=unknown"),
+        (|w| w.tell(1, 5, Told::Cancelled(RequestId::number(2))), "cancelled executed=unknown"),
+        (
+            |w| {
+                // It goes out again and its connection is refused, which says nothing of the first time.
+                w.waits(0);
+                w.answered(4);
+                w.tell(1, 5, Told::Cancelled(RequestId::number(2)));
+                w.no_connection(5)
+            },
+            "cancelled executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.cut(4, Cut { kind: CutKind::UnknownHost, ..world::cut_of(false, "no such host") })
+            },
+            "unknown-host executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.cut(4, Cut { kind: CutKind::Tls, ..world::cut_of(false, "expired") })
+            },
+            "certificate-refused executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.refused_with(4, Refusal { retry_after: Some(600_000), ..refusal(503, "") })
+            },
+            "upstream-busy executed=unknown retry-after=600000",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.refused(4, 404, "gone");
+                w.refused(5, 302, "")
+            },
+            "redirected executed=unknown",
+        ),
+    ];
+    for (ending, expected) in endings {
+        let mut w = World::bound();
+        w.read(2);
+        says!(w.broke(3), "withdraw #3");
+        let lines = ending(&mut w);
+        assert!(lines.contains(&format!("answer 2 {expected}")), "{expected}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_refusal_of_a_read_that_was_cut_before_does_not_say_that_it_never_ran() {
+    let mut w = World::bound();
+    w.read(2);
+    w.broke(3);
+    w.waits(0);
+    says!(w.answered(4), "send #5 g1 exchange 2 mapped on any");
+    says!(w.refused(5, 413, "too large"), "pass-refusal 2 #5 executed=unknown");
+}
+
+#[test]
+fn a_read_that_is_out_when_its_session_ends_may_have_run() {
+    let mut w = World::bound();
+    w.read(2);
+    says!(w.ended(1), "answer 2 session-ended executed=unknown", "abort #3", "send #4 g1 delete", "close 1");
+}
+
+#[test]
+fn a_refused_read_that_waits_for_a_new_session_did_not_run() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    says!(w.ended(1), "answer 2 session-ended executed=no", "close 1");
+}

@@ -301,3 +301,76 @@ fn a_proxy_that_stopped_waiting_does_not_say_that_the_call_did_not_run() {
     says!(w.call(2), "send #3 g1 exchange 2");
     says!(w.refused(3, 303, ""), "answer 2 redirected executed=unknown");
 }
+
+#[test]
+fn a_failure_that_stands_for_a_lost_session_is_found_out_while_the_upstream_is_away() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.no_connection(3), "withdraw #3");
+    says!(w.waits(200), "send #4 g1 ping");
+    says!(w.refused(4, 500, "boom"), "send #5 g1 ping");
+    says!(w.refused(5, 500, "boom"), "send #6 g2 initialize");
+    says!(w.session(6), "send #7 g2 initialized");
+    says!(w.answered(7), "send #8 g2 ping");
+    says!(w.answered(8), "send #9 g1 delete", "send #10 g2 exchange 2");
+}
+
+#[test]
+fn a_503_that_speaks_of_the_session_is_found_out_while_the_upstream_is_away() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    w.waits(200);
+    says!(w.refused(4, 503, "No active session"), "send #5 g1 ping");
+    w.refused(5, 503, "No active session");
+    w.session(6);
+    w.answered(7);
+    says!(w.answered(8), "send #9 g1 delete", "send #10 g2 exchange 2");
+}
+
+#[test]
+fn a_503_of_an_absent_servers_proxy_is_worth_no_diagnosis() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    w.waits(200);
+    says!(w.refused(4, 503, "no backend"));
+    says!(w.waits(400), "send #5 g1 ping");
+}
+
+/// A session that a missing endpoint has made doubtful, and that is answered with a failure when it is asked.
+#[test]
+fn a_doubtful_session_that_fails_is_compared_with_a_new_one() {
+    let mut w = World::bound();
+    w.passes(11_000);
+    w.read(2);
+    w.refused(3, 404, "gone");
+    says!(w.refused(4, 502, ""));
+    says!(w.waits(1_000), "send #5 g1 ping");
+    says!(w.refused(5, 500, "boom"), "send #6 g1 ping");
+    says!(w.refused(6, 500, "boom"), "send #7 g3 initialize");
+    says!(w.session(7), "send #8 g3 initialized");
+    says!(w.answered(8), "send #9 g3 ping");
+    says!(w.answered(9), "send #10 g1 delete", "send #11 g3 exchange 2 on any");
+}
+
+#[test]
+fn a_server_that_fails_at_everything_is_not_tried_again_and_again() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    let mut handshakes = 0;
+    while !w.is_over(2) {
+        for line in w.waits(60_000) {
+            handshakes += u32::from(line.ends_with("initialize"));
+            let mut next = world::attempt_of(&line);
+            while let Some(attempt) = next {
+                let lines = w.refused(attempt, 500, "boom");
+                handshakes += lines.iter().filter(|l| l.ends_with("initialize")).count() as u32;
+                next = lines.iter().find_map(|l| world::attempt_of(l));
+            }
+        }
+    }
+    assert_eq!(handshakes, 1);
+    assert_eq!(w.state(), State::Down);
+}

@@ -367,3 +367,107 @@ fn a_standing_stream_tells_by_itself_and_a_remote_server_is_left_alone() {
     let mut world = World::bound_with(Policy { local: false, ..policy() });
     says!(world.on(Input::IdleClosed));
 }
+
+fn initialized_that_was_never_written_goes_out_again() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    says!(w.initialized(1, 1), "send #2 g1 note 1");
+    says!(w.no_connection(2), "accept note 1");
+    says!(w.call(2), "send #3 g1 ping");
+    says!(w.answered(3), "send #4 g1 initialized");
+    says!(w.answered(4), "drop note 1", "send #5 g1 exchange 2");
+}
+
+#[test]
+fn a_new_session_whose_initialized_was_never_written_is_told_when_the_server_is_back() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    w.refused(3, 404, "gone");
+    says!(w.session(4), "send #5 g2 initialized");
+    says!(w.no_connection(5), "forget g1");
+    says!(w.waits(200), "send #6 g2 ping");
+    says!(w.answered(6), "send #7 g2 initialized");
+    says!(w.answered(7), "send #8 g2 exchange 2 on any");
+}
+
+#[test]
+fn a_subscription_that_an_old_session_has_answered_is_made_in_the_new_one() {
+    let mut w = World::bound();
+    says!(
+        w.asks(1, 2, keeps(2, "resources/subscribe", Keep::Subscribe("file:///a".into(), "a".into()))),
+        "send #3 g1 exchange 2 on any",
+    );
+    w.on(Input::Reconnect { latch: None });
+    w.session(4);
+    says!(w.answered(5));
+    says!(w.answered(3), "pass 2 #3", "send #6 g1 delete", "send #7 g2 subscribe a");
+    w.answered(6);
+    // What comes meanwhile goes behind it.
+    says!(w.call(3));
+    says!(w.answered(7), "send #8 g2 exchange 3");
+}
+
+#[test]
+fn a_list_that_an_old_session_has_answered_is_compared_with_the_new_ones() {
+    let mut w = World::bound();
+    says!(w.asks(1, 2, ask(2, "tools/list")), "send #3 g1 exchange 2 on any");
+    w.on(Input::Reconnect { latch: None });
+    w.session(4);
+    says!(w.answered(5));
+    says!(w.answered(3), "pass 2 #3", "send #6 g1 delete", "send #7 g2 tools/list");
+    says!(w.listed(7, Listed::Differs("+extra".into())), "tell 1 tools/list changed");
+}
+
+#[test]
+fn a_handshake_that_one_client_was_refused_is_forgotten_when_others_go_on() {
+    let mut w = World::bound();
+    w.opened(2, 10);
+    says!(w.error(3, -32602, "unknown revision"), "pass 10 #3", "close 2");
+    assert_eq!(w.conditions(), ["handshake-refused"]);
+    assert_eq!(w.state(), State::Degraded);
+    w.passes(30_000);
+    w.read(2);
+    w.answered(4);
+    assert_eq!(w.state(), State::Degraded);
+    w.passes(30_000);
+    w.read(3);
+    w.answered(5);
+    assert!(w.conditions().is_empty());
+    assert_eq!(w.state(), State::Healthy);
+}
+
+#[test]
+fn a_latch_from_the_records_whose_session_never_heard_of_its_client_opens_another() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    says!(w.initialized(1, 1), "send #2 g1 note 1");
+    w.no_connection(2);
+    says!(w.restarts());
+    says!(w.call(2), "send #1 g2 initialize");
+    says!(w.session(1), "send #2 g2 initialized");
+    says!(w.answered(2), "send #3 g2 exchange 2");
+}
+
+#[test]
+fn a_keeper_that_starts_anew_gives_no_session_the_number_of_another() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    // The server may have opened that session, and the keeper is killed before it hears of it.
+    says!(w.restarts());
+    says!(w.read(3), "send #1 g1 exchange 3 on any");
+    says!(w.refused(1, 404, "gone"), "send #2 g3 initialize");
+}
+
+#[test]
+fn what_a_client_has_set_outlives_the_keeper() {
+    let mut w = furnished();
+    says!(w.restarts());
+    says!(w.read(5), "send #1 g1 setLevel debug");
+    says!(w.answered(1), "send #2 g1 subscribe a");
+    says!(w.answered(2), "send #3 g1 exchange 5 on any", "send #4 g1 tools/list");
+}

@@ -382,3 +382,20 @@ fn one_404_of_the_proxy_then_an_answer_keeps_the_session() {
     says!(w.answered(6), "pass 2 #6");
     assert_eq!(w.report().totals.relatched, 0);
 }
+
+#[test]
+fn a_server_that_ends_idle_sessions_is_not_called_flapping() {
+    let mut w = World::bound();
+    w.attached(1);
+    w.refused(3, 405, "");
+    for session in 2..10 {
+        let lines = w.waits(30_000);
+        let probe = world::attempt_of(&lines[0]).expect("a probe");
+        let handshake = w.refused(probe, 404, GONE);
+        assert_eq!(handshake, [format!("send #{} g{session} initialize", probe + 1)]);
+        w.session(probe + 1);
+        w.answered(probe + 2);
+        w.refused(probe + 3, 405, "");
+        assert!(w.conditions().is_empty());
+    }
+}
