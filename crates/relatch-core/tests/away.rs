@@ -575,7 +575,7 @@ fn a_cancelled_call_that_is_over_is_not_given_up_once_more() {
 #[test]
 fn a_read_that_may_have_run_is_never_said_not_to_have() {
     type Ending = fn(&mut World) -> Vec<String>;
-    let endings: [(Ending, &str); 8] = [
+    let endings: [(Ending, &str); 11] = [
         (|w| w.stays_away(60_000), "upstream-down executed=unknown"),
         (|w| w.ended(1), "session-ended executed=unknown"),
         (|w| w.tell(1, 5, Told::Cancelled(RequestId::number(2))), "cancelled executed=unknown"),
@@ -588,6 +588,44 @@ fn a_read_that_may_have_run_is_never_said_not_to_have() {
                 w.no_connection(5)
             },
             "cancelled executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.answered(4);
+                w.tell(1, 5, Told::Cancelled(RequestId::number(2)));
+                w.refused(5, 404, "gone")
+            },
+            "cancelled executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.refused(4, 404, "gone");
+                // Each new session is refused before it is bound.
+                for handshake in [5, 7] {
+                    w.session(handshake);
+                    w.refused(handshake + 1, 404, "gone");
+                }
+                w.session(9);
+                w.refused(10, 404, "gone")
+            },
+            "session-flapping executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                let mut lines = w.refused(4, 404, "gone");
+                while let Some(handshake) = lines.last().and_then(|line| world::attempt_of(line)) {
+                    w.refused(handshake, 400, "no");
+                    lines = w.waits(60_000);
+                    if lines.iter().any(|line| line.starts_with("early")) {
+                        lines = w.waits(60_000);
+                    }
+                }
+                lines
+            },
+            "handshake-refused executed=unknown",
         ),
         (
             |w| {
@@ -652,4 +690,24 @@ fn a_refused_read_that_waits_for_a_new_session_did_not_run() {
     w.read(2);
     says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
     says!(w.ended(1), "answer 2 session-ended executed=no", "close 1");
+}
+
+#[test]
+fn a_refused_read_whose_hold_ends_did_not_run() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    w.no_connection(4);
+    let mut lines = Vec::new();
+    while lines.is_empty() {
+        lines = w.waits(60_000);
+        if let Some(handshake) = world::attempt_of(&lines[0]) {
+            w.no_connection(handshake);
+            lines.clear();
+        } else if lines == ["early 2"] {
+            lines.clear();
+        }
+    }
+    assert_eq!(lines, ["answer 2 upstream-down executed=no"]);
 }

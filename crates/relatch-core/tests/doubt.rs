@@ -359,9 +359,10 @@ fn a_server_that_fails_at_everything_is_not_tried_again_and_again() {
     let mut w = World::bound();
     w.call(2);
     w.no_connection(3);
-    let mut handshakes = 0;
+    let (mut handshakes, mut told) = (0, Vec::new());
     while !w.is_over(2) {
         for line in w.waits(60_000) {
+            told.extend(line.starts_with("answer").then(|| line.clone()));
             handshakes += u32::from(line.ends_with("initialize"));
             let mut next = world::attempt_of(&line);
             while let Some(attempt) = next {
@@ -372,5 +373,6 @@ fn a_server_that_fails_at_everything_is_not_tried_again_and_again() {
         }
     }
     assert_eq!(handshakes, 1);
+    assert_eq!(told, ["answer 2 upstream-down executed=no"]);
     assert_eq!(w.state(), State::Down);
 }

@@ -410,6 +410,25 @@ fn a_subscription_that_an_old_session_has_answered_is_made_in_the_new_one() {
 }
 
 #[test]
+fn a_subscription_that_an_old_session_answers_during_the_handshake_is_made_once() {
+    let mut w = World::bound();
+    w.asks(1, 2, keeps(2, "resources/subscribe", Keep::Subscribe("file:///a".into(), "a".into())));
+    w.on(Input::Reconnect { latch: None });
+    says!(w.answered(3), "pass 2 #3");
+    says!(w.session(4), "send #5 g2 initialized");
+    says!(w.answered(5), "send #6 g2 subscribe a");
+    says!(w.answered(6), "send #7 g1 delete", "tell 1 file:///a updated");
+}
+
+#[test]
+fn a_session_that_is_replaced_ends_even_when_the_new_ones_initialized_was_not_written() {
+    let mut w = World::bound();
+    w.on(Input::Reconnect { latch: None });
+    w.session(3);
+    says!(w.no_connection(4), "send #5 g1 delete");
+}
+
+#[test]
 fn a_list_that_an_old_session_has_answered_is_compared_with_the_new_ones() {
     let mut w = World::bound();
     says!(w.asks(1, 2, ask(2, "tools/list")), "send #3 g1 exchange 2 on any");
@@ -422,20 +441,24 @@ fn a_list_that_an_old_session_has_answered_is_compared_with_the_new_ones() {
 
 #[test]
 fn a_handshake_that_one_client_was_refused_is_forgotten_when_others_go_on() {
-    let mut w = World::bound();
-    w.opened(2, 10);
-    says!(w.error(3, -32602, "unknown revision"), "pass 10 #3", "close 2");
-    assert_eq!(w.conditions(), ["handshake-refused"]);
-    assert_eq!(w.state(), State::Degraded);
-    w.passes(30_000);
-    w.read(2);
-    w.answered(4);
-    assert_eq!(w.state(), State::Degraded);
-    w.passes(30_000);
-    w.read(3);
-    w.answered(5);
-    assert!(w.conditions().is_empty());
-    assert_eq!(w.state(), State::Healthy);
+    let refusals: [fn(&mut World) -> Vec<String>; 2] =
+        [|w| w.error(3, -32602, "unknown revision"), |w| w.refused(3, 400, "unknown revision")];
+    for refused in refusals {
+        let mut w = World::bound();
+        w.opened(2, 10);
+        assert!(refused(&mut w).contains(&"close 2".to_owned()));
+        assert_eq!(w.conditions(), ["handshake-refused"]);
+        assert_eq!(w.state(), State::Degraded);
+        w.passes(30_000);
+        w.read(2);
+        w.answered(4);
+        assert_eq!(w.state(), State::Degraded);
+        w.passes(30_000);
+        w.read(3);
+        w.answered(5);
+        assert!(w.conditions().is_empty());
+        assert_eq!(w.state(), State::Healthy);
+    }
 }
 
 #[test]
@@ -452,6 +475,43 @@ fn a_latch_from_the_records_whose_session_never_heard_of_its_client_opens_anothe
 }
 
 #[test]
+fn a_new_session_that_never_heard_of_its_client_is_not_gone_on_with_after_a_restart_of_the_keeper() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    w.refused(3, 404, "gone");
+    w.session(4);
+    w.no_connection(5);
+    says!(w.restarts());
+    says!(w.call(3), "send #1 g3 initialize");
+}
+
+#[test]
+fn a_client_that_becomes_ready_after_a_restart_of_the_keeper_is_announced() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    says!(w.restarts());
+    says!(w.initialized(1, 1), "send #1 g1 initialized");
+    says!(w.answered(1), "drop note 1");
+    says!(w.call(2), "send #2 g1 exchange 2");
+}
+
+#[test]
+fn a_session_that_heard_late_of_its_client_is_gone_on_with_after_a_restart_of_the_keeper() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    w.asks(1, 2, ask(2, "tools/list"));
+    says!(w.refused(2, 403, "no"), "send #3 g1 ping");
+    says!(w.initialized(1, 1), "accept note 1");
+    says!(w.answered(3), "pass-refusal 2 #2 executed=no", "send #4 g1 note 1");
+    w.answered(4);
+    says!(w.restarts());
+    says!(w.read(3), "send #1 g1 exchange 3 on any");
+}
+
+#[test]
 fn a_keeper_that_starts_anew_gives_no_session_the_number_of_another() {
     let mut w = World::bound();
     w.passes(20_000);
@@ -461,6 +521,10 @@ fn a_keeper_that_starts_anew_gives_no_session_the_number_of_another() {
     says!(w.restarts());
     says!(w.read(3), "send #1 g1 exchange 3 on any");
     says!(w.refused(1, 404, "gone"), "send #2 g3 initialize");
+    let mut w = World::bound();
+    says!(w.on(Input::Reconnect { latch: None }), "send #3 g2 initialize");
+    says!(w.restarts());
+    says!(w.on(Input::Reconnect { latch: None }), "send #1 g3 initialize");
 }
 
 #[test]
