@@ -359,13 +359,14 @@ fn a_server_that_fails_at_everything_is_not_tried_again_and_again() {
     let mut w = World::bound();
     w.call(2);
     w.no_connection(3);
-    let (mut handshakes, mut told) = (0, Vec::new());
+    let (mut handshakes, mut asked, mut told) = (0, 0, Vec::new());
     while !w.is_over(2) {
         for line in w.waits(60_000) {
             told.extend(line.starts_with("answer").then(|| line.clone()));
             handshakes += u32::from(line.ends_with("initialize"));
             let mut next = world::attempt_of(&line);
             while let Some(attempt) = next {
+                asked += 1;
                 let lines = w.refused(attempt, 500, "boom");
                 handshakes += lines.iter().filter(|l| l.ends_with("initialize")).count() as u32;
                 next = lines.iter().find_map(|l| world::attempt_of(l));
@@ -375,4 +376,6 @@ fn a_server_that_fails_at_everything_is_not_tried_again_and_again() {
     assert_eq!(handshakes, 1);
     assert_eq!(told, ["answer 2 upstream-down executed=no"]);
     assert_eq!(w.state(), State::Down);
+    // The pauses between the questions grow.
+    assert!(asked < 80, "{asked} times in 45 s");
 }
