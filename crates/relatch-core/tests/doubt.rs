@@ -109,7 +109,7 @@ fn a_control_that_fails_keeps_the_old_session_and_is_believed_for_ten_minutes() 
     says!(w.refused(9, 403, FORBIDDEN), "send #10 g1 exchange 3");
     says!(w.refused(10, 403, FORBIDDEN), "pass-refusal 3 #10 executed=no");
     assert_eq!(w.generation(1).map(|g| g.0), Some(1));
-    w.passes(600_001);
+    w.passes(600_000);
     w.read(4);
     says!(w.refused(11, 403, FORBIDDEN), "send #12 g1 ping");
 }
@@ -378,4 +378,114 @@ fn a_server_that_fails_at_everything_is_not_tried_again_and_again() {
     assert_eq!(w.state(), State::Down);
     // The pauses between the questions grow.
     assert!(asked < 80, "{asked} times in 45 s");
+}
+
+#[test]
+fn two_answers_in_doubt_are_settled_together() {
+    let mut w = World::bound();
+    w.call(2);
+    w.call(3);
+    says!(w.refused(3, 403, FORBIDDEN), "send #5 g1 ping");
+    says!(w.refused(4, 403, "another"));
+    says!(w.answered(5), "pass-refusal 2 #3 executed=no", "pass-refusal 3 #4 executed=no");
+}
+
+#[test]
+fn an_answer_of_an_older_session_raises_no_doubt_about_the_new_one() {
+    let mut w = World::bound();
+    w.call(2);
+    w.call(3);
+    w.on(relatch_core::Input::Reconnect { latch: None });
+    w.session(5);
+    w.answered(6);
+    says!(w.refused(3, 403, FORBIDDEN), "pass-refusal 2 #3 executed=no");
+    // Nor while the new one is in doubt itself.
+    says!(w.call(4), "send #7 g2 exchange 4");
+    says!(w.refused(7, 403, FORBIDDEN), "send #8 g2 ping");
+    says!(w.refused(4, 403, FORBIDDEN), "pass-refusal 3 #4 executed=no", "send #9 g1 delete");
+    says!(w.answered(8), "pass-refusal 4 #7 executed=no");
+}
+
+#[test]
+fn what_is_refused_while_replicas_are_asked_is_passed_on() {
+    let mut w = World::bound();
+    w.call(2);
+    w.call(3);
+    says!(w.refused(3, 404, "gone"), "send #5 g1 ping on fresh");
+    says!(w.refused(4, 403, FORBIDDEN), "pass-refusal 3 #4 executed=no");
+}
+
+#[test]
+fn a_ping_that_is_refused_in_another_way_finds_nothing() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 403, "a");
+    says!(w.refused(4, 403, "b"), "pass-refusal 2 #3 executed=no");
+    assert_ne!(w.state(), State::Down);
+}
+
+#[test]
+fn a_ping_that_finds_nobody_proves_the_upstream_away() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 500, "boom");
+    says!(w.no_connection(4), "pass-refusal 2 #3 executed=unknown");
+    assert_eq!(w.state(), State::Down);
+}
+
+#[test]
+fn a_ping_whose_connection_breaks_proves_nothing_alone() {
+    let mut w = World::bound();
+    w.call(2);
+    w.call(3);
+    w.refused(3, 500, "boom");
+    says!(w.broke(5), "pass-refusal 2 #3 executed=unknown");
+    assert_eq!(w.state(), State::Recovering);
+    // Where another one broke before it, it does.
+    let mut w = World::bound();
+    w.call(2);
+    w.call(3);
+    w.refused(3, 500, "boom");
+    w.broke(4);
+    assert_eq!(w.state(), State::Recovering);
+    w.broke(5);
+    assert_eq!(w.state(), State::Down);
+}
+
+#[test]
+fn a_read_that_fails_before_its_server_goes_away_is_sent_again_when_it_is_back() {
+    for (status, body) in [(502, ""), (503, "no backend")] {
+        let mut w = World::bound();
+        w.read(2);
+        w.refused(3, 500, "boom");
+        says!(w.refused(4, status, body));
+        assert_eq!(w.state(), State::Down);
+        says!(w.waits(400), "send #5 g1 ping");
+        says!(w.answered(5), "send #6 g1 exchange 2 mapped on any");
+    }
+}
+
+#[test]
+fn a_trial_that_is_refused_is_believed_and_proves_no_absence() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 403, FORBIDDEN);
+    w.refused(4, 403, FORBIDDEN);
+    says!(w.refused(5, 403, FORBIDDEN), "pass-refusal 2 #3 executed=no");
+    assert_ne!(w.state(), State::Down);
+    w.call(3);
+    w.answered(6);
+    says!(w.refused(7, 403, FORBIDDEN), "pass-refusal 3 #7 executed=no");
+}
+
+#[test]
+fn a_trial_that_finds_nobody_proves_the_upstream_away() {
+    for (wrote, state) in [(false, State::Down), (true, State::Recovering)] {
+        let mut w = World::bound();
+        w.call(2);
+        w.refused(3, 403, FORBIDDEN);
+        w.refused(4, 403, FORBIDDEN);
+        says!(w.cut(5, world::cut_of(wrote, "no")), "pass-refusal 2 #3 executed=no");
+        assert_eq!(w.state(), state);
+    }
 }
