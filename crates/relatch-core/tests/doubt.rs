@@ -79,18 +79,20 @@ fn a_control_that_is_answered_proves_the_old_session_gone_and_binds_the_new_one(
 
 #[test]
 fn a_500_that_ping_shares_proves_nothing_of_the_call_unless_it_speaks_of_the_session() {
-    for (body, expected) in [
-        ("boom", "answer 2 delivery-unknown executed=unknown"),
-        ("session not found", "send #9 g2 exchange 2"),
+    for (status, body, expected) in [
+        (500, "boom", "answer 2 delivery-unknown executed=unknown"),
+        (500, "session not found", "send #9 g2 exchange 2"),
+        // Nobody runs a call and then says that it is not there.
+        (503, "shutting down", "send #9 g2 exchange 2"),
     ] {
         let mut w = World::bound();
         w.call(2);
-        w.refused(3, 500, body);
-        w.refused(4, 500, body);
+        w.refused(3, status, body);
+        w.refused(4, status, body);
         w.session(5);
         w.answered(6);
         let lines = w.answered(7);
-        assert!(lines.iter().any(|l| l == expected), "{body}: {lines:?}");
+        assert!(lines.iter().any(|l| l == expected), "{status} {body}: {lines:?}");
     }
 }
 
@@ -488,4 +490,72 @@ fn a_trial_that_finds_nobody_proves_the_upstream_away() {
         says!(w.cut(5, world::cut_of(wrote, "no")), "pass-refusal 2 #3 executed=no");
         assert_eq!(w.state(), state);
     }
+}
+
+#[test]
+fn a_control_that_gets_another_error_proves_the_old_session_gone() {
+    let mut w = World::bound();
+    w.call(2);
+    w.error(3, -32000, "Server not initialized");
+    w.error(4, -32000, "Server not initialized");
+    w.session(5);
+    w.answered(6);
+    says!(w.error(7, -32601, "no ping here"), "send #8 g1 delete", "send #9 g2 exchange 2");
+}
+
+#[test]
+fn a_control_that_gets_the_same_error_keeps_the_old_session() {
+    let mut w = World::bound();
+    w.call(2);
+    w.error(3, -32000, "Server not initialized");
+    w.error(4, -32000, "Server not initialized");
+    w.session(5);
+    w.answered(6);
+    says!(w.error(7, -32000, "Server not initialized"), "send #8 g2 delete", "pass 2 #3");
+}
+
+#[test]
+fn a_control_that_is_refused_in_another_way_proves_nothing_and_is_not_believed() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 403, FORBIDDEN);
+    w.refused(4, 403, FORBIDDEN);
+    w.session(5);
+    w.answered(6);
+    says!(w.refused(7, 403, "busy"), "send #8 g2 delete", "pass-refusal 2 #3 executed=no");
+    w.answered(8);
+    w.read(3);
+    says!(w.refused(9, 403, FORBIDDEN), "send #10 g1 ping");
+    w.answered(10);
+    w.read(4);
+    says!(w.refused(11, 403, "busy"), "send #12 g1 ping");
+}
+
+#[test]
+fn a_403_before_the_server_goes_away_is_passed_on() {
+    let mut w = World::bound();
+    w.read(2);
+    w.refused(3, 403, FORBIDDEN);
+    says!(w.refused(4, 502, ""), "pass-refusal 2 #3 executed=no");
+    assert_eq!(w.state(), State::Down);
+}
+
+#[test]
+fn a_question_to_replicas_that_finds_nobody_proves_the_upstream_away() {
+    for (wrote, state) in [(false, State::Down), (true, State::Recovering)] {
+        let mut w = World::bound();
+        w.call(2);
+        says!(w.refused(3, 404, "gone"), "send #4 g1 ping on fresh");
+        says!(w.cut(4, world::cut_of(wrote, "no")));
+        assert_eq!(w.state(), state);
+        says!(w.waits(200), "send #5 g1 ping");
+    }
+    // Where another connection broke before it, a broken one proves it, too.
+    let mut w = World::bound();
+    w.call(2);
+    w.call(3);
+    w.refused(3, 404, "gone");
+    w.broke(4);
+    w.broke(5);
+    assert_eq!(w.state(), State::Down);
 }

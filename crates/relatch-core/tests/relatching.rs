@@ -210,7 +210,9 @@ fn replicas_that_mislead_again_and_again_do_not_keep_a_call_for_ever() {
         w.answered(attempt + 1);
         attempt += 2;
     }
+    // It was sent five times.
     assert!(w.is_over(2));
+    assert_eq!(attempt, 11);
     assert_eq!(w.report().totals.relatched, 0);
 }
 
