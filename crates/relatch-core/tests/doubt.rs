@@ -340,15 +340,9 @@ fn a_503_of_an_absent_servers_proxy_is_worth_no_diagnosis() {
     says!(w.waits(400), "send #5 g1 ping");
 }
 
-/// A session that a missing endpoint has made doubtful, and that is answered with a failure when it is asked.
 #[test]
 fn a_doubtful_session_that_fails_is_compared_with_a_new_one() {
-    let mut w = World::bound();
-    w.passes(11_000);
-    w.read(2);
-    w.refused(3, 404, "gone");
-    says!(w.refused(4, 502, ""));
-    says!(w.waits(1_000), "send #5 g1 ping");
+    let mut w = doubtful();
     says!(w.refused(5, 500, "boom"), "send #6 g1 ping");
     says!(w.refused(6, 500, "boom"), "send #7 g3 initialize");
     says!(w.session(7), "send #8 g3 initialized");
@@ -558,4 +552,57 @@ fn a_question_to_replicas_that_finds_nobody_proves_the_upstream_away() {
     w.broke(4);
     w.broke(5);
     assert_eq!(w.state(), State::Down);
+}
+
+/// A session that a missing endpoint has made doubtful is asked by `ping` #5; read 2 waits for it.
+fn doubtful() -> World {
+    let mut w = World::bound();
+    w.passes(11_000);
+    w.read(2);
+    w.refused(3, 404, "gone");
+    says!(w.refused(4, 502, ""));
+    says!(w.waits(1_000), "send #5 g1 ping");
+    w
+}
+
+#[test]
+fn a_doubtful_session_that_refuses_in_its_own_words_lives() {
+    let mut w = doubtful();
+    says!(w.refused(5, 403, FORBIDDEN), "send #6 g1 exchange 2 mapped on any");
+}
+
+#[test]
+fn a_doubtful_session_that_is_gone_is_forgotten() {
+    let mut w = doubtful();
+    says!(w.refused(5, 404, "gone"), "send #6 g3 initialize");
+    says!(w.session(6), "send #7 g3 initialized");
+    says!(w.answered(7), "forget g1", "send #8 g3 exchange 2 on any");
+}
+
+#[test]
+fn a_doubtful_session_that_cannot_be_asked_proves_the_upstream_away_when_nothing_was_written() {
+    for (wrote, state) in [(false, State::Down), (true, State::Recovering)] {
+        let mut w = World::bound();
+        w.on(relatch_core::Input::Reconnect { latch: None });
+        w.refused(3, 400, "no");
+        says!(w.waits(1_000), "send #4 g1 ping");
+        w.cut(4, world::cut_of(wrote, "no"));
+        assert_eq!(w.state(), state);
+    }
+}
+
+#[test]
+fn an_upstream_without_session_ids_is_not_asked_whether_a_session_lives() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    let facts = relatch_core::input::SessionFacts { has_id: false, ..world::session_facts() };
+    w.session_of(1, facts.clone());
+    w.initialized(1, 1);
+    w.answered(2);
+    w.call(2);
+    w.no_connection(3);
+    says!(w.waits(200), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g2 initialize");
+    says!(w.refused(5, 502, ""));
+    says!(w.waits(1_000), "send #6 g3 initialize");
 }
