@@ -606,3 +606,55 @@ fn an_upstream_without_session_ids_is_not_asked_whether_a_session_lives() {
     says!(w.refused(5, 502, ""));
     says!(w.waits(1_000), "send #6 g3 initialize");
 }
+
+#[test]
+fn a_refusal_in_other_words_than_the_lost_sessions_is_passed_on() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 403, FORBIDDEN);
+    says!(w.refused(4, 404, "gone"), "pass-refusal 2 #3 executed=no", "send #5 g2 initialize");
+}
+
+#[test]
+fn a_session_that_ends_during_a_diagnosis_takes_its_second_session_with_it() {
+    let mut w = World::bound();
+    w.call(2);
+    w.refused(3, 403, FORBIDDEN);
+    w.refused(4, 403, FORBIDDEN);
+    w.session(5);
+    let lines = w.ended(1);
+    let deleted: Vec<&String> = lines.iter().filter(|line| line.ends_with("delete")).collect();
+    assert_eq!(deleted, ["send #7 g1 delete", "send #8 g2 delete"]);
+}
+
+#[test]
+fn a_diagnosis_that_waits_for_a_turn_is_over_when_the_upstream_goes_away() {
+    let mut w = World::new();
+    for latch in 1..=9 {
+        w.opened(latch, latch);
+        w.session(latch * 2 - 1);
+        w.initialized(latch, latch);
+        w.answered(latch * 2);
+    }
+    w.asks(9, 20, call(20, "send_mail"));
+    w.asks(9, 21, call(21, "send_mail"));
+    for latch in 1..=8 {
+        let latch = Some(relatch_core::LatchId(latch));
+        w.on(relatch_core::Input::Reconnect { latch });
+    }
+    says!(w.refused(19, 403, FORBIDDEN), "send #29 L9 g1 ping");
+    // All turns are taken.
+    says!(w.refused(29, 403, FORBIDDEN));
+    says!(w.no_connection(20), "withdraw #20", "pass-refusal 20 #19 executed=no");
+}
+
+#[test]
+fn the_journal_says_how_long_a_doubt_lasted() {
+    let mut w = World::bound();
+    w.call(2);
+    w.passes(3_000);
+    w.refused(3, 403, FORBIDDEN);
+    w.passes(1_500);
+    w.answered(4);
+    assert_eq!(w.spans, [("cleared", 1_500)]);
+}

@@ -535,3 +535,49 @@ fn what_a_client_has_set_outlives_the_keeper() {
     says!(w.answered(1), "send #2 g1 subscribe a");
     says!(w.answered(2), "send #3 g1 exchange 5 on any", "send #4 g1 tools/list");
 }
+
+#[test]
+fn a_log_level_alone_outlives_the_keeper() {
+    let mut w = World::bound();
+    w.asks(1, 2, keeps(2, "logging/setLevel", Keep::Level("debug".into())));
+    w.answered(3);
+    says!(w.restarts());
+    says!(w.read(3), "send #1 g1 setLevel debug");
+}
+
+#[test]
+fn a_step_whose_connection_breaks_or_that_is_refused_for_itself_is_skipped() {
+    let mut w = furnished();
+    w.on(Input::Reconnect { latch: None });
+    w.session(7);
+    says!(w.refused(8, 413, "too large"), "send #9 g2 setLevel debug");
+    says!(w.refused(9, 413, "too large"), "send #10 g2 subscribe a");
+    w.broke(10);
+    assert_eq!(w.generation(1), Some(Gen(2)));
+    let skipped: Vec<_> = w.journal.iter().filter_map(|j| j.strip_prefix("skipped ")).collect();
+    assert_eq!(
+        skipped,
+        ["notifications/initialized", "a log level or subscription", "a log level or subscription"]
+    );
+}
+
+#[test]
+fn more_subscriptions_than_relatch_remembers_are_not_made_again() {
+    let mut w = World::bound();
+    for ex in 2..1_003 {
+        let uri = format!("file:///{ex}");
+        w.asks(1, ex, keeps(ex as i64, "resources/subscribe", Keep::Subscribe(uri.clone(), uri)));
+        let sent = *w.under_way.keys().last().expect("the subscription");
+        w.answered(sent);
+    }
+    w.on(Input::Reconnect { latch: None });
+    let mut last = *w.under_way.keys().last().expect("a handshake");
+    w.session(last);
+    let mut made = 0;
+    while w.generation(1) != Some(Gen(2)) {
+        last += 1;
+        let lines = w.answered(last);
+        made += lines.iter().filter(|line| line.contains("subscribe")).count();
+    }
+    assert_eq!(made, 1_000);
+}

@@ -138,6 +138,8 @@ fn a_stateful_upstream_is_renewed_and_the_call_is_given_back() {
     w.refused(7, 404, GONE);
     w.session(8);
     says!(w.answered(9), "forget g1", "send #10 g2 exchange 3 on any");
+    // Its client knows.
+    says!(w.call(4), "send #11 g2 exchange 4");
 }
 
 #[test]
@@ -507,8 +509,10 @@ fn a_handshake_that_is_refused_is_tried_again_ever_more_rarely() {
     let mut w = World::bound();
     w.passes(20_000);
     w.read(2);
-    let mut lines = w.refused(3, 404, GONE);
-    let mut tries = 0;
+    says!(w.refused(3, 404, GONE), "send #4 g2 initialize");
+    let (mut lines, mut tries) = (Vec::<String>::new(), 0);
+    w.refused(4, 400, "no");
+    says!(w.passes(350));
     while !w.is_over(2) {
         if let Some(handshake) = lines.first().and_then(|line| world::attempt_of(line)) {
             tries += 1;
@@ -543,4 +547,49 @@ fn no_more_handshakes_than_turns_are_out_while_the_upstream_goes_away() {
     assert_eq!(w.state(), State::Down);
     w.passes(15_000);
     assert_eq!(handshakes(&w), 8);
+}
+
+#[test]
+fn sessions_that_answer_before_they_are_lost_do_not_flap() {
+    let mut w = World::bound();
+    for ex in 2..10 {
+        w.read(ex);
+        let read = *w.under_way.keys().last().expect("the read");
+        let handshake = refused_or_lost(&mut w, read);
+        w.session(handshake);
+        w.answered(handshake + 1);
+        assert_eq!(w.answered(handshake + 2), [format!("pass {ex} #{}", handshake + 2)]);
+    }
+    assert!(w.conditions().is_empty());
+    assert_eq!(w.report().totals.relatched, 8);
+}
+
+#[test]
+fn a_late_answer_of_an_old_session_says_nothing_for_the_new_ones() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.asks(1, 2, ask(2, "resources/read"));
+    w.asks(1, 3, ask(3, "resources/read"));
+    says!(w.refused(4, 404, GONE), "send #5 g2 initialize");
+    for handshake in [5, 7] {
+        w.session(handshake);
+        w.refused(handshake + 1, 404, GONE);
+    }
+    w.session(9);
+    says!(w.answered(3), "pass 2 #3", "forget g1");
+    w.refused(10, 404, GONE);
+    assert_eq!(w.conditions(), ["session-flapping"]);
+}
+
+#[test]
+fn a_misdirected_call_goes_out_once_more_on_a_connection_of_its_own() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.refused(3, 421, ""), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g1 exchange 2 mapped on fresh");
+    says!(w.refused(5, 421, ""), "pass-refusal 2 #5 executed=no");
+    let replay = vec![("send_*".to_owned(), false)];
+    let mut w = World::bound_with(relatch_core::policy::Policy { replay, ..policy() });
+    w.call(2);
+    says!(w.refused(3, 421, ""), "pass-refusal 2 #3 executed=no");
 }

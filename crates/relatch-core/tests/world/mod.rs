@@ -22,6 +22,8 @@ pub(crate) struct World {
     pub(crate) now: At,
     pub(crate) under_way: BTreeMap<u64, What>,
     pub(crate) journal: Vec<String>,
+    /// What the journal says to have taken how long.
+    pub(crate) spans: Vec<(&'static str, u64)>,
     records: BTreeMap<LatchId, Snapshot>,
     kept: BTreeSet<u64>,
     asked: BTreeSet<u64>,
@@ -80,6 +82,7 @@ impl World {
             now: At(0),
             under_way: BTreeMap::new(),
             journal: Vec::new(),
+            spans: Vec::new(),
             records: BTreeMap::new(),
             kept: BTreeSet::new(),
             asked: BTreeSet::new(),
@@ -211,6 +214,7 @@ impl World {
             Effect::Close { latch } => format!("close {}", latch.0),
             Effect::Journal(entry) => {
                 self.journal.push(journal_words(&entry));
+                self.spans.extend(entry.ms.map(|ms| (entry.what.as_str(), ms)));
                 return None;
             }
         })
@@ -335,7 +339,7 @@ impl World {
         let end = self.now.plus(ms);
         loop {
             let lines = self.waits(end.since(self.now));
-            if lines.is_empty() || lines.iter().any(|l| !l.ends_with("ping") && !l.starts_with("early")) {
+            if lines.is_empty() || lines.iter().any(|l| !l.ends_with("ping")) {
                 return lines;
             }
             for line in lines {
