@@ -437,7 +437,8 @@ fn what_a_server_says_of_itself_is_journalled_when_it_differs() {
         w.on(relatch_core::Input::Reconnect { latch: None });
         let moved = facts.server.protocol != "2025-11-25";
         w.session_of(3, facts);
-        let told: Vec<_> = w.journal.iter().filter_map(|j| j.strip_prefix("server-changed: ")).collect();
+        w.answered(4);
+        let told: Vec<_> = w.journal.iter().filter_map(|j| j.strip_prefix("relatched: ")).collect();
         assert_eq!(told, Vec::from_iter(expected));
         assert_eq!(w.conditions(), if moved { vec!["revision-changed"] } else { vec![] });
     }
