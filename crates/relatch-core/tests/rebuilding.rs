@@ -581,3 +581,15 @@ fn more_subscriptions_than_relatch_remembers_are_not_made_again() {
     }
     assert_eq!(made, 1_000);
 }
+
+#[test]
+fn a_new_session_that_was_not_rebuilt_to_the_end_is_gone_on_with_after_a_restart_of_the_keeper() {
+    let mut w = furnished();
+    w.on(Input::Reconnect { latch: None });
+    w.session(7);
+    says!(w.answered(8), "send #9 g2 setLevel debug");
+    // The old session gets its farewell, and the new one waits for the server.
+    assert!(w.no_connection(9).contains(&"send #10 g1 delete".to_owned()));
+    says!(w.restarts());
+    says!(w.read(5), "send #1 g2 setLevel debug");
+}
