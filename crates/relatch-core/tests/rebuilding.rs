@@ -368,6 +368,7 @@ fn a_standing_stream_tells_by_itself_and_a_remote_server_is_left_alone() {
     says!(world.on(Input::IdleClosed));
 }
 
+#[test]
 fn initialized_that_was_never_written_goes_out_again() {
     let mut w = World::new();
     w.opened(1, 1);
