@@ -161,3 +161,63 @@ pub const TIMEOUTS_DOWN: u32 = 3;
 pub const IDLE_LOOK_MS: u64 = 1_500;
 /// An idle upstream is probed this often while a client is attached.
 pub const PROBE_MS: u64 = 30_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use RetryClass::{Always, IfNotDelivered, Never};
+
+    #[test]
+    fn a_glob_matches_the_whole_name_and_nothing_else() {
+        let table = [
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("*", "send_mail", true),
+            ("**", "a", true),
+            ("a", "", false),
+            ("send_mail", "send_mail", true),
+            ("send_mail", "send_mails", false),
+            ("send_mails", "send_mail", false),
+            ("send_*", "send_mail", true),
+            ("send_*", "send_", true),
+            ("send_*", "sent_mail", false),
+            ("send_**", "send_", true),
+            ("send_*a", "send_", false),
+            ("*_mail", "send_mail", true),
+            ("*_mail", "send_mail_mail", true),
+            ("*_mail", "send_mails", false),
+            ("*mail*", "send_mail", true),
+            ("*aab", "aaab", true),
+            ("a*b*c", "a1b2b3c", true),
+            ("a*b*c", "a1b2b3", false),
+            ("?end", "send", true),
+            ("?end", "end", false),
+            ("se?d", "sed", false),
+            ("*?", "", false),
+            ("*?", "a", true),
+            ("?", "ü", true),
+            ("a*", "*", false),
+        ];
+        for (glob, text, expected) in table {
+            assert_eq!(matches(glob, text), expected, "`{glob}` and `{text}`");
+        }
+    }
+
+    #[test]
+    fn the_users_word_goes_before_annotations_and_those_before_the_method() {
+        let replay = vec![("send_draft".to_owned(), true), ("send_*".to_owned(), false)];
+        let policy = Policy { replay, ..Policy::new("files", "http://127.0.0.1:1/mcp") };
+        let table = [
+            ("tools/call", Some("send_draft"), false, Always),
+            ("tools/call", Some("send_mail"), false, Never),
+            ("tools/call", Some("send_mail"), true, Never),
+            ("tools/call", Some("look"), true, Always),
+            ("tools/call", Some("look"), false, IfNotDelivered),
+            ("tools/list", None, false, Always),
+        ];
+        for (method, tool, repeatable, expected) in table {
+            assert_eq!(policy.class(method, tool, repeatable), expected, "{method} {tool:?} {repeatable}");
+        }
+    }
+}

@@ -306,6 +306,13 @@ fn who_cannot_wait_as_long_as_the_upstream_asks_is_told_at_once() {
     let later = Refusal { retry_after: Some(600_000), ..refusal(503, "maintenance") };
     says!(w.refused_with(4, later), "answer 2 upstream-busy executed=no retry-after=600000");
     says!(w.call(3), "answer 3 upstream-busy executed=no retry-after=600000");
+    // Who can just wait so long waits.
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    w.refused(3, 404, "gone");
+    let later = Refusal { retry_after: Some(45_000), ..refusal(503, "maintenance") };
+    says!(w.refused_with(4, later));
 }
 
 #[test]
@@ -569,4 +576,297 @@ fn a_cancelled_call_that_is_over_is_not_given_up_once_more() {
     says!(w.broke(4), "withdraw #3", "answer 2 cancelled executed=unknown");
     let lines = w.passes(60_000);
     assert!(!lines.iter().any(|line| line.starts_with("abort #3")), "{lines:?}");
+}
+
+/// Whatever ends the wait of a read that was cut once: its server may have run it.
+#[test]
+fn a_read_that_may_have_run_is_never_said_not_to_have() {
+    type Ending = fn(&mut World) -> Vec<String>;
+    let endings: [(Ending, &str); 12] = [
+        (
+            |w| {
+                assert_eq!(w.stays_away(60_000), ["early 2"]);
+                w.stays_away(60_000)
+            },
+            "upstream-down executed=unknown",
+        ),
+        (|w| w.ended(1), "session-ended executed=unknown"),
+        (
+            |w| {
+                w.waits(0);
+                let mut lines = w.refused(4, 404, "gone");
+                while !w.is_over(2) {
+                    if let Some(attempt) = lines.iter().find_map(|line| world::attempt_of(line)) {
+                        w.refused(attempt, 404, "<html>nginx</html>");
+                    }
+                    lines = w.waits(60_000);
+                }
+                lines
+            },
+            "endpoint-missing executed=unknown",
+        ),
+        (|w| w.tell(1, 5, Told::Cancelled(RequestId::number(2))), "cancelled executed=unknown"),
+        (
+            |w| {
+                // It goes out again and its connection is refused, which says nothing of the first time.
+                w.waits(0);
+                w.answered(4);
+                w.tell(1, 5, Told::Cancelled(RequestId::number(2)));
+                w.no_connection(5)
+            },
+            "cancelled executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.answered(4);
+                w.tell(1, 5, Told::Cancelled(RequestId::number(2)));
+                w.refused(5, 404, "gone")
+            },
+            "cancelled executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.refused(4, 404, "gone");
+                // Each new session is refused before it is bound.
+                for handshake in [5, 7] {
+                    w.session(handshake);
+                    w.refused(handshake + 1, 404, "gone");
+                }
+                w.session(9);
+                w.refused(10, 404, "gone")
+            },
+            "session-flapping executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                let mut lines = w.refused(4, 404, "gone");
+                while let Some(handshake) = lines.last().and_then(|line| world::attempt_of(line)) {
+                    w.refused(handshake, 400, "no");
+                    lines = w.waits(60_000);
+                    if lines.iter().any(|line| line.starts_with("early")) {
+                        lines = w.waits(60_000);
+                    }
+                }
+                lines
+            },
+            "handshake-refused executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.cut(4, Cut { kind: CutKind::UnknownHost, ..world::cut_of(false, "no such host") })
+            },
+            "unknown-host executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.cut(4, Cut { kind: CutKind::Tls, ..world::cut_of(false, "expired") })
+            },
+            "certificate-refused executed=unknown",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.refused_with(4, Refusal { retry_after: Some(600_000), ..refusal(503, "") })
+            },
+            "upstream-busy executed=unknown retry-after=600000",
+        ),
+        (
+            |w| {
+                w.waits(0);
+                w.refused(4, 404, "gone");
+                w.refused(5, 302, "")
+            },
+            "redirected executed=unknown",
+        ),
+    ];
+    for (ending, expected) in endings {
+        let mut w = World::bound();
+        w.read(2);
+        says!(w.broke(3), "withdraw #3");
+        let lines = ending(&mut w);
+        assert!(lines.contains(&format!("answer 2 {expected}")), "{expected}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_refusal_of_a_read_that_was_cut_before_does_not_say_that_it_never_ran() {
+    let mut w = World::bound();
+    w.read(2);
+    w.broke(3);
+    w.waits(0);
+    says!(w.answered(4), "send #5 g1 exchange 2 mapped on any");
+    says!(w.refused(5, 413, "too large"), "pass-refusal 2 #5 executed=unknown");
+}
+
+#[test]
+fn a_read_that_is_out_when_its_session_ends_may_have_run() {
+    let mut w = World::bound();
+    w.read(2);
+    says!(w.ended(1), "answer 2 session-ended executed=unknown", "abort #3", "send #4 g1 delete", "close 1");
+}
+
+#[test]
+fn a_refused_read_that_waits_for_a_new_session_did_not_run() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    says!(w.ended(1), "answer 2 session-ended executed=no", "close 1");
+}
+
+#[test]
+fn a_refused_read_whose_hold_ends_did_not_run() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    w.no_connection(4);
+    let mut lines = Vec::new();
+    while lines.is_empty() {
+        lines = w.waits(60_000);
+        if let Some(handshake) = world::attempt_of(&lines[0]) {
+            w.no_connection(handshake);
+            lines.clear();
+        } else if lines == ["early 2"] {
+            lines.clear();
+        }
+    }
+    assert_eq!(lines, ["answer 2 upstream-down executed=no"]);
+}
+
+#[test]
+fn a_call_that_waits_again_after_it_was_sent_has_a_hold_of_its_own() {
+    let mut w = World::bound();
+    w.read(2);
+    w.no_connection(3);
+    w.waits(200);
+    w.answered(4);
+    w.passes(30_000);
+    w.broke(5);
+    let broke = w.now.0;
+    while !w.is_over(2) {
+        w.stays_away(60_000);
+    }
+    assert_eq!(w.now.0 - broke, 45_000);
+}
+
+#[test]
+fn who_waits_for_ten_seconds_gets_a_first_byte_once() {
+    let mut w = World::bound();
+    w.passes(1_000);
+    w.call(2);
+    w.no_connection(3);
+    let mut early = Vec::new();
+    while !w.is_over(2) {
+        let lines = w.stays_away(60_000);
+        early.extend(lines.iter().any(|line| line == "early 2").then_some(w.now.0));
+    }
+    assert_eq!(early, [11_000]);
+}
+
+#[test]
+fn a_page_in_place_of_an_answer_does_not_say_that_the_call_did_not_run() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.refused(3, 200, "<html>Sign in</html>"), "answer 2 answer-broken executed=unknown");
+    // Without a session id a 404 says that the server is not there, so the call waits.
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session_of(1, relatch_core::input::SessionFacts { has_id: false, ..world::session_facts() });
+    w.initialized(1, 1);
+    w.answered(2);
+    w.call(2);
+    says!(w.refused(3, 404, "<html>nginx</html>"));
+    assert_eq!(w.state(), State::Down);
+}
+
+#[test]
+fn a_scout_that_wants_other_credentials_lets_the_call_go_with_its_own() {
+    let mut w = World::bound();
+    w.call(2);
+    w.no_connection(3);
+    w.waits(200);
+    says!(w.refused_with(4, Refusal { challenge: true, ..refusal(401, "") }), "send #5 g1 ping");
+    says!(w.answered(5), "send #6 g1 exchange 2");
+}
+
+#[test]
+fn a_busy_server_that_names_no_time_is_asked_again_after_ever_longer_pauses() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.refused(3, 429, "slow down"));
+    says!(w.passes(1_999));
+    says!(w.passes(1), "send #4 g1 exchange 2 mapped");
+    says!(w.refused(4, 429, "slow down"));
+    says!(w.passes(3_999));
+    says!(w.passes(1), "send #5 g1 exchange 2 mapped");
+}
+
+#[test]
+fn a_pause_as_long_as_the_hold_is_too_long() {
+    for (pause, waits) in [(44_999, true), (45_000, false)] {
+        let mut w = World::bound();
+        w.call(2);
+        let lines = w.refused_with(3, Refusal { retry_after: Some(pause), ..refusal(429, "") });
+        assert_eq!(lines.is_empty(), waits, "{lines:?}");
+    }
+}
+
+#[test]
+fn a_call_that_is_put_off_again_and_again_is_sent_six_times() {
+    let mut w = World::bound();
+    w.call(2);
+    for attempt in 3..8 {
+        says!(w.refused_with(attempt, Refusal { retry_after: Some(1), ..refusal(429, "") }));
+        assert_eq!(w.passes(1), [format!("send #{} g1 exchange 2 mapped", attempt + 1)]);
+    }
+    let later = Refusal { retry_after: Some(1), ..refusal(429, "") };
+    says!(w.refused_with(8, later), "pass-refusal 2 #8 executed=no");
+}
+
+#[test]
+fn a_read_whose_connection_always_breaks_is_sent_six_times() {
+    let mut w = World::bound();
+    w.read(2);
+    let mut sent = 1;
+    let mut lines = w.broke(3);
+    while !w.is_over(2) {
+        lines = w.waits(1_000);
+        let ping = world::attempt_of(&lines[0]).expect("a scout");
+        w.answered(ping);
+        sent += 1;
+        lines = w.broke(ping + 1);
+    }
+    assert_eq!(sent, 6);
+    assert_eq!(lines.last().map(String::as_str), Some("answer 2 upstream-down executed=unknown"));
+}
+
+#[test]
+fn a_stream_is_resumed_only_when_its_server_wants_it_soon() {
+    for (retry, resumes) in [(5_000, true), (5_001, false), (9_000, false)] {
+        let mut w = World::bound();
+        w.call(2);
+        w.begun(3);
+        w.cut(3, Cut { resumable: true, retry: Some(retry), ..world::cut_of(true, "closed") });
+        assert_eq!(w.is_over(2), !resumes, "{retry}");
+    }
+}
+
+#[test]
+fn a_gateway_in_front_of_a_remote_server_is_remembered_for_a_day() {
+    for (hours, first) in [(23, "send #6 g1 ping"), (25, "send #6 g1 exchange 4")] {
+        let mut w = World::bound_with(Policy { local: false, ..policy() });
+        w.call(2);
+        says!(w.refused(3, 502, ""), "answer 2 delivery-unknown executed=unknown");
+        w.read(3);
+        w.answered(4);
+        w.answered(5);
+        w.passes(hours * 3_600_000);
+        says!(w.call(4), first);
+    }
 }

@@ -367,3 +367,230 @@ fn a_standing_stream_tells_by_itself_and_a_remote_server_is_left_alone() {
     let mut world = World::bound_with(Policy { local: false, ..policy() });
     says!(world.on(Input::IdleClosed));
 }
+
+#[test]
+fn initialized_that_was_never_written_goes_out_again() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    says!(w.initialized(1, 1), "send #2 g1 note 1");
+    says!(w.no_connection(2), "accept note 1");
+    says!(w.call(2), "send #3 g1 ping");
+    says!(w.answered(3), "send #4 g1 initialized");
+    says!(w.answered(4), "drop note 1", "send #5 g1 exchange 2");
+}
+
+#[test]
+fn a_new_session_whose_initialized_was_never_written_is_told_when_the_server_is_back() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    w.refused(3, 404, "gone");
+    says!(w.session(4), "send #5 g2 initialized");
+    says!(w.no_connection(5), "forget g1");
+    says!(w.waits(200), "send #6 g2 ping");
+    says!(w.answered(6), "send #7 g2 initialized");
+    says!(w.answered(7), "send #8 g2 exchange 2 on any");
+}
+
+#[test]
+fn a_subscription_that_an_old_session_has_answered_is_made_in_the_new_one() {
+    let mut w = World::bound();
+    says!(
+        w.asks(1, 2, keeps(2, "resources/subscribe", Keep::Subscribe("file:///a".into(), "a".into()))),
+        "send #3 g1 exchange 2 on any",
+    );
+    w.on(Input::Reconnect { latch: None });
+    w.session(4);
+    says!(w.answered(5));
+    says!(w.answered(3), "pass 2 #3", "send #6 g1 delete", "send #7 g2 subscribe a");
+    w.answered(6);
+    // What comes meanwhile goes behind it.
+    says!(w.call(3));
+    says!(w.answered(7), "send #8 g2 exchange 3");
+}
+
+#[test]
+fn a_subscription_that_an_old_session_answers_during_the_handshake_is_made_once() {
+    let mut w = World::bound();
+    w.asks(1, 2, keeps(2, "resources/subscribe", Keep::Subscribe("file:///a".into(), "a".into())));
+    w.on(Input::Reconnect { latch: None });
+    says!(w.answered(3), "pass 2 #3");
+    says!(w.session(4), "send #5 g2 initialized");
+    says!(w.answered(5), "send #6 g2 subscribe a");
+    says!(w.answered(6), "send #7 g1 delete", "tell 1 file:///a updated");
+}
+
+#[test]
+fn a_session_that_is_replaced_ends_even_when_the_new_ones_initialized_was_not_written() {
+    let mut w = World::bound();
+    w.on(Input::Reconnect { latch: None });
+    w.session(3);
+    says!(w.no_connection(4), "send #5 g1 delete");
+}
+
+#[test]
+fn a_list_that_an_old_session_has_answered_is_compared_with_the_new_ones() {
+    let mut w = World::bound();
+    says!(w.asks(1, 2, ask(2, "tools/list")), "send #3 g1 exchange 2 on any");
+    w.on(Input::Reconnect { latch: None });
+    w.session(4);
+    says!(w.answered(5));
+    says!(w.answered(3), "pass 2 #3", "send #6 g1 delete", "send #7 g2 tools/list");
+    says!(w.listed(7, Listed::Differs("+extra".into())), "tell 1 tools/list changed");
+}
+
+#[test]
+fn a_handshake_that_one_client_was_refused_is_forgotten_when_others_go_on() {
+    let refusals: [fn(&mut World) -> Vec<String>; 2] =
+        [|w| w.error(3, -32602, "unknown revision"), |w| w.refused(3, 400, "unknown revision")];
+    for refused in refusals {
+        let mut w = World::bound();
+        w.opened(2, 10);
+        assert!(refused(&mut w).contains(&"close 2".to_owned()));
+        assert_eq!(w.conditions(), ["handshake-refused"]);
+        assert_eq!(w.state(), State::Degraded);
+        w.passes(30_000);
+        w.read(2);
+        w.answered(4);
+        assert_eq!(w.state(), State::Degraded);
+        w.passes(30_000);
+        w.read(3);
+        w.answered(5);
+        assert!(w.conditions().is_empty());
+        assert_eq!(w.state(), State::Healthy);
+    }
+}
+
+#[test]
+fn a_latch_from_the_records_whose_session_never_heard_of_its_client_opens_another() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    says!(w.initialized(1, 1), "send #2 g1 note 1");
+    w.no_connection(2);
+    says!(w.restarts());
+    says!(w.call(2), "send #1 g2 initialize");
+    says!(w.session(1), "send #2 g2 initialized");
+    says!(w.answered(2), "send #3 g2 exchange 2");
+}
+
+#[test]
+fn a_new_session_that_never_heard_of_its_client_is_not_gone_on_with_after_a_restart_of_the_keeper() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    w.refused(3, 404, "gone");
+    w.session(4);
+    w.no_connection(5);
+    says!(w.restarts());
+    says!(w.call(3), "send #1 g3 initialize");
+}
+
+#[test]
+fn a_client_that_becomes_ready_after_a_restart_of_the_keeper_is_announced() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    says!(w.restarts());
+    says!(w.initialized(1, 1), "send #1 g1 initialized");
+    says!(w.answered(1), "drop note 1");
+    says!(w.call(2), "send #2 g1 exchange 2");
+}
+
+#[test]
+fn a_session_that_heard_late_of_its_client_is_gone_on_with_after_a_restart_of_the_keeper() {
+    let mut w = World::new();
+    w.opened(1, 1);
+    w.session(1);
+    w.asks(1, 2, ask(2, "tools/list"));
+    says!(w.refused(2, 403, "no"), "send #3 g1 ping");
+    says!(w.initialized(1, 1), "accept note 1");
+    says!(w.answered(3), "pass-refusal 2 #2 executed=no", "send #4 g1 note 1");
+    w.answered(4);
+    says!(w.restarts());
+    says!(w.read(3), "send #1 g1 exchange 3 on any");
+}
+
+#[test]
+fn a_keeper_that_starts_anew_gives_no_session_the_number_of_another() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    // The server may have opened that session, and the keeper is killed before it hears of it.
+    says!(w.restarts());
+    says!(w.read(3), "send #1 g1 exchange 3 on any");
+    says!(w.refused(1, 404, "gone"), "send #2 g3 initialize");
+    let mut w = World::bound();
+    says!(w.on(Input::Reconnect { latch: None }), "send #3 g2 initialize");
+    says!(w.restarts());
+    says!(w.on(Input::Reconnect { latch: None }), "send #1 g3 initialize");
+}
+
+#[test]
+fn what_a_client_has_set_outlives_the_keeper() {
+    let mut w = furnished();
+    says!(w.restarts());
+    says!(w.read(5), "send #1 g1 setLevel debug");
+    says!(w.answered(1), "send #2 g1 subscribe a");
+    says!(w.answered(2), "send #3 g1 exchange 5 on any", "send #4 g1 tools/list");
+}
+
+#[test]
+fn a_log_level_alone_outlives_the_keeper() {
+    let mut w = World::bound();
+    w.asks(1, 2, keeps(2, "logging/setLevel", Keep::Level("debug".into())));
+    w.answered(3);
+    says!(w.restarts());
+    says!(w.read(3), "send #1 g1 setLevel debug");
+}
+
+#[test]
+fn a_step_whose_connection_breaks_or_that_is_refused_for_itself_is_skipped() {
+    let mut w = furnished();
+    w.on(Input::Reconnect { latch: None });
+    w.session(7);
+    says!(w.refused(8, 413, "too large"), "send #9 g2 setLevel debug");
+    says!(w.refused(9, 413, "too large"), "send #10 g2 subscribe a");
+    w.broke(10);
+    assert_eq!(w.generation(1), Some(Gen(2)));
+    let skipped: Vec<_> = w.journal.iter().filter_map(|j| j.strip_prefix("skipped ")).collect();
+    assert_eq!(
+        skipped,
+        ["notifications/initialized", "a log level or subscription", "a log level or subscription"]
+    );
+}
+
+#[test]
+fn more_subscriptions_than_relatch_remembers_are_not_made_again() {
+    let mut w = World::bound();
+    for ex in 2..1_003 {
+        let uri = format!("file:///{ex}");
+        w.asks(1, ex, keeps(ex as i64, "resources/subscribe", Keep::Subscribe(uri.clone(), uri)));
+        let sent = *w.under_way.keys().last().expect("the subscription");
+        w.answered(sent);
+    }
+    w.on(Input::Reconnect { latch: None });
+    let mut last = *w.under_way.keys().last().expect("a handshake");
+    w.session(last);
+    let mut made = 0;
+    while w.generation(1) != Some(Gen(2)) {
+        last += 1;
+        let lines = w.answered(last);
+        made += lines.iter().filter(|line| line.contains("subscribe")).count();
+    }
+    assert_eq!(made, 1_000);
+}
+
+#[test]
+fn a_new_session_that_was_not_rebuilt_to_the_end_is_gone_on_with_after_a_restart_of_the_keeper() {
+    let mut w = furnished();
+    w.on(Input::Reconnect { latch: None });
+    w.session(7);
+    says!(w.answered(8), "send #9 g2 setLevel debug");
+    // The old session gets its farewell, and the new one waits for the server.
+    assert!(w.no_connection(9).contains(&"send #10 g1 delete".to_owned()));
+    says!(w.restarts());
+    says!(w.read(5), "send #1 g2 setLevel debug");
+}

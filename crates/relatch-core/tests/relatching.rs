@@ -2,6 +2,7 @@
 
 mod world;
 
+use relatch_core::health::State;
 use relatch_core::input::Told;
 use relatch_wire::request_id::RequestId;
 use world::{World, ask, policy};
@@ -137,6 +138,8 @@ fn a_stateful_upstream_is_renewed_and_the_call_is_given_back() {
     w.refused(7, 404, GONE);
     w.session(8);
     says!(w.answered(9), "forget g1", "send #10 g2 exchange 3 on any");
+    // Its client knows.
+    says!(w.call(4), "send #11 g2 exchange 4");
 }
 
 #[test]
@@ -210,7 +213,9 @@ fn replicas_that_mislead_again_and_again_do_not_keep_a_call_for_ever() {
         w.answered(attempt + 1);
         attempt += 2;
     }
+    // It was sent five times.
     assert!(w.is_over(2));
+    assert_eq!(attempt, 11);
     assert_eq!(w.report().totals.relatched, 0);
 }
 
@@ -381,4 +386,211 @@ fn one_404_of_the_proxy_then_an_answer_keeps_the_session() {
     says!(w.answered(5), "send #6 g1 exchange 2 mapped on any");
     says!(w.answered(6), "pass 2 #6");
     assert_eq!(w.report().totals.relatched, 0);
+}
+
+#[test]
+fn a_server_that_ends_idle_sessions_is_not_called_flapping() {
+    let mut w = World::bound();
+    w.attached(1);
+    w.refused(3, 405, "");
+    for session in 2..10 {
+        let lines = w.waits(30_000);
+        let probe = world::attempt_of(&lines[0]).expect("a probe");
+        let handshake = w.refused(probe, 404, GONE);
+        assert_eq!(handshake, [format!("send #{} g{session} initialize", probe + 1)]);
+        w.session(probe + 1);
+        w.answered(probe + 2);
+        w.refused(probe + 3, 405, "");
+        assert!(w.conditions().is_empty());
+    }
+}
+
+#[test]
+fn a_session_is_asked_about_over_fresh_connections_only_when_it_answered_less_than_ten_seconds_ago() {
+    for (idle, expected) in [(9_999, "send #4 g1 ping on fresh"), (10_000, "send #4 g2 initialize")] {
+        let mut w = World::bound();
+        w.passes(idle);
+        says!(w.read(2), "send #3 g1 exchange 2 on any");
+        says!(w.refused(3, 404, GONE), expected);
+    }
+}
+
+#[test]
+fn what_a_server_says_of_itself_is_journalled_when_it_differs() {
+    let same = world::session_facts();
+    let server = |name: &str, version: &str, protocol: &str| {
+        let mut facts = world::session_facts();
+        facts.server.name = Some(name.to_owned());
+        facts.server.version = Some(version.to_owned());
+        facts.server.protocol = protocol.to_owned();
+        facts
+    };
+    let table = [
+        (same.clone(), None),
+        (server("files-server", "1.1", "2025-11-25"), Some("files-server 1.0 → files-server 1.1")),
+        (server("files", "1.0", "2025-11-25"), Some("files-server 1.0 → files 1.0")),
+        (server("files-server", "1.0", "2025-06-18"), Some("revision 2025-11-25 → 2025-06-18")),
+        (relatch_core::input::SessionFacts { digest: 2, ..same }, Some("instructions differ")),
+    ];
+    for (facts, expected) in table {
+        let mut w = World::bound();
+        w.on(relatch_core::Input::Reconnect { latch: None });
+        let moved = facts.server.protocol != "2025-11-25";
+        w.session_of(3, facts);
+        w.answered(4);
+        let told: Vec<_> = w.journal.iter().filter_map(|j| j.strip_prefix("relatched: ")).collect();
+        assert_eq!(told, Vec::from_iter(expected));
+        assert_eq!(w.conditions(), if moved { vec!["revision-changed"] } else { vec![] });
+    }
+}
+
+#[test]
+fn a_server_that_accepts_and_does_not_answer_a_handshake_is_asked_again_and_called_down_the_third_time() {
+    let mut w = World::bound();
+    w.passes(10_000);
+    w.read(2);
+    says!(w.refused(3, 404, GONE), "send #4 g2 initialize");
+    says!(w.waits(10_000), "early 2");
+    // A new connection is tried at once, and after that with pauses.
+    says!(w.waits(10_000), "abort #4", "send #5 g3 initialize");
+    assert_eq!(w.state(), State::Recovering);
+    says!(w.waits(20_000), "abort #5");
+    assert_eq!(w.state(), State::Recovering);
+    says!(w.waits(1_000), "send #6 g4 initialize");
+    says!(w.waits(10_000), "answer 2 upstream-down executed=no");
+    says!(w.waits(20_000), "abort #6");
+    assert_eq!(w.state(), State::Down);
+}
+
+/// Three new sessions in a row are refused before they are bound; a read waits for them.
+fn flapping() -> World {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, GONE), "send #4 g2 initialize");
+    w.session(4);
+    says!(w.refused(5, 404, GONE), "forget g1", "send #6 g3 initialize");
+    w.session(6);
+    says!(w.refused(7, 404, GONE), "forget g2", "send #8 g4 initialize");
+    w.session(8);
+    says!(w.refused(9, 404, GONE), "forget g3", "answer 2 session-flapping executed=no");
+    w
+}
+
+#[test]
+fn a_call_that_comes_as_the_rest_ends_is_held_and_not_given_back() {
+    let mut w = flapping();
+    w.passes(4_999);
+    says!(w.read(3), "answer 3 session-flapping executed=no");
+    w.now = w.now.plus(1);
+    says!(w.read(4), "send #10 g5 initialize");
+    w.session(10);
+    says!(w.answered(11), "forget g4", "send #12 g5 exchange 4 on any");
+}
+
+#[test]
+fn rests_double_up_to_five_minutes() {
+    let mut w = flapping();
+    let mut rests = Vec::new();
+    for _ in 0..8 {
+        let from = w.now;
+        // Its client is there all the time.
+        w.attached(1);
+        let lines = w.waits(600_000);
+        let handshake = world::attempt_of(&lines[0]).expect("a handshake");
+        rests.push(w.now.since(from));
+        w.session(handshake);
+        w.refused(handshake + 1, 404, GONE);
+    }
+    assert_eq!(rests, [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]);
+}
+
+#[test]
+fn a_handshake_that_is_refused_is_tried_again_ever_more_rarely() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, GONE), "send #4 g2 initialize");
+    let (mut lines, mut tries) = (Vec::<String>::new(), 0);
+    w.refused(4, 400, "no");
+    says!(w.passes(350));
+    while !w.is_over(2) {
+        if let Some(handshake) = lines.first().and_then(|line| world::attempt_of(line)) {
+            tries += 1;
+            w.refused(handshake, 400, "no");
+        }
+        lines = w.waits(60_000);
+    }
+    assert!((40..60).contains(&tries), "{tries} in 45 s");
+    assert_eq!(lines, ["answer 2 handshake-refused executed=no"]);
+}
+
+#[test]
+fn no_more_handshakes_than_turns_are_out_while_the_upstream_goes_away() {
+    let mut w = World::new();
+    for latch in 1..=10 {
+        w.opened(latch, latch);
+        w.session(latch * 2 - 1);
+        w.initialized(latch, latch);
+        w.answered(latch * 2);
+    }
+    w.asks(9, 20, world::call(20, "send_mail"));
+    let call = *w.under_way.keys().last().expect("the call");
+    w.on(relatch_core::Input::Reconnect { latch: None });
+    let handshakes = |w: &World| {
+        w.under_way
+            .values()
+            .filter(|what| matches!(what, relatch_core::effect::What::Initialize { .. }))
+            .count()
+    };
+    assert_eq!(handshakes(&w), 8);
+    w.no_connection(call);
+    assert_eq!(w.state(), State::Down);
+    w.passes(15_000);
+    assert_eq!(handshakes(&w), 8);
+}
+
+#[test]
+fn sessions_that_answer_before_they_are_lost_do_not_flap() {
+    let mut w = World::bound();
+    for ex in 2..10 {
+        w.read(ex);
+        let read = *w.under_way.keys().last().expect("the read");
+        let handshake = refused_or_lost(&mut w, read);
+        w.session(handshake);
+        w.answered(handshake + 1);
+        assert_eq!(w.answered(handshake + 2), [format!("pass {ex} #{}", handshake + 2)]);
+    }
+    assert!(w.conditions().is_empty());
+    assert_eq!(w.report().totals.relatched, 8);
+}
+
+#[test]
+fn a_late_answer_of_an_old_session_says_nothing_for_the_new_ones() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.asks(1, 2, ask(2, "resources/read"));
+    w.asks(1, 3, ask(3, "resources/read"));
+    says!(w.refused(4, 404, GONE), "send #5 g2 initialize");
+    for handshake in [5, 7] {
+        w.session(handshake);
+        w.refused(handshake + 1, 404, GONE);
+    }
+    w.session(9);
+    says!(w.answered(3), "pass 2 #3", "forget g1");
+    w.refused(10, 404, GONE);
+    assert_eq!(w.conditions(), ["session-flapping"]);
+}
+
+#[test]
+fn a_misdirected_call_goes_out_once_more_on_a_connection_of_its_own() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.refused(3, 421, ""), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g1 exchange 2 mapped on fresh");
+    says!(w.refused(5, 421, ""), "pass-refusal 2 #5 executed=no");
+    let replay = vec![("send_*".to_owned(), false)];
+    let mut w = World::bound_with(relatch_core::policy::Policy { replay, ..policy() });
+    w.call(2);
+    says!(w.refused(3, 421, ""), "pass-refusal 2 #3 executed=no");
 }

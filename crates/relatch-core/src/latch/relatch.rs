@@ -48,7 +48,6 @@ impl Machine {
         latch.has_id = session.has_id;
         latch.answered = Some(now);
         let promised = latch.promised.clone();
-        let first = before.is_none();
         let mut changes = Vec::new();
         if let Some(before) = &before {
             if before.version != session.server.version || before.name != session.server.name {
@@ -65,7 +64,7 @@ impl Machine {
                 changes.push(format!("revision {} → {}", before.protocol, session.server.protocol));
             }
         }
-        if !first && digest.is_some_and(|d| d != session.digest) {
+        if digest.is_some_and(|d| d != session.digest) {
             changes.push("instructions differ".to_owned());
         }
         latch.changes = changes;
@@ -158,7 +157,7 @@ impl Machine {
         let now = self.now;
         let Some(latch) = self.latches.get(&id) else { return };
         let LatchState::Refused(loss) = &latch.state else { return };
-        if matches!(loss.doubt, Doubtful::Asking(_)) || !latch.wanted(now) {
+        if !latch.wanted(now) {
             return;
         }
         if let Some(at) = loss.not_before.filter(|at| *at > now) {

@@ -8,7 +8,7 @@ use relatch_wire::method::{self};
 use super::Machine;
 use super::timers::Why;
 use crate::effect::Effect;
-use crate::exchange::{Client, ExState};
+use crate::exchange::ExState;
 use crate::fault::Fault;
 use crate::input::CutKind;
 use crate::latch::LatchState;
@@ -178,10 +178,9 @@ impl Machine {
         let since = self.away().map(|away| away.since);
         let name = self.policy.name.clone();
         let waited = self.now.since(exchange.asked);
-        let opening = exchange.ask.method == method::INITIALIZE;
         let mut failure = if code == Code::HandshakeRefused {
             exchange.handshake_refused(&name, &cause)
-        } else if opening && code == Code::EndpointMissing && !self.spoken {
+        } else if code == Code::EndpointMissing && !self.spoken {
             exchange.not_mcp(&name, &self.policy.url, code, &cause)
         } else {
             exchange.held_too_long(&name, code, waited, &cause)
@@ -197,7 +196,7 @@ impl Machine {
             return;
         }
         let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
-        if exchange.state == ExState::Waiting && exchange.client == Client::Waits && !exchange.early {
+        if exchange.state == ExState::Waiting {
             exchange.early = true;
             self.out.push(Effect::Early { ex });
             self.count_held(ex);

@@ -7,7 +7,7 @@ use relatch_wire::failure::{Code, Executed};
 use relatch_wire::method::RetryClass;
 
 use super::timers::Why;
-use super::{Absence, Attempt, Machine, Outcome, Purpose, Reach};
+use super::{Absence, Attempt, Machine, Outcome, Purpose};
 use crate::effect::{Connection, Effect, Failure, What};
 use crate::exchange::{Client, Delivery, ExState, Exchange, Verdict, verdict};
 use crate::fault::Fault;
@@ -135,9 +135,8 @@ impl Machine {
             Reading::Later => self.come_back_later(id, ex, refusal),
             Reading::WrongPlace => {
                 let again = self.exchanges.get_mut(&ex).is_some_and(|e| {
-                    !std::mem::replace(&mut e.fresh, true)
-                        && e.sendings < 2
-                        && verdict(e.class, Delivery::Refused) == Verdict::SendAgain
+                    e.fresh = true;
+                    e.sendings < 2 && verdict(e.class, Delivery::Refused) == Verdict::SendAgain
                 });
                 if again {
                     self.out.push(Effect::Drop { attempt: id });
@@ -353,17 +352,6 @@ impl Machine {
     /// One connection broke: whether the upstream is away, a scout will tell.
     pub(crate) fn connection_broke(&mut self, cause: &str) {
         self.mark_away(Absence { code: Code::UpstreamDown, cause, confirmed: false, after: None });
-        self.scout_soon();
-    }
-
-    pub(crate) fn scout_soon(&mut self) {
-        if let Reach::Away(away) = &self.reach
-            && away.scout.is_none()
-            && self.timers.get(Why::Scout).is_none_or(|at| at > self.now)
-            && !away.confirmed
-        {
-            self.timers.set(Why::Scout, self.now);
-        }
     }
 
     /// A gateway or somebody else answers in the upstream's place.
@@ -456,5 +444,33 @@ pub(crate) fn door_words(url: &str, refusal: &Refusal<'_>) -> String {
         }
         status @ 200..=299 => format!("`{url}` answers HTTP {status} with something that is no MCP message"),
         status => format!("`{url}` answers HTTP {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn errors_that_differ_in_a_code_or_a_letter_have_digests_of_their_own() {
+        let (codes, words) =
+            (-32_800..-32_000, ["a", "b", "aa", "ab", "ba", "session not found", "Session not found"]);
+        let digests: BTreeSet<u64> =
+            codes.clone().flat_map(|code| words.map(|message| rpc_digest(code, message))).collect();
+        assert_eq!(digests.len(), codes.count() * words.len());
+    }
+
+    #[test]
+    fn only_a_refusal_before_dispatch_says_that_a_call_did_not_run() {
+        for (statuses, executed) in [
+            (&[302, 307, 400, 403, 404, 409, 429][..], Executed::No),
+            (&[200, 303, 408, 499, 500, 503, 599][..], Executed::Unknown),
+        ] {
+            for status in statuses {
+                assert_eq!(executed_by(*status), executed, "{status}");
+            }
+        }
     }
 }

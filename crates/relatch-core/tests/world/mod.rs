@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use relatch_core::effect::{Connection, Effect, IdRule, Tell, What};
 use relatch_core::health::{HealthReport, ServerSeen, State};
 use relatch_core::input::{
-    Answer, Ask, Begun, Cut, CutKind, Input, Keep, Listed, Refusal, SessionFacts, Told,
+    Answer, Ask, Begun, Cut, CutKind, Input, Keep, Listed, Refusal, Restored, SessionFacts, Told,
 };
 use relatch_core::policy::Policy;
-use relatch_core::upstream::{Machine, Why};
+use relatch_core::upstream::{Machine, Snapshot, Why};
 use relatch_core::{At, AttemptId, ExId, Gen, LatchId, NoteId, journal};
 use relatch_wire::method::{self, ListKind};
 use relatch_wire::request_id::RequestId;
@@ -22,6 +22,9 @@ pub(crate) struct World {
     pub(crate) now: At,
     pub(crate) under_way: BTreeMap<u64, What>,
     pub(crate) journal: Vec<String>,
+    /// What the journal says to have taken how long.
+    pub(crate) spans: Vec<(&'static str, u64)>,
+    records: BTreeMap<LatchId, Snapshot>,
     kept: BTreeSet<u64>,
     asked: BTreeSet<u64>,
     ended: BTreeSet<u64>,
@@ -79,6 +82,8 @@ impl World {
             now: At(0),
             under_way: BTreeMap::new(),
             journal: Vec::new(),
+            spans: Vec::new(),
+            records: BTreeMap::new(),
             kept: BTreeSet::new(),
             asked: BTreeSet::new(),
             ended: BTreeSet::new(),
@@ -194,7 +199,11 @@ impl World {
                 Tell::Updated(uri) => format!("tell {} {uri} updated", latch.0),
             },
             Effect::Withdraw { attempt } => format!("withdraw #{}", attempt.0),
-            Effect::CloseIdle | Effect::Record { .. } => return None,
+            Effect::CloseIdle => return None,
+            Effect::Record { latch } => {
+                self.records.extend(self.machine.snapshot(latch).map(|snapshot| (latch, snapshot)));
+                return None;
+            }
             Effect::Forget { latch, generation } => {
                 if latch == LatchId(1) {
                     format!("forget g{}", generation.0)
@@ -205,6 +214,7 @@ impl World {
             Effect::Close { latch } => format!("close {}", latch.0),
             Effect::Journal(entry) => {
                 self.journal.push(journal_words(&entry));
+                self.spans.extend(entry.ms.map(|ms| (entry.what.as_str(), ms)));
                 return None;
             }
         })
@@ -302,6 +312,44 @@ impl World {
         self.on(Input::Cut { attempt: AttemptId(attempt), cut })
     }
 
+    /// The keeper is killed and started again: only what its records hold goes on.
+    pub(crate) fn restarts(&mut self) -> Vec<String> {
+        self.machine = Machine::new(self.machine.policy().clone(), self.now, 7);
+        self.under_way.clear();
+        let restored = |snapshot: Snapshot| Restored {
+            bound: snapshot.bound,
+            has_id: true,
+            begun: snapshot.begun,
+            initialized: snapshot.initialized,
+            revision: snapshot.revision,
+            client: None,
+            server: None,
+            level: snapshot.level,
+            subscriptions: snapshot.subscriptions,
+            lists: snapshot.lists,
+            hints: snapshot.repeatable.into_iter().map(|tool| (tool, true, false)).collect(),
+        };
+        let records = self.records.clone();
+        let told = |(latch, snapshot)| self.on(Input::Restored { latch, restored: restored(snapshot) });
+        records.into_iter().flat_map(told).collect()
+    }
+
+    /// The server stays away: each question finds nobody, until something else happens.
+    pub(crate) fn stays_away(&mut self, ms: u64) -> Vec<String> {
+        let end = self.now.plus(ms);
+        loop {
+            let lines = self.waits(end.since(self.now));
+            if lines.is_empty() || lines.iter().any(|l| !l.ends_with("ping")) {
+                return lines;
+            }
+            for line in lines {
+                if let Some(ping) = attempt_of(&line) {
+                    self.no_connection(ping);
+                }
+            }
+        }
+    }
+
     /// So much time passes; deadlines are served as they come.
     pub(crate) fn passes(&mut self, ms: u64) -> Vec<String> {
         let end = self.now.plus(ms);
@@ -360,6 +408,11 @@ impl World {
     pub(crate) fn generation(&self, latch: u64) -> Option<Gen> {
         self.machine.snapshot(LatchId(latch)).and_then(|s| s.bound)
     }
+}
+
+/// Which attempt a line says to be sent.
+pub(crate) fn attempt_of(line: &str) -> Option<u64> {
+    line.strip_prefix("send #")?.split(' ').next()?.parse().ok()
 }
 
 fn what_words(what: &What) -> String {

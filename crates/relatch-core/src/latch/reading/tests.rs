@@ -167,6 +167,7 @@ fn what_is_not_about_the_session_is_not_taken_for_it() {
             rpc(-32000, "Conflict: Only one SSE stream is allowed per session"),
             Suspected,
         ),
+        ("a body that does not fit", 422, r#"{"detail":"Field required"}"#.to_owned(), Suspected),
         ("too many requests", 429, String::new(), Later),
         ("misdirected", 421, String::new(), WrongPlace),
         ("bad gateway", 502, "<html>Bad Gateway</html>".to_owned(), Gateway),
