@@ -20,7 +20,7 @@ use crate::render::{Cell, Report, Table, progress};
 use crate::server::Manners;
 use crate::stage::{self, Kind, Relatch, Server};
 
-/// As many as relatch has under way at one upstream (`TURNS` in relatch-core's policy).
+/// As many as relatch has under way at one upstream (`PERMITS` in relatch-core's policy).
 const AT_ONCE: usize = 8;
 /// A session that was quiet for longer is believed when it is said to be gone, without asking other replicas.
 const QUIET: Duration = Duration::from_millis(11_000);

@@ -113,10 +113,10 @@ pub const REST_MS: u64 = 5_000;
 pub const REST_MAX_MS: u64 = 300_000;
 /// A client that was heard from less than this ago counts as attached.
 pub const ATTACHED_MS: u64 = 300_000;
-/// Turns per upstream: handshakes, and questions whether a session survived, that are under way at once.
-pub const TURNS: usize = 8;
-/// A doubt waits no longer for its turn: what raised it is passed on.
-pub const TURN_WITHIN_MS: u64 = 10_000;
+/// Permits per upstream: handshakes, and questions whether a session survived, that are under way at once.
+pub const PERMITS: usize = 8;
+/// A doubt waits no longer for a permit: what raised it is passed on.
+pub const PERMIT_WITHIN_MS: u64 = 10_000;
 /// At most one trial handshake per latch in this time.
 pub const TRIAL_EVERY_MS: u64 = 60_000;
 /// An answer that was found not to be about the session stays so for this long.

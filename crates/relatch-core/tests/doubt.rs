@@ -628,7 +628,7 @@ fn a_session_that_ends_during_a_diagnosis_takes_its_second_session_with_it() {
 }
 
 #[test]
-fn a_diagnosis_that_waits_for_a_turn_is_over_when_the_upstream_goes_away() {
+fn a_diagnosis_that_waits_for_a_permit_is_over_when_the_upstream_goes_away() {
     let mut w = World::new();
     for latch in 1..=9 {
         w.opened(latch, latch);
@@ -643,7 +643,7 @@ fn a_diagnosis_that_waits_for_a_turn_is_over_when_the_upstream_goes_away() {
         w.on(relatch_core::Input::Reconnect { latch });
     }
     says!(w.refused(19, 403, FORBIDDEN), "send #29 L9 g1 ping");
-    // All turns are taken.
+    // All permits are taken.
     says!(w.refused(29, 403, FORBIDDEN));
     says!(w.no_connection(20), "withdraw #20", "pass-refusal 20 #19 executed=no");
 }

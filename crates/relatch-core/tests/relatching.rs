@@ -274,7 +274,7 @@ fn refused_or_lost(w: &mut World, attempt: u64) -> u64 {
 }
 
 #[test]
-fn handshakes_are_capped_and_the_rest_take_their_turn() {
+fn handshakes_are_capped_and_the_rest_wait_in_line() {
     let mut w = World::new();
     for latch in 1..=12 {
         w.opened(latch, latch);
@@ -526,7 +526,7 @@ fn a_handshake_that_is_refused_is_tried_again_ever_more_rarely() {
 }
 
 #[test]
-fn no_more_handshakes_than_turns_are_out_while_the_upstream_goes_away() {
+fn no_more_handshakes_than_permits_are_out_while_the_upstream_goes_away() {
     let mut w = World::new();
     for latch in 1..=10 {
         w.opened(latch, latch);

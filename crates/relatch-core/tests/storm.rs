@@ -29,7 +29,7 @@ struct Storm {
     handshakes: Vec<LatchId>,
     /// At most so many `initialize` and `ping` were with the server at once.
     peak_handshakes: usize,
-    peak_turns: usize,
+    peak_permits: usize,
     sent: BTreeMap<&'static str, usize>,
     passed: Vec<ExId>,
     given_back: Vec<ExId>,
@@ -48,7 +48,7 @@ impl Storm {
             streams: BTreeSet::new(),
             handshakes: Vec::new(),
             peak_handshakes: 0,
-            peak_turns: 0,
+            peak_permits: 0,
             sent: BTreeMap::new(),
             passed: Vec::new(),
             given_back: Vec::new(),
@@ -92,7 +92,7 @@ impl Storm {
         let handshakes = under_way(|what| matches!(what, What::Initialize { ex: None }));
         let questions = under_way(|what| matches!(what, What::Ping));
         self.peak_handshakes = self.peak_handshakes.max(handshakes);
-        self.peak_turns = self.peak_turns.max(handshakes + questions);
+        self.peak_permits = self.peak_permits.max(handshakes + questions);
     }
 
     fn answer(&mut self, attempt: AttemptId) {
@@ -212,7 +212,7 @@ fn a_thousand_recover(attached: bool) -> Storm {
         (1..=SESSIONS).rev().filter(|n| n % 5 == 0).map(|latch| (storm.calls(latch), latch)).collect();
     storm.passes(3_000);
     assert!(callers.iter().all(|(ex, _)| !storm.passed.contains(ex) && !storm.given_back.contains(ex)));
-    (storm.handshakes, storm.sent, storm.peak_handshakes, storm.peak_turns) = Default::default();
+    (storm.handshakes, storm.sent, storm.peak_handshakes, storm.peak_permits) = Default::default();
     storm.there = true;
     storm.passes(10_000);
 
@@ -223,33 +223,33 @@ fn a_thousand_recover(attached: bool) -> Storm {
     assert_eq!(storm.passed.iter().filter(|ex| called.contains(ex)).count(), called.len());
     assert_eq!(storm.given_back, []);
     assert_eq!(storm.handshakes.len(), SESSIONS as usize, "one handshake for each");
-    assert!(storm.peak_handshakes <= policy::TURNS, "{} at once", storm.peak_handshakes);
+    assert!(storm.peak_handshakes <= policy::PERMITS, "{} at once", storm.peak_handshakes);
 
-    // Whoever waits goes first, the longest wait at the head: but for those who had their turn before all had
+    // Whoever waits goes first, the longest wait at the head: but for those who had a permit before all had
     // been refused.
     let waits: BTreeMap<LatchId, ExId> = callers.iter().map(|(ex, latch)| (LatchId(*latch), *ex)).collect();
-    let (first, rest) = storm.handshakes.split_at(callers.len() + policy::TURNS);
+    let (first, rest) = storm.handshakes.split_at(callers.len() + policy::PERMITS);
     assert!(rest.iter().all(|latch| !waits.contains_key(latch)), "somebody who waited came last");
     let order: Vec<ExId> =
-        first.iter().skip(2 * policy::TURNS).filter_map(|latch| waits.get(latch)).copied().collect();
+        first.iter().skip(2 * policy::PERMITS).filter_map(|latch| waits.get(latch)).copied().collect();
     assert!(order.is_sorted(), "{order:?}");
     storm
 }
 
 #[test]
-fn a_thousand_attached_sessions_recover_in_turns_and_those_with_waiting_calls_first() {
+fn a_thousand_attached_sessions_recover_a_few_at_a_time_and_those_with_waiting_calls_first() {
     let storm = a_thousand_recover(true);
     // Each session without a call is asked once, and nothing else is sent to it before that.
     assert!(storm.sent["ping"] <= 1_000, "{:?}", storm.sent);
     assert!(storm.sent["stream"] <= 1_000 + 200, "{:?}", storm.sent);
     assert!(storm.sent["list"] <= 1_000 + 200, "{:?}", storm.sent);
-    assert!(storm.peak_turns <= policy::TURNS, "{} at once", storm.peak_turns);
+    assert!(storm.peak_permits <= policy::PERMITS, "{} at once", storm.peak_permits);
 }
 
 #[test]
-fn a_thousand_sessions_without_streams_recover_in_turns_and_those_with_waiting_calls_first() {
+fn a_thousand_sessions_without_streams_recover_a_few_at_a_time_and_those_with_waiting_calls_first() {
     let storm = a_thousand_recover(false);
-    assert!(storm.peak_turns <= policy::TURNS, "{} at once", storm.peak_turns);
+    assert!(storm.peak_permits <= policy::PERMITS, "{} at once", storm.peak_permits);
 }
 
 /// Latches 1 to `latches`, each with a session; nobody has a stream open.
@@ -269,7 +269,7 @@ fn many(latches: u64) -> World {
 fn a_call_takes_its_latch_to_the_head_of_the_line() {
     let mut w = many(12);
     w.on(Input::Reconnect { latch: None });
-    assert_eq!(w.under_way.len(), policy::TURNS);
+    assert_eq!(w.under_way.len(), policy::PERMITS);
     let first = *w.under_way.keys().next().expect("a handshake");
     says!(w.asks(12, 50, call(50, "send_mail")));
     says!(w.session(first), "send #33 g2 initialized", "send #34 L12 g2 initialize");
@@ -285,7 +285,7 @@ fn an_attached_client_goes_before_one_that_is_merely_remembered() {
 }
 
 #[test]
-fn whoever_waits_for_a_turn_and_ends_makes_room_for_the_next() {
+fn whoever_waits_in_line_and_ends_makes_room_for_the_next() {
     let mut w = many(10);
     w.on(Input::Reconnect { latch: None });
     w.ended(9);
@@ -295,7 +295,7 @@ fn whoever_waits_for_a_turn_and_ends_makes_room_for_the_next() {
 }
 
 #[test]
-fn a_turn_that_ends_badly_is_free_again() {
+fn a_permit_that_ends_badly_is_free_again() {
     let mut w = many(10);
     w.on(Input::Reconnect { latch: None });
     let all: Vec<u64> = w.under_way.keys().copied().collect();
@@ -371,8 +371,8 @@ fn a_session_that_answered_just_before_an_outage_and_is_refused_after_it_is_not_
     says!(w.refused(8, 404, GONE), "send #9 g2 initialize");
 }
 
-/// All turns are taken, latch 9 waits for one, and the answer to a call of latch 10 can be settled by another session only.
-fn a_doubt_without_a_turn() -> World {
+/// All permits are taken, latch 9 waits for one, and the answer to a call of latch 10 can be settled by another session only.
+fn a_doubt_without_a_permit() -> World {
     let mut w = many(10);
     for latch in 1..=9 {
         w.on(Input::Reconnect { latch: Some(LatchId(latch)) });
@@ -386,13 +386,13 @@ fn a_doubt_without_a_turn() -> World {
 
 #[test]
 fn a_call_in_doubt_takes_its_latch_to_the_head_of_the_line() {
-    let mut w = a_doubt_without_a_turn();
+    let mut w = a_doubt_without_a_permit();
     let first = *w.under_way.keys().next().expect("a handshake");
     says!(w.session(first), "send #31 g2 initialized", "send #32 L10 g2 initialize");
 }
 
 #[test]
-fn a_doubt_that_gets_no_turn_ends_with_the_servers_own_answer() {
-    let mut w = a_doubt_without_a_turn();
-    says!(w.passes(policy::TURN_WITHIN_MS), "pass-refusal 50 #29 executed=no");
+fn a_doubt_that_gets_no_permit_ends_with_the_servers_own_answer() {
+    let mut w = a_doubt_without_a_permit();
+    says!(w.passes(policy::PERMIT_WITHIN_MS), "pass-refusal 50 #29 executed=no");
 }

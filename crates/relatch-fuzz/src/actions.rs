@@ -700,7 +700,7 @@ impl Shell {
             assert!(mine <= 1, "{mine} handshakes at once for {latch:?}");
         }
         let own = self.flights.values().filter(|f| matches!(f.what, What::Initialize { ex: None })).count();
-        assert!(own <= policy::TURNS, "{own} handshakes at once");
+        assert!(own <= policy::PERMITS, "{own} handshakes at once");
     }
 
     fn perform(&mut self, effect: Effect) {

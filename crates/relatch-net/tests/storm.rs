@@ -94,7 +94,7 @@ async fn a_hundred_recover(attached: bool) {
         assert!(answer["result"].is_object(), "{answer}");
     }
     assert_eq!(rush.opened.load(Ordering::SeqCst), SESSIONS, "one handshake for each");
-    assert!(rush.peak.load(Ordering::SeqCst) <= policy::TURNS, "{:?}", rush.peak);
+    assert!(rush.peak.load(Ordering::SeqCst) <= policy::PERMITS, "{:?}", rush.peak);
     let calls = rush.calls.lock().unwrap().clone();
     let mut once: Vec<_> = calls.iter().filter(|name| name.as_str() != "\"after\"").collect();
     let ran = once.len();

@@ -22,8 +22,8 @@ const SLACK_MS: u64 = 3_000;
 const DOUBT_MS: u64 = policy::PING_MS + 2 * policy::HANDSHAKE_STEP_MS + policy::REBUILD_STEP_MS + SLACK_MS;
 
 /// Questions within a second to an upstream that is down: one in 100 ms at most, with the handshake that may follow it;
-/// and what had its turn just before.
-const SCOUTS: usize = 22 + policy::TURNS;
+/// and what had its permit just before.
+const SCOUTS: usize = 22 + policy::PERMITS;
 
 /// Who still waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -470,7 +470,7 @@ impl Reference {
         if own {
             let all =
                 self.under_way.values().filter(|s| matches!(s.what, What::Initialize { ex: None })).count();
-            self.holds(Law::NoStorm, all < policy::TURNS, || format!("{} handshakes at once", all + 1));
+            self.holds(Law::NoStorm, all < policy::PERMITS, || format!("{} handshakes at once", all + 1));
             self.scouts_now += 1;
         }
     }

@@ -39,8 +39,8 @@ pub(crate) struct Second {
 pub(crate) enum Asked {
     /// `ping` on the session in doubt.
     Ping(AttemptId),
-    /// A second session is to be opened, in its turn.
-    Turn(Same),
+    /// A second session is to be opened, when there is a permit for it.
+    Line(Same),
     /// A second session.
     Trial(Gen, Same),
     /// `notifications/initialized` on it.
@@ -195,15 +195,15 @@ impl Machine {
             return;
         }
         if let Some(diagnosis) = self.diagnosis(latch, attempt.generation) {
-            diagnosis.step = Asked::Turn(same);
+            diagnosis.step = Asked::Line(same);
         }
-        self.timers.set(Why::DoubtEnds(latch), self.now.plus(policy::TURN_WITHIN_MS));
+        self.timers.set(Why::DoubtEnds(latch), self.now.plus(policy::PERMIT_WITHIN_MS));
         self.dirty.insert(latch);
     }
 
-    /// No turn has come in time: nothing was found.
+    /// No permit has come in time: nothing was found.
     pub(crate) fn doubt_ends(&mut self, id: LatchId) {
-        if let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Turn(_), .. })) =
+        if let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Line(_), .. })) =
             self.latches.get(&id).map(|l| &l.state)
         {
             let old = *old;
@@ -211,10 +211,10 @@ impl Machine {
         }
     }
 
-    /// Opens the second session of a diagnosis: its turn has come.
+    /// Opens the second session of a diagnosis: there is a permit for it.
     pub(crate) fn begin_trial(&mut self, id: LatchId) {
         let now = self.now;
-        let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Turn(same), .. })) =
+        let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Line(same), .. })) =
             self.latches.get(&id).map(|l| &l.state)
         else {
             return;
@@ -241,7 +241,7 @@ impl Machine {
     /// While the upstream is away, nobody can settle this doubt.
     pub(crate) fn doubt_in_vain(&mut self, id: LatchId) {
         let Some(cause) = self.away().map(|away| away.cause.clone()) else { return };
-        if let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Turn(_), .. })) =
+        if let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Line(_), .. })) =
             self.latches.get(&id).map(|l| &l.state)
         {
             let old = *old;
@@ -568,7 +568,7 @@ impl Latch {
                 Asked::TrialInitialized(_, generation, _) | Asked::Control(_, generation, _) => {
                     Some(*generation)
                 }
-                Asked::Ping(_) | Asked::Turn(_) | Asked::Trial(..) | Asked::Replica(..) => None,
+                Asked::Ping(_) | Asked::Line(_) | Asked::Trial(..) | Asked::Replica(..) => None,
             },
             LatchState::Opening(_)
             | LatchState::Bound(_)
@@ -579,9 +579,9 @@ impl Latch {
         }
     }
 
-    /// Its diagnosis waits for a turn.
+    /// Its diagnosis waits for a permit.
     pub(crate) fn wants_a_trial(&self) -> bool {
-        matches!(&self.state, LatchState::Doubted(_, Diagnosis { step: Asked::Turn(_), .. }))
+        matches!(&self.state, LatchState::Doubted(_, Diagnosis { step: Asked::Line(_), .. }))
     }
 
     /// The oldest exchange that waits for it, those among them whose answers raised a doubt.

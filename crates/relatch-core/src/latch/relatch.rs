@@ -152,7 +152,7 @@ impl Machine {
         self.latches.get_mut(&id).map_or(Gap::Closed, |l| std::mem::replace(&mut l.gap, Gap::Open))
     }
 
-    /// What stands against a handshake now: without it, the latch gets one in its turn.
+    /// What stands against a handshake now: without it, the latch gets one by its permit.
     pub(crate) fn advance_refused(&mut self, id: LatchId) {
         let now = self.now;
         let Some(latch) = self.latches.get(&id) else { return };
@@ -250,7 +250,7 @@ impl Machine {
         }
     }
 
-    /// While the upstream is away, the handshake that this latch needs is its scout; otherwise it waits for its turn.
+    /// While the upstream is away, the handshake that this latch needs is its scout; otherwise it waits in line.
     fn scout_by_handshake(&mut self, id: LatchId) {
         if self.away().is_some() {
             let handshake = self.begin_handshake(id);
@@ -281,9 +281,9 @@ impl Machine {
         self.dirty.insert(id);
     }
 
-    /// Sends `initialize` for a new session of this latch, unless all turns are taken.
+    /// Sends `initialize` for a new session of this latch, unless all permits are taken.
     pub(crate) fn begin_handshake(&mut self, id: LatchId) -> Option<AttemptId> {
-        if self.attempts.turns() >= policy::TURNS && !self.planted(Fault::IgnoresHandshakeCap) {
+        if self.attempts.permits() >= policy::PERMITS && !self.planted(Fault::IgnoresHandshakeCap) {
             return None;
         }
         let generation = self.next_generation(id);

@@ -72,13 +72,13 @@ pub(crate) struct Attempts {
     by_id: BTreeMap<AttemptId, Attempt>,
     by_latch: BTreeSet<(LatchId, AttemptId)>,
     open: usize,
-    turns: usize,
+    permits: usize,
 }
 
 impl Attempts {
     pub(crate) fn insert(&mut self, id: AttemptId, attempt: Attempt) {
         self.open += usize::from(attempt.purpose.carries());
-        self.turns += usize::from(attempt.purpose.takes_a_turn());
+        self.permits += usize::from(attempt.purpose.takes_a_permit());
         self.by_latch.insert((attempt.latch, id));
         self.by_id.insert(id, attempt);
     }
@@ -87,7 +87,7 @@ impl Attempts {
         let attempt = self.by_id.remove(&id)?;
         self.by_latch.remove(&(attempt.latch, id));
         self.open -= usize::from(attempt.purpose.carries());
-        self.turns -= usize::from(attempt.purpose.takes_a_turn());
+        self.permits -= usize::from(attempt.purpose.takes_a_permit());
         Some(attempt)
     }
 
@@ -113,9 +113,9 @@ impl Attempts {
         self.open
     }
 
-    /// How many turns are taken.
-    pub(crate) fn turns(&self) -> usize {
-        self.turns
+    /// How many permits are taken.
+    pub(crate) fn permits(&self) -> usize {
+        self.permits
     }
 }
 
@@ -124,7 +124,7 @@ impl Purpose {
         !matches!(self, Purpose::Stream | Purpose::Delete)
     }
 
-    fn takes_a_turn(&self) -> bool {
+    fn takes_a_permit(&self) -> bool {
         matches!(
             self,
             Purpose::Handshake | Purpose::Trial | Purpose::Ping(Question::Survived | Question::StillThere)

@@ -6,10 +6,10 @@
 mod attempts;
 mod exchanges;
 mod hold;
+mod line;
 mod outcomes;
 mod reach;
 mod timers;
-mod turns;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,9 +28,9 @@ use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
 use crate::latch::{Farewell, Latch, LatchState};
 use crate::policy::Policy;
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
+use line::Line;
 use relatch_wire::failure::Code;
 use timers::Timers;
-use turns::Line;
 pub use watch::Snapshot;
 
 /// One upstream. See the crate's page.
@@ -49,7 +49,7 @@ pub struct Machine {
     pub(crate) tracker: Tracker,
     /// Latches whose situation has changed: looked at before `on` returns.
     pub(crate) dirty: BTreeSet<LatchId>,
-    /// Latches that wait for a turn.
+    /// Latches that wait for a permit.
     pub(crate) line: Line,
     /// Latches whose client is there.
     pub(crate) attached: BTreeSet<LatchId>,
@@ -194,7 +194,7 @@ impl Machine {
             if let Some(latch) = self.dirty.pop_first() {
                 self.advance(latch);
                 self.file(latch);
-            } else if self.give_turn() {
+            } else if self.give_permit() {
                 // Whoever got it is looked at again.
             } else if std::mem::take(&mut self.knocked) {
                 self.scout_for_request();
@@ -216,7 +216,7 @@ impl Machine {
         }
     }
 
-    /// Keeps the sets that spare a walk over all latches, and the line for a turn.
+    /// Keeps the sets that spare a walk over all latches, and the line for permits.
     fn file(&mut self, id: LatchId) {
         let place = self.place(id);
         self.line.set(id, place);
@@ -441,7 +441,7 @@ impl Machine {
             return;
         }
         let Some(latch) = self.latches.get(&id) else { return };
-        // After an outage a session is asked in its turn before anything else is sent to it: what waits for many of them
+        // After an outage a session is asked, when it has a permit, before anything else is sent to it: what waits for many of them
         // would overrun a server that has just begun to listen.
         if latch.has_to_be_heard() {
             self.accept_waiting_notes(id);

@@ -26,7 +26,7 @@ pub enum Why {
     PauseEnds(ExId),
     /// When a cut stream is to be resumed.
     ResumeDue(AttemptId),
-    /// When a doubt that waits for its turn is given up.
+    /// When a doubt that waits for a permit is given up.
     DoubtEnds(LatchId),
     /// When a latch may try a handshake again.
     RestEnds(LatchId),

@@ -1,8 +1,8 @@
-//! Turns: how much relatch does at one upstream of its own accord at the same time, and for whom first.
+//! The line for permits: how much relatch does at one upstream of its own accord at the same time, and for whom first.
 //!
 //! A server that comes back meets all its sessions at once. A handshake, be it a diagnosis's trial, and the question
-//! whether a session has survived, therefore wait for a turn. Latches with waiting exchanges go first, the longest wait at the head; then
-//! those whose client is attached; then the rest. A session that is known to live takes its requests without a turn.
+//! whether a session has survived, therefore wait for a permit. Latches with waiting exchanges go first, the longest wait at the head; then
+//! those whose client is attached; then the rest. A session that is known to live takes its requests without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ pub(crate) enum Place {
     Quiet,
 }
 
-/// The latches that wait for a turn.
+/// The latches that wait for a permit.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
     places: BTreeMap<LatchId, Place>,
@@ -54,7 +54,7 @@ impl Line {
 }
 
 impl Machine {
-    /// Where this latch stands in the line, if it needs a turn.
+    /// Where this latch stands in the line, if it needs a permit.
     pub(super) fn place(&self, id: LatchId) -> Option<Place> {
         let latch = self.latches.get(&id).filter(|l| l.wanted(self.now) || l.wants_a_trial())?;
         let needs = self.away().is_none()
@@ -77,9 +77,9 @@ impl Machine {
         })
     }
 
-    /// Gives the next turn, if one is free and somebody waits for it. Returns whether it did.
-    pub(super) fn give_turn(&mut self) -> bool {
-        let full = self.attempts.turns() >= policy::TURNS && !self.planted(Fault::IgnoresHandshakeCap);
+    /// Gives the next permit, if one is free and somebody waits for it. Returns whether it did.
+    pub(super) fn give_permit(&mut self) -> bool {
+        let full = self.attempts.permits() >= policy::PERMITS && !self.planted(Fault::IgnoresHandshakeCap);
         if self.away().is_some() || full {
             return false;
         }
