@@ -25,6 +25,9 @@ pub(crate) struct World {
     /// What the journal says to have taken how long.
     pub(crate) spans: Vec<(&'static str, u64)>,
     records: BTreeMap<LatchId, Snapshot>,
+    /// How often something happened, and how often nothing did: a story has an end.
+    facts: u32,
+    silences: u32,
     kept: BTreeSet<u64>,
     asked: BTreeSet<u64>,
     ended: BTreeSet<u64>,
@@ -84,6 +87,8 @@ impl World {
             journal: Vec::new(),
             spans: Vec::new(),
             records: BTreeMap::new(),
+            facts: 0,
+            silences: 0,
             kept: BTreeSet::new(),
             asked: BTreeSet::new(),
             ended: BTreeSet::new(),
@@ -106,6 +111,8 @@ impl World {
 
     /// One fact in, the effects back as lines; journal lines go to `journal`.
     pub(crate) fn on(&mut self, input: Input<'_>) -> Vec<String> {
+        self.facts += 1;
+        assert!(self.facts < 50_000, "the story has no end");
         let mut effects = Vec::new();
         match &input {
             Input::Answered { attempt, .. } | Input::Refused { attempt, .. } => self.keep(*attempt),
@@ -376,6 +383,8 @@ impl World {
             }
         }
         self.now = end;
+        self.silences += 1;
+        assert!(self.silences < 5_000, "the story waits for ever");
         Vec::new()
     }
 
