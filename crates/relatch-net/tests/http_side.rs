@@ -488,13 +488,11 @@ async fn an_answer_that_found_nobody_is_kept_for_the_client_that_comes_back() {
     let back = [("accept", "text/event-stream"), ("last-event-id", primed.as_str())];
     let mut again = client.send(Method::GET, "/x/mcp", Bytes::new(), &back).await;
     assert_eq!(again.event_json().await["result"]["v"], 1);
-    // Another client's session has no such stream: it gets its own standing stream, and nothing of this one.
+    // Another client's session has no such stream: it gets nothing of this one, and its wait is over.
     let other = world.opened().await;
-    let strange = other.send(Method::GET, "/x/mcp", Bytes::new(), &back).await;
+    let mut strange = other.send(Method::GET, "/x/mcp", Bytes::new(), &back).await;
     assert_eq!(strange.status, 200);
-    let mut standing = strange;
-    let comment = standing.chunk().await.unwrap().unwrap();
-    assert!(comment.starts_with(b":"), "{comment:?}");
+    assert_eq!(strange.event().await, None);
 }
 
 #[tokio::test]
@@ -614,4 +612,71 @@ async fn a_notification_that_the_upstream_refuses_is_refused() {
     let client = world.opened().await;
     let refused = client.post(r#"{"jsonrpc":"2.0","method":"custom"}"#).await;
     assert_eq!((refused.status, refused.text().await.as_str()), (403, "no"));
+}
+
+#[tokio::test]
+async fn answers_that_are_out_displace_no_running_call_and_who_is_too_late_for_one_is_told() {
+    let (told, mut tell) = mpsc::unbounded_channel::<(Seen, Voice)>();
+    let server = Server::ordinary(move |seen| {
+        let told = told.clone();
+        async move {
+            let (voice, said) = sse();
+            told.send((seen, voice)).unwrap();
+            said
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let mut client = world.client();
+    client.open("2025-11-25").await;
+    let ask = |id: u64| {
+        let client = client.clone();
+        tokio::spawn(async move { client.call(id, "t").await })
+    };
+    let asking = ask(5);
+    let (_, long) = soon("the long call arrives", tell.recv()).await.unwrap();
+    long.event(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"n":1}}"#).await;
+    let mut first = asking.await.unwrap();
+    assert_eq!(first.event_json().await["params"]["n"], 1);
+    let seen = first.last_id.clone().expect("events are numbered");
+    let mut early = None;
+    for id in 100..140 {
+        let asking = ask(id);
+        let (_, voice) = soon("a short call arrives", tell.recv()).await.unwrap();
+        voice.event(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"n":2}}"#).await;
+        let mut short = asking.await.unwrap();
+        assert_eq!(short.event_json().await["params"]["n"], 2);
+        early = early.or(short.last_id.clone());
+        voice.event(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#)).await;
+        assert_eq!(short.event_json().await["id"], id);
+    }
+
+    drop(first);
+    let back = |seen: &str| {
+        let (client, seen) = (client.clone(), seen.to_owned());
+        async move {
+            let headers = [("accept", "text/event-stream"), ("last-event-id", seen.as_str())];
+            client.send(Method::GET, "/x/mcp", Bytes::new(), &headers).await
+        }
+    };
+    let mut again = back(&seen).await;
+    long.event(r#"{"jsonrpc":"2.0","id":5,"result":{"v":1}}"#).await;
+    assert_eq!(again.event_json().await["result"]["v"], 1);
+
+    // The oldest short one has lost its place: its client hears so, under its id, and no stream stays open for it.
+    let early = early.expect("events are numbered");
+    let (stream, _) = early.rsplit_once('-').expect("an event id");
+    let mut late = back(&format!("{stream}-0")).await;
+    let broken = late.event_json().await;
+    assert_eq!(
+        (broken["id"].as_u64(), &broken["error"]["data"]["relatch"]["code"]),
+        (Some(100), &"answer-broken".into())
+    );
+    assert_eq!(late.event().await, None);
+    // And one that nobody remembers ends at once.
+    let (keeper, _) = stream.rsplit_once('.').unwrap_or(("", stream));
+    let unknown =
+        if keeper.is_empty() { early.replace(stream, "999999") } else { format!("{keeper}.999999-1") };
+    let mut nothing = back(&unknown).await;
+    assert_eq!(soon("it ends", nothing.event()).await, None);
 }

@@ -280,7 +280,9 @@ fn begin(path: &Path) -> io::Result<(File, u64, bool)> {
 
 fn private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = options.create(true).mode(0o600).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+    let found = file.metadata()?;
+    // What a link may lead to elsewhere, a device among it, is not ours to change.
+    if found.is_file() && found.permissions().mode() & 0o077 != 0 {
         file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     }
     Ok(file)

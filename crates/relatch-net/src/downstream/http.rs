@@ -226,9 +226,9 @@ impl Side {
         let last = last.and_then(|id| EventId::read(id, &up.common.events));
         if let Some(event) = last.filter(|event| event.stream != 0)
             && let Some(streams) = up.streams(latch, &forwarded)
-            && let Some(response) = reply::resumed(&streams, event).await
         {
-            return Ok(response);
+            // Whoever comes back for an answer is not given the standing stream in its place.
+            return Ok(reply::resumed(&streams, event, &up.name).await);
         }
         let after = last.filter(|event| event.stream == 0).map(|event| event.number);
         let (outbox, reader) = up.attach(latch, forwarded, after).ok_or_else(post::session_not_found)?;

@@ -83,10 +83,18 @@ fn streamed(asked: Asked, first: Option<Piece>, second: Option<Piece>) -> Respon
 }
 
 /// The rest of an answer whose client comes back.
-pub(crate) async fn resumed(streams: &Streams, event: EventId) -> Option<Response<Body>> {
+pub(crate) async fn resumed(streams: &Streams, event: EventId, upstream: &str) -> Response<Body> {
     let (out, coming) = mpsc::channel(AHEAD);
-    streams.resume(event, out).await.ok()?;
-    Some(events(Body::Coming(coming)))
+    if let Err(out) = streams.resume(event, out).await {
+        // Too late: it hears so, if its request is still known; in either case its wait is over.
+        if let Some(id) = streams.gone(event.stream) {
+            let mut framed = BytesMut::new();
+            sse::write_event(&mut framed, None, None, &words::not_kept(upstream, &id));
+            // There is room for one, and nobody else sends.
+            let _ = out.try_send(Ok(framed.freeze()));
+        }
+    }
+    events(Body::Coming(coming))
 }
 
 /// The standing stream of a client.
@@ -139,6 +147,8 @@ fn typed(kind: &'static str, body: Body) -> Response<Body> {
 /// clients their session, or leaves them to wait for ever, and an error in its place tells what happened. Blanks, which
 /// may stand before any JSON text, show meanwhile that somebody is there.
 async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out) {
+    let mut blanks = interval_at(Instant::now() + COMMENT, COMMENT);
+    blanks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut spool = match Spool::open().await {
         Ok(spool) => spool,
         Err(fault) => {
@@ -149,8 +159,6 @@ async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out
             return long_json_as_it_comes(asked, chunks, out).await;
         }
     };
-    let mut blanks = interval_at(Instant::now() + COMMENT, COMMENT);
-    blanks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let gone = tokio::select! {
             biased;

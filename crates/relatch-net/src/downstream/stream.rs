@@ -5,12 +5,14 @@
 //! left. Event ids are of this process: after a restart they name nothing.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use relatch_core::policy;
 use relatch_wire::era::Revision;
+use relatch_wire::request_id::RequestId;
 use relatch_wire::sse;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -33,8 +35,13 @@ const LINGER_WRITTEN: Duration = Duration::from_secs(10);
 /// What is kept of one stream, in bytes and events; the newest event stays whatever its size.
 const TAIL_BYTES: usize = 256 * 1024;
 const TAIL_EVENTS: usize = 256;
-/// Streams of one latch that can be resumed at a time; beyond it the oldest can't be any more.
+/// Streams of one latch that can be resumed at a time; beyond it the oldest can't be any more, those first whose answer
+/// is out.
 const STREAMS: usize = 32;
+/// Requests of one latch that are remembered when their streams are gone, so that who comes back too late is told.
+const REMEMBERED: usize = 64;
+/// What all finished answers of a keeper may hold together while they are kept for a while, in bytes.
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
 /// How long a client that has lost its stream is asked to wait before it comes back, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
@@ -52,7 +59,16 @@ pub(crate) async fn put(out: &Out, bytes: Bytes) -> Result<(), Gone> {
 /// The streams of one latch that its client may come back to.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
-    open: Mutex<BTreeMap<u64, mpsc::Sender<Return>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Streams whose answer is on its way, and those whose answer is out and kept for a while.
+    running: BTreeMap<u64, mpsc::Sender<Return>>,
+    finished: BTreeMap<u64, mpsc::Sender<Return>>,
+    /// The requests of streams that are gone.
+    gone: VecDeque<(u64, RequestId)>,
 }
 
 /// A client that comes back: the last event that it has, and where it reads now.
@@ -65,22 +81,46 @@ pub(crate) struct Return {
 impl Streams {
     /// Brings a client back to the stream that this event is of. The channel is given back where there is none.
     pub(crate) async fn resume(&self, event: EventId, out: Out) -> Result<(), Out> {
-        let Some(stream) = lock(&self.open).get(&event.stream).cloned() else { return Err(out) };
+        let stream = {
+            let known = lock(&self.known);
+            known.running.get(&event.stream).or_else(|| known.finished.get(&event.stream)).cloned()
+        };
+        let Some(stream) = stream else { return Err(out) };
         stream.send(Return { after: event.number, out }).await.map_err(|refused| refused.0.out)
+    }
+
+    /// The request of a stream that is gone.
+    pub(crate) fn gone(&self, number: u64) -> Option<RequestId> {
+        let known = lock(&self.known);
+        known.gone.iter().find(|(stream, _)| *stream == number).map(|(_, id)| id.clone())
     }
 
     fn enter(&self, number: u64) -> mpsc::Receiver<Return> {
         let (come, back) = mpsc::channel(1);
-        let mut open = lock(&self.open);
-        open.insert(number, come);
-        if open.len() > STREAMS {
-            open.pop_first();
+        let mut known = lock(&self.known);
+        known.running.insert(number, come);
+        // A running call needs its place more than one whose answer is out.
+        if known.running.len() + known.finished.len() > STREAMS && known.finished.pop_first().is_none() {
+            known.running.pop_first();
         }
         back
     }
 
-    fn leave(&self, number: u64) {
-        lock(&self.open).remove(&number);
+    fn finishes(&self, number: u64) {
+        let mut known = lock(&self.known);
+        if let Some(come) = known.running.remove(&number) {
+            known.finished.insert(number, come);
+        }
+    }
+
+    fn leave(&self, number: u64, id: &RequestId) {
+        let mut known = lock(&self.known);
+        known.running.remove(&number);
+        known.finished.remove(&number);
+        known.gone.push_back((number, id.clone()));
+        if known.gone.len() > REMEMBERED {
+            known.gone.pop_front();
+        }
     }
 }
 
@@ -130,10 +170,32 @@ pub(crate) async fn run(asked: Asked, first: VecDeque<Piece>, out: Out) {
         back,
     };
     stream.answer(first).await;
+    if let Some(streams) = &streams {
+        streams.finishes(number);
+    }
     stream.linger().await;
     drop(closed);
     if let Some(streams) = streams {
-        streams.leave(number);
+        streams.leave(number, &stream.asked.id);
+    }
+}
+
+/// What finished answers hold now, all together.
+static LINGERING: AtomicUsize = AtomicUsize::new(0);
+
+/// Room among them, for as long as it is held.
+struct Room(usize);
+
+impl Room {
+    fn take(bytes: usize) -> Option<Room> {
+        let fits = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= LINGER_BYTES);
+        LINGERING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok().map(|_| Room(bytes))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        LINGERING.fetch_sub(self.0, Ordering::Relaxed);
     }
 }
 
@@ -246,7 +308,8 @@ impl Stream {
             return;
         }
         let written = matches!(self.reader, Reader::There(_));
-        if written && (self.too_long || self.bytes > TAIL_BYTES) {
+        let room = Room::take(self.bytes);
+        if written && (self.too_long || self.bytes > TAIL_BYTES || room.is_none()) {
             self.tail.clear();
             self.bytes = 0;
             let text = words::not_kept(self.asked.upstream(), &self.asked.id);
