@@ -2,8 +2,8 @@
 # Sets up what the tests need and runs all of them: `bash tests/run.sh`.
 #
 # Steps: format, lints, documentation, Rust tests, interoperation with real clients and servers (a part of the
-# matrix; all of it: `python3 tests/interop/run.py`), chaos for a minute, the page in a real Chromium, the official
-# conformance suite direct and through relatch.
+# matrix; all of it: `python3 tests/interop/run.py`), chaos for a minute, long answers that break, metrics read by
+# Prometheus' own client, the page in a real Chromium, the official conformance suite direct and through relatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -40,11 +40,20 @@ fi
 # The peers' own `import` looks for node_modules above them.
 ln -sfn .setup/node_modules "$here/node_modules"
 
+# Debian has the module that makes environments in a package of its own; without it one is left behind half made.
+if ! python3 -c "import ensurepip, venv" >/dev/null 2>&1; then
+  echo "setup: python3-venv" >&2
+  root=
+  [ "$(id -u)" = 0 ] || root=sudo
+  $root apt-get update -q >/dev/null
+  $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3-venv >/dev/null
+fi
+
 for peer in py1 py2 fastmcp metrics; do
   list=$here/requirements/$peer.txt
   if ! done_with "$peer" "$list"; then
     echo "setup: Python packages of $peer" >&2
-    [ -x "$setup/venv-$peer/bin/python" ] || python3 -m venv "$setup/venv-$peer"
+    [ -x "$setup/venv-$peer/bin/pip" ] || python3 -m venv "$setup/venv-$peer"
     # The list is complete, so nothing is left to resolve.
     "$setup/venv-$peer/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$list"
     mark "$peer" "$list"

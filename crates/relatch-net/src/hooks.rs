@@ -208,6 +208,7 @@ async fn run(command: &[String], event: &Event) -> Result<(), String> {
         command.env(name, value);
     }
     let mut child = command.spawn().map_err(|cause| format!("it can't be started: {cause}"))?;
+    let group = Group::of(&child);
     let mut stdin = child.stdin.take();
     let text = format!("{}\n", event.json);
     let ended = tokio::time::timeout(COMMAND_WITHIN, async {
@@ -219,24 +220,57 @@ async fn run(command: &[String], event: &Event) -> Result<(), String> {
     })
     .await;
     match ended {
-        Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(format!("it ended with {status}")),
-        Ok(Err(cause)) => Err(cause.to_string()),
+        Ok(ended) => {
+            // What it has left behind on purpose is its own.
+            group.lives_on();
+            match ended {
+                Ok(status) if status.success() => Ok(()),
+                Ok(status) => Err(format!("it ended with {status}")),
+                Err(cause) => Err(cause.to_string()),
+            }
+        }
         Err(_) => {
-            end(&mut child).await;
+            drop(group);
+            let _ = child.kill().await;
             Err(format!("it took longer than {} s and was ended", COMMAND_WITHIN.as_secs()))
         }
     }
 }
 
-async fn end(child: &mut Child) {
+/// A command with what it has started: all of it ends when nobody waits for it any more, by a time-out or because relatch
+/// itself ends.
+struct Group {
     #[cfg(unix)]
-    if let Some(group) =
-        child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw)
-    {
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    leader: Option<rustix::process::Pid>,
+}
+
+impl Group {
+    #[cfg(unix)]
+    fn of(child: &Child) -> Group {
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        Group { leader: pid.and_then(rustix::process::Pid::from_raw) }
     }
-    let _ = child.kill().await;
+
+    #[cfg(not(unix))]
+    fn of(_: &Child) -> Group {
+        Group {}
+    }
+
+    fn lives_on(mut self) {
+        #[cfg(unix)]
+        {
+            self.leader = None;
+        }
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.leader {
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+        }
+    }
 }
 
 /// `RELATCH_EVENT`, `RELATCH_UPSTREAM` and so on: every plain field of the event.

@@ -23,7 +23,7 @@ use crate::schema::{SCHEMA, Status};
 /// What no event announces (counts, evidence that grows old) is looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
 /// What happens together is told together.
-const TOGETHER: Duration = Duration::from_millis(40);
+const TOGETHER: Duration = Duration::from_millis(250);
 /// The keeper's time is told this often; it also keeps the connection alive.
 const CLOCK: Duration = Duration::from_secs(15);
 /// A listener that takes nothing for so long is let go.
