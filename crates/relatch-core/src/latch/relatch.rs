@@ -12,7 +12,7 @@ use crate::exchange::words;
 use crate::fault::Fault;
 use crate::input::{Answer, SessionFacts};
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose, Question, Why};
-use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
+use crate::{At, AttemptId, ExId, Gen, LatchId, journal, policy};
 
 impl Machine {
     /// The number of the next upstream session of this latch.
@@ -105,7 +105,8 @@ impl Machine {
         latch.knows = Knows::All;
         latch.heard = Heard::Yes;
         latch.old.insert(generation, Farewell::Forget);
-        if latch.bound.is_some_and(|at| now.since(at) >= policy::STEADY_MS) {
+        let steady = |at: Option<At>| at.is_some_and(|at| now.since(at) >= policy::STEADY_MS);
+        if steady(latch.bound) || steady(latch.answered) {
             // One that lived so long does not flap, even if nobody asked anything of it.
             latch.unanswered = 0;
             latch.rested = 0;
