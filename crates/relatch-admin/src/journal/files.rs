@@ -416,6 +416,7 @@ mod tests {
     #[test]
     fn a_full_disk_costs_the_files_and_is_told() {
         let dir = tempfile::tempdir().unwrap();
+        let device = mode(Path::new("/dev/full"));
         std::fs::create_dir(dir.path().join("journal")).unwrap();
         // Opens like any file, and is full when it is written.
         std::os::unix::fs::symlink("/dev/full", dir.path().join("journal/stdio-0.jsonl")).unwrap();
@@ -427,6 +428,7 @@ mod tests {
         assert_eq!(journal.since(None).len(), 100);
         let fault = journal.status().fault.unwrap();
         assert!(fault.contains("No space left") && fault.contains("100 entries"), "{fault}");
+        assert_eq!(mode(Path::new("/dev/full")), device, "a device that a link leads to is left as it is");
     }
 
     #[test]
