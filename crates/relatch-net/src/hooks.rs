@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::driver::Upstream;
 use crate::keeper::{JournalSink, Keeper};
@@ -96,25 +97,41 @@ struct Event {
     json: Value,
 }
 
-/// Looks after every upstream of a keeper from now on, if there is anybody to tell. Needs a running tokio runtime.
-pub fn start(keeper: &Arc<Keeper>, hooks: Hooks, about: About, tls: Tls) {
+/// Hooks that are looked after.
+#[derive(Debug)]
+pub struct Running(JoinSet<()>);
+
+impl Running {
+    /// Tells nobody any more. A command that runs is over when this returns, with what it has started: a runtime that is
+    /// just left may be gone with its process before it has dropped what would end them.
+    pub async fn end(mut self) {
+        self.0.shutdown().await;
+    }
+}
+
+/// Looks after every upstream of a keeper from now on, if there is anybody to tell, until what it returns is ended or
+/// dropped. Needs a running tokio runtime.
+#[must_use]
+pub fn start(keeper: &Arc<Keeper>, hooks: Hooks, about: About, tls: Tls) -> Running {
+    let mut running = JoinSet::new();
     let journal = Arc::clone(&keeper.common.journal);
     let mut told = Vec::new();
     if let Some(command) = hooks.command.filter(|command| !command.is_empty()) {
         let (sender, coming) = mpsc::channel(QUEUE);
         let name = program(&command);
         told.push((name.clone(), sender));
-        tokio::spawn(run_commands(command, name, coming, Arc::clone(&journal)));
+        running.spawn(run_commands(command, name, coming, Arc::clone(&journal)));
     }
     if let Some(Webhook { target }) = hooks.webhook {
         let (sender, coming) = mpsc::channel(QUEUE);
         let name = place(&target);
         told.push((name.clone(), sender));
-        tokio::spawn(post_all(target, tls, name, coming, Arc::clone(&journal)));
+        running.spawn(post_all(target, tls, name, coming, Arc::clone(&journal)));
     }
     if !told.is_empty() {
-        tokio::spawn(look(Arc::downgrade(keeper), told, about, journal));
+        running.spawn(look(Arc::downgrade(keeper), told, about, journal));
     }
+    Running(running)
 }
 
 async fn look(
@@ -143,7 +160,7 @@ async fn look(
 }
 
 fn event(upstream: &Upstream, turn: Turn, about: &About) -> Event {
-    let report = upstream.report();
+    let report = upstream.summary();
     let clock = upstream.clock();
     let (since, down_ms, outages) = match turn {
         Turn::Down { since } => (Some(since), None, None),

@@ -81,7 +81,7 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
         tls: Tls::platform(),
     });
     let about = About { kind: launch.kind.as_str(), version: env!("CARGO_PKG_VERSION") };
-    hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
+    let hooks = hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
     let urls = launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect();
     let face = Face::new(Arc::clone(&keeper), launch.kind, urls, Arc::clone(&journal));
     // Without its control socket a keeper still serves; only `status` can't see it.
@@ -98,6 +98,7 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
         KeeperKind::Stdio => over_stdio(&launch, keeper).await,
         KeeperKind::Serve => over_http(&launch, keeper, face).await,
     };
+    hooks.end().await;
     // On a thread of its own, so that a disk that hangs holds nothing up but this.
     let _ = tokio::task::spawn_blocking(move || journal.flush(JOURNAL_WITHIN)).await;
     done

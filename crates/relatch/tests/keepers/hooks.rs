@@ -1,10 +1,14 @@
 //! Hooks, as they are really run and posted: told of an outage and of its end, and harmless when they fail or hang.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 
 use serde_json::Value;
 
-use crate::stage::{self, Home, Peer, Piped, Serve, reply, until};
+use crate::stage::{self, Home, PATIENCE, Peer, Piped, Serve, reply, until};
 
 /// A program that keeps what it is told in a file, the JSON and two variables on one line.
 fn notebook(home: &Home) -> (String, std::path::PathBuf) {
@@ -114,6 +118,34 @@ fn hooks_that_fail_or_hang_harm_no_connection_and_are_in_the_journal() {
         assert!(log.contains(&refused), "{log}");
         assert!(!std::path::Path::new(&format!("/proc/{}", hanging.trim())).exists(), "it is gone");
     });
+}
+
+#[test]
+fn what_a_hook_has_started_ends_with_its_keeper() {
+    let home = Home::new();
+    let script = home.path().join("hang.sh");
+    // What it starts holds the pipe open for as long as it lives.
+    std::fs::write(&script, "exec 9> \"$1\"; sleep 600 & echo runs >&9; wait\n").unwrap();
+    let pipe = home.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let command = format!("sh '{}' '{}'", script.display(), pipe.display());
+    let mut server = stage::echo();
+    let mut serve =
+        Serve::start(&home, &[&format!("gmail={}", server.url()), "--on-change", &command, "--hold", "1s"]);
+    let session = serve.session("gmail");
+    serve.call("gmail", &session, 1);
+    server.stop();
+    let (tell, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(File::open(pipe).unwrap()).lines().map_while(Result::ok);
+        tell.send(lines.next()).unwrap();
+        tell.send(lines.next()).unwrap();
+    });
+    assert!(serve.call("gmail", &session, 2).get("error").is_some());
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap().as_deref(), Some("runs"));
+    serve.program.signal("TERM");
+    serve.program.ended();
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(None), "nobody holds the pipe open any more");
 }
 
 #[test]
