@@ -103,12 +103,18 @@ pub(crate) fn lost_answer(upstream: &str, id: &RequestId) -> Bytes {
 
 /// A long answer has no place to wait in until it is whole.
 pub(crate) fn unspooled(upstream: &str, id: &RequestId, fault: &std::io::Error) -> Bytes {
+    // The bound of the spool, or what stands against a file.
+    let (code, hint) = if fault.kind() == std::io::ErrorKind::FileTooLarge {
+        (Code::AnswerBroken, format!("Ask `{upstream}` for less at once"))
+    } else {
+        (Code::Internal, "Make room in the temporary folder, or point `TMPDIR` to another".to_owned())
+    };
     let mut failure = own(
         upstream,
-        Code::Internal,
+        code,
         Executed::Unknown,
         format!("The long answer of `{upstream}` can't be kept until it is whole. The call has run."),
-        "Make room in the temporary folder, or point `TMPDIR` to another",
+        &hint,
     );
     failure.cause = Some(fault.to_string());
     failure.to_message(Some(id))
@@ -224,5 +230,18 @@ mod tests {
         assert_eq!(relatch["executed"], "unknown");
         assert!(relatch["text"].as_str().unwrap().starts_with("<html> <b>Bad</b> xxx"));
         assert_eq!(relatch["text"].as_str().unwrap().chars().count(), TEXT + 1);
+    }
+
+    #[test]
+    fn an_answer_beyond_the_bound_is_not_put_down_to_a_full_disk() {
+        let said = |kind| {
+            let fault = std::io::Error::new(kind, "the answer is longer than 2 MiB");
+            String::from_utf8(unspooled("x", &RequestId::number(1), &fault).to_vec()).unwrap()
+        };
+        let bound = said(std::io::ErrorKind::FileTooLarge);
+        assert!(bound.contains("answer-broken") && bound.contains("for less at once"), "{bound}");
+        assert!(bound.contains("longer than 2 MiB") && !bound.contains("TMPDIR"), "{bound}");
+        let full = said(std::io::ErrorKind::StorageFull);
+        assert!(full.contains("TMPDIR"), "{full}");
     }
 }
