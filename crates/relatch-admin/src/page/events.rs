@@ -4,8 +4,12 @@
 //! whole schema of `/api/status`, `history` replaces everything from its `from` on, `journal` is a list of new entries,
 //! `missed` counts entries that came faster than they were read, and `clock` is the keeper's time, every 15 s. Decides
 //! when to look and what counts as new; computes nothing.
+//!
+//! Looking takes each upstream's lock and writes out every session. So all listeners share their looks: a look that began
+//! after a listener woke is as good for it as one of its own. As each waits for [`TOGETHER`] before it asks for one, all of
+//! them together cost one look in that time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +26,7 @@ use crate::schema::{SCHEMA, Status};
 
 /// What no event announces (counts, evidence that grows old) is looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
-/// What happens together is told together.
+/// What happens together is told together, so that a storm costs no more than four looks a second.
 const TOGETHER: Duration = Duration::from_millis(250);
 /// The keeper's time is told this often; it also keeps the connection alive.
 const CLOCK: Duration = Duration::from_secs(15);
@@ -35,20 +39,52 @@ const OVERLAP: SignedDuration = SignedDuration::from_secs(120);
 
 /// What is new of the history: everything from `from` on, or all of it.
 #[derive(Serialize)]
-struct News {
+struct News<'a> {
     from: Option<Timestamp>,
+    servers: &'a [ServerHistory],
+}
+
+/// What a look has found, as it is told.
+struct Look {
+    began: Instant,
+    status: String,
+    from: Timestamp,
     servers: Vec<ServerHistory>,
+    /// `servers` as text, to see whether they are new.
+    history: String,
+}
+
+/// The latest look, for all listeners.
+#[derive(Default)]
+pub(super) struct Looks(Mutex<Option<Arc<Look>>>);
+
+impl Looks {
+    /// A look that began after `woken`.
+    fn since(&self, woken: Instant, keeper: &dyn Watched) -> Arc<Look> {
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(look) = &*latest
+            && look.began > woken
+        {
+            return Arc::clone(look);
+        }
+        let (began, from) = (Instant::now(), Timestamp::now() - OVERLAP);
+        let status = status_json(keeper);
+        let servers = keeper.history(Some(from));
+        let look = Arc::new(Look { began, status, from, history: json(&servers), servers });
+        *latest = Some(Arc::clone(&look));
+        look
+    }
 }
 
 /// Tells `out` until it is gone.
-pub(super) async fn tell(keeper: Arc<dyn Watched>, out: mpsc::Sender<Bytes>) {
+pub(super) async fn tell(keeper: Arc<dyn Watched>, looks: Arc<Looks>, out: mpsc::Sender<Bytes>) {
     let mut turns = keeper.turns();
     let (past, mut coming) = keeper.journal().follow(None);
     let mut listener = Listener { out, status: String::new(), history: String::new() };
     let first = async {
         listener.clock().await?;
-        listener.history(&*keeper, None).await?;
-        listener.status(&*keeper).await?;
+        listener.all_history(keeper.history(None)).await?;
+        listener.status(&status_json(&*keeper)).await?;
         listener.journal(&past[past.len().saturating_sub(PAST)..]).await
     };
     if first.await.is_err() {
@@ -71,8 +107,10 @@ pub(super) async fn tell(keeper: Arc<dyn Watched>, out: mpsc::Sender<Bytes>) {
             },
             _ = look.tick() => {}
         }
-        sleep(TOGETHER).await;
+        // What turns from now on and is not in the look wakes it again.
         turns.mark_unchanged();
+        let woken = Instant::now();
+        sleep(TOGETHER).await;
         loop {
             match coming.try_recv() {
                 Ok(entry) => entries.push(entry),
@@ -87,8 +125,9 @@ pub(super) async fn tell(keeper: Arc<dyn Watched>, out: mpsc::Sender<Bytes>) {
             if !entries.is_empty() {
                 listener.journal(&entries).await?;
             }
-            listener.status(&*keeper).await?;
-            listener.history(&*keeper, Some(Timestamp::now() - OVERLAP)).await?;
+            let look = looks.since(woken, &*keeper);
+            listener.status(&look.status).await?;
+            listener.history(&look).await?;
             if clock.elapsed() >= CLOCK {
                 clock = Instant::now();
                 listener.clock().await?;
@@ -130,24 +169,25 @@ impl Listener {
         self.event("journal", &json(&entries)).await
     }
 
-    async fn status(&mut self, keeper: &dyn Watched) -> Result<(), Gone> {
-        let text = status_json(keeper);
+    async fn status(&mut self, text: &str) -> Result<(), Gone> {
         if text == self.status {
             return Ok(());
         }
-        self.event("status", &text).await?;
-        self.status = text;
+        self.event("status", text).await?;
+        text.clone_into(&mut self.status);
         Ok(())
     }
 
-    async fn history(&mut self, keeper: &dyn Watched, from: Option<Timestamp>) -> Result<(), Gone> {
-        let servers = keeper.history(from);
-        let text = json(&servers);
-        if from.is_some() && text == self.history {
+    async fn all_history(&self, servers: Vec<ServerHistory>) -> Result<(), Gone> {
+        self.event("history", &json(&News { from: None, servers: &servers })).await
+    }
+
+    async fn history(&mut self, look: &Look) -> Result<(), Gone> {
+        if look.history == self.history {
             return Ok(());
         }
-        self.event("history", &json(&News { from, servers })).await?;
-        self.history = text;
+        self.event("history", &json(&News { from: Some(look.from), servers: &look.servers })).await?;
+        self.history.clone_from(&look.history);
         Ok(())
     }
 }

@@ -81,6 +81,7 @@ pub struct Page {
     setting: Setting,
     signin: SignIn,
     listeners: Arc<Semaphore>,
+    looks: Arc<events::Looks>,
 }
 
 /// How a request is known.
@@ -98,7 +99,8 @@ impl Page {
     /// The page of `keeper`.
     #[must_use]
     pub fn new(keeper: Arc<dyn Watched>, setting: Setting) -> Page {
-        Page { keeper, setting, signin: SignIn::default(), listeners: Arc::new(Semaphore::new(LISTENERS)) }
+        let listeners = Arc::new(Semaphore::new(LISTENERS));
+        Page { keeper, setting, signin: SignIn::default(), listeners, looks: Arc::default() }
     }
 
     /// The path of an address that signs in whoever opens it first, for a minute.
@@ -211,10 +213,10 @@ impl Page {
             return fault(StatusCode::SERVICE_UNAVAILABLE, &told);
         };
         let (out, coming) = mpsc::channel(4);
-        let keeper = Arc::clone(&self.keeper);
+        let (keeper, looks) = (Arc::clone(&self.keeper), Arc::clone(&self.looks));
         tokio::spawn(async move {
             let _place = place;
-            events::tell(keeper, out).await;
+            events::tell(keeper, looks, out).await;
         });
         let mut response = guarded(Response::new(Shown::Coming(coming)), "text/event-stream");
         // Proxies that buffer would hold events back.

@@ -12,10 +12,13 @@ struct Still {
     journal: Arc<Journal>,
     turned: watch::Sender<u64>,
     asked: Mutex<Vec<Option<String>>>,
+    /// How often its status was asked for.
+    looked: AtomicU64,
 }
 
 impl Keeper for Still {
     fn status(&self) -> KeeperStatus {
+        self.looked.fetch_add(1, Ordering::Relaxed);
         KeeperStatus {
             pid: 1,
             kind: KeeperKind::Serve,
@@ -58,6 +61,7 @@ fn page(open: bool) -> (Page, Arc<Still>, Arc<AtomicU64>) {
         journal: Journal::in_memory(),
         turned: watch::Sender::new(0),
         asked: Mutex::default(),
+        looked: AtomicU64::new(0),
     });
     let time = Arc::new(AtomicU64::new(0));
     let clock = Arc::clone(&time);
@@ -262,19 +266,15 @@ async fn next(coming: &mut mpsc::Receiver<Bytes>) -> (String, serde_json::Value)
     (name.to_owned(), serde_json::from_str(json).unwrap())
 }
 
+fn lost(detail: &str) -> relatch_core::journal::Entry {
+    let what = relatch_core::journal::What::Lost;
+    relatch_core::journal::Entry { detail: Some(detail.into()), ..relatch_core::journal::Entry::new(what) }
+}
+
 #[tokio::test]
 async fn a_listener_hears_all_of_it_and_then_what_is_new() {
     let (page, still, _) = page(true);
-    let entry = |detail: &str| relatch_core::journal::Entry {
-        what: relatch_core::journal::What::Lost,
-        latch: None,
-        generation: None,
-        subject: None,
-        ms: None,
-        detail: Some(detail.into()),
-        count: None,
-    };
-    still.journal.record(Timestamp::now(), "gmail", entry("before"));
+    still.journal.record(Timestamp::now(), "gmail", lost("before"));
     let response = page.answer(&head("GET", "/api/events", &[]), false).unwrap();
     assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
     let Shown::Coming(mut coming) = response.into_body() else { panic!("it is whole") };
@@ -286,10 +286,30 @@ async fn a_listener_hears_all_of_it_and_then_what_is_new() {
     assert_eq!((name.as_str(), &status["keepers"][0]["pid"]), ("status", &1.into()));
     let (name, journal) = next(&mut coming).await;
     assert_eq!((name.as_str(), &journal[0]["detail"]), ("journal", &"before".into()));
-    still.journal.record(Timestamp::now(), "gmail", entry("after"));
+    still.journal.record(Timestamp::now(), "gmail", lost("after"));
     let (name, journal) = next(&mut coming).await;
     // What has not changed is not told again.
     assert_eq!((name.as_str(), &journal[0]["detail"]), ("journal", &"after".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_costs_four_looks_a_second_however_many_listen() {
+    let (page, still, _) = page(true);
+    for _ in 0..LISTENERS {
+        let response = page.answer(&head("GET", "/api/events", &[]), false).unwrap();
+        let Shown::Coming(mut coming) = response.into_body() else { panic!("it is whole") };
+        tokio::spawn(async move { while coming.recv().await.is_some() {} });
+        // They come at different moments.
+        tokio::time::sleep(std::time::Duration::from_millis(7)).await;
+    }
+    let before = still.looked.load(Ordering::Relaxed);
+    for _ in 0..500 {
+        still.journal.record(Timestamp::now(), "gmail", lost("a storm"));
+        still.turned.send_modify(|turned| *turned += 1);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let looked = still.looked.load(Ordering::Relaxed) - before;
+    assert!((20..=41).contains(&looked), "{looked} looks in 10 s");
 }
 
 #[tokio::test]
