@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Sets up what the tests need and runs all of them: `bash tests/run.sh`.
 #
-# Steps: format, lints, documentation, Rust tests, interoperation with real clients and servers (a part of the
-# matrix; all of it: `python3 tests/interop/run.py`), chaos for a minute, long answers that break, metrics read by
-# Prometheus' own client, the page in a real Chromium, the official conformance suite direct and through relatch.
+# Steps: format, lints, documentation; Rust tests with every kept fuzz input; the drill; tests/interop/setup.sh, which
+# installs the peers, nginx, Chromium and python3-venv; interoperation with real clients and servers (a part of the matrix;
+# all of it: `python3 tests/interop/run.py`); the proof that chaos would see a fault, and chaos for a minute; long answers
+# that break; metrics read by Prometheus' own client; the page in a real Chromium; the official conformance suite, direct
+# and through relatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

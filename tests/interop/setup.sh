@@ -13,7 +13,7 @@ mark() { name=$1; shift; stamp_of "$@" > "$setup/$name.stamp"; }
 
 need() { command -v "$1" >/dev/null 2>&1 || { echo "setup: \`$1\` is needed: $2" >&2; exit 1; }; }
 need npm "install Node.js with npm (any version; the tests bring their own Node)"
-need python3 "install Python 3.11 or newer with venv"
+need python3 "install Python 3.11 or newer"
 
 # Node 22 or newer for the TypeScript peers and the conformance suite, whatever the system has.
 case $(uname -m) in

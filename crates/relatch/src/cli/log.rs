@@ -37,10 +37,11 @@ Examples:
   relatch log
   relatch log --since 14:00 --until 14:05      what happened at 14:02?
   relatch log gmail --since 10m
+  relatch log --state-dir /srv/relatch         of a keeper that was started with this folder
   relatch log --follow --json"
 )]
 pub(crate) struct Arguments {
-    /// One server
+    /// Only what happened to this server [default: all]
     name: Option<String>,
 
     /// Go on with what happens from now on, at keepers that come later, too; ends with Ctrl-C
@@ -55,11 +56,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = from)]
     since: Option<Timestamp>,
 
-    /// Until then, likewise; a day is meant with its evening
+    /// Until then, likewise; a day counts to its end
     #[arg(long, value_name = "TIME", value_parser = to, conflicts_with = "follow")]
     until: Option<Timestamp>,
 
-    /// The folder that a keeper was given by the same option
+    /// Where a keeper that is gone has kept its journal, if `relatch serve` was given this option
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }

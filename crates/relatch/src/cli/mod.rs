@@ -33,6 +33,8 @@ use crate::render::Failure;
   claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
   relatch serve gmail=http://127.0.0.1:8761/mcp        many clients, many servers
   relatch status                                       the truth about every connection
+  relatch log --since 10m                              what happened in the last ten minutes
+  relatch page                                         the same in the browser
 
 Exit codes:
   0 done · 1 the answer is no · 2 wrong usage

@@ -22,18 +22,21 @@ pub(crate) const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Add
 #[command(
     arg_required_else_help = true,
     after_help = "Each server is found at /NAME/mcp, and the line to paste into a client is printed.
+`relatch page` opens the page of all of them.
 
 Examples:
   relatch serve gmail=http://127.0.0.1:8761/mcp
   relatch serve gmail=http://127.0.0.1:8761/mcp linear=https://mcp.linear.app/mcp \\
-      --header 'linear=Authorization: Bearer …' --hold 5m"
+      --header 'linear=Authorization: Bearer …' --hold 5m
+  relatch serve gmail=http://127.0.0.1:8761/mcp --replay 'search_*=always' \\
+      --on-change 'notify-send \"a server has turned\"'"
 )]
 pub(crate) struct Arguments {
     /// A server: its name in paths and tables, and its address
     #[arg(value_name = "NAME=URL", required = true)]
     servers: Vec<String>,
 
-    /// Where clients connect
+    /// Where clients connect, and where the page is; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value_t = DEFAULT_LISTEN, value_parser = parse::listen)]
     listen: SocketAddr,
 

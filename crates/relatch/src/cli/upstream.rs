@@ -8,11 +8,12 @@ use crate::render::Failure;
 
 #[derive(Debug, Args)]
 pub(crate) struct Treatment {
-    /// Send a header with every request to the server; may be repeated
+    /// Send a header with every request to the server; may be repeated. Where `serve` has several servers, write
+    /// `NAME=K:V`
     #[arg(long = "header", value_name = "K:V")]
     pub(crate) headers: Vec<String>,
 
-    /// How long a call waits while its server is away
+    /// How long a call waits while its server is away, such as `500ms`, `45s` or `5m`
     #[arg(long, value_name = "TIME", default_value = "45s", value_parser = parse::duration)]
     hold: u64,
 
@@ -21,8 +22,8 @@ pub(crate) struct Treatment {
     #[arg(long)]
     stateful: bool,
 
-    /// Whether a tool that may have run is called again: always or never, by name or pattern; may be repeated, the
-    /// first match counts
+    /// Whether a tool that may have run is called again: always or never, by name or pattern, such as
+    /// `search_*=always`; may be repeated, the first match counts. Without a match its annotations decide
     #[arg(long, value_name = "GLOB=always|never", value_parser = parse::replay)]
     replay: Vec<(String, bool)>,
 
