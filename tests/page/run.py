@@ -249,7 +249,7 @@ def killed_is_down_within_two_seconds(s):
     s.kill_server()
     took = s.turned("up", "down", killed)
     condition = s.browser.until("the condition is not explained", ARTICLE + "return up.querySelector('.conditions li')?.textContent", "up")
-    expect("upstream-down" in condition and "What this means" in condition, f"the condition says: {condition}")
+    expect("can't be reached" in condition and "What upstream-down means" in condition, f"the condition says: {condition}")
     s.journal("away")
     expect("down" in s.browser.run("return document.title"), "the title does not say it")
     expect(took <= PROMISED_MS, f"shown as down {took:.0f} ms after the kill")

@@ -30,6 +30,25 @@ const CONDITIONS: [(&str, &str); 3] = [
 ];
 
 /// Every code with its page, errors first.
+///
+/// Among them is each that [`relatch_core::health::condition::KINDS`] names.
 pub fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
     Code::ALL.iter().map(|code| (code.as_str(), code.explain())).chain(CONDITIONS)
+}
+
+#[cfg(test)]
+mod tests {
+    use relatch_core::health::condition::KINDS;
+
+    use super::*;
+
+    #[test]
+    fn each_condition_has_its_page_and_no_page_is_left_over() {
+        for kind in KINDS {
+            assert_eq!(pages().filter(|(code, _)| *code == kind.code).count(), 1, "{}", kind.code);
+        }
+        for (code, _) in CONDITIONS {
+            assert!(KINDS.iter().any(|kind| kind.code == code), "{code} never stands");
+        }
+    }
 }

@@ -377,6 +377,8 @@ mod tests {
                 facets: relatch_core::health::Facets::default(),
                 conditions: vec![ConditionStatus {
                     code: "upstream-down".into(),
+                    title: String::new(),
+                    depends_on: vec![],
                     since: at(60),
                     cause: String::new(),
                     effect: String::new(),

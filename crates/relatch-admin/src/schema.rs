@@ -122,6 +122,9 @@ pub struct ServerStatus {
 pub struct ConditionStatus {
     /// The stable code.
     pub code: String,
+    /// The trouble in a few words.
+    #[serde(default)]
+    pub title: String,
     /// Since when.
     pub since: Timestamp,
     /// Why.
@@ -130,6 +133,9 @@ pub struct ConditionStatus {
     pub effect: String,
     /// What can be done.
     pub hint: String,
+    /// Codes that would explain it: while one of them stands, this one is not shown.
+    #[serde(default)]
+    pub depends_on: Vec<String>,
 }
 
 /// The last answer seen.
@@ -233,11 +239,13 @@ pub fn server_status(
             .conditions
             .iter()
             .map(|condition| ConditionStatus {
-                code: condition.code.to_owned(),
+                code: condition.kind.code.to_owned(),
+                title: condition.kind.title.to_owned(),
                 since: date(condition.since),
                 cause: condition.cause.clone(),
                 effect: condition.effect.clone(),
-                hint: condition.hint.clone(),
+                hint: condition.kind.hint.to_owned(),
+                depends_on: condition.kind.depends_on.iter().map(|&code| code.to_owned()).collect(),
             })
             .collect(),
         last_success: report.last_success.as_ref().map(|success| SuccessStatus {
@@ -302,6 +310,7 @@ pub fn shown_url(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use relatch_core::Gen;
+    use relatch_core::health::condition::Kind;
     use relatch_core::health::{
         ClientSeen, Condition, LastFailure, LastSuccess, Latency, ServerSeen, SessionSeen,
     };
@@ -316,11 +325,10 @@ mod tests {
             reason: Some("the credentials are refused".into()),
             facets: Facets { reachable: Some(true), ..Facets::default() },
             conditions: vec![Condition {
-                code: "credentials-refused",
+                kind: Kind::of("credentials-refused").unwrap(),
                 since: At(1_000),
                 cause: "401".into(),
                 effect: "calls fail".into(),
-                hint: "sign in again".into(),
             }],
             last_success: Some(LastSuccess { at: At(500), method: "tools/call".into(), ms: 12 }),
             last_failure: Some(LastFailure {

@@ -122,6 +122,12 @@ pub enum Input<'a> {
     },
     /// The upstream closed a connection that carried nothing.
     IdleClosed,
+    /// Nothing could happen for a while: the machine slept, or relatch was stopped. Reported before any deadline that
+    /// became due meanwhile.
+    Woke {
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
     /// A deadline is due.
     Tick,
     /// Somebody asks for a relatch, of one latch or all.

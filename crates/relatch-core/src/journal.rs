@@ -81,11 +81,13 @@ pub enum What {
     Reconnect,
     /// A hook did not do what it was to do.
     HookFailed,
+    /// The machine slept, or relatch was stopped.
+    Woke,
 }
 
 impl What {
     /// Every kind.
-    pub const ALL: [What; 20] = [
+    pub const ALL: [What; 21] = [
         What::Attached,
         What::Left,
         What::Lost,
@@ -106,6 +108,7 @@ impl What {
         What::Skipped,
         What::Reconnect,
         What::HookFailed,
+        What::Woke,
     ];
 
     /// The stable word, as the journal prints it.
@@ -132,6 +135,7 @@ impl What {
             What::Skipped => "skipped",
             What::Reconnect => "reconnect",
             What::HookFailed => "hook-failed",
+            What::Woke => "woke",
         }
     }
 
@@ -159,7 +163,8 @@ impl What {
             | What::ListChanged
             | What::Skipped
             | What::Reconnect
-            | What::HookFailed => 20,
+            | What::HookFailed
+            | What::Woke => 20,
         }
     }
 }

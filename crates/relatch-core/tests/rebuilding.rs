@@ -448,9 +448,10 @@ fn a_handshake_that_one_client_was_refused_is_forgotten_when_others_go_on() {
         let mut w = World::bound();
         w.opened(2, 10);
         assert!(refused(&mut w).contains(&"close 2".to_owned()));
+        w.passes(2_000);
         assert_eq!(w.conditions(), ["handshake-refused"]);
         assert_eq!(w.state(), State::Degraded);
-        w.passes(30_000);
+        w.passes(28_000);
         w.read(2);
         w.answered(4);
         assert_eq!(w.state(), State::Degraded);

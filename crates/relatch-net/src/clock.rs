@@ -30,6 +30,12 @@ impl Clock {
         self.ticks.elapsed_ms()
     }
 
+    /// How long of that the machine was asleep.
+    #[must_use]
+    pub fn asleep_ms(&self) -> u64 {
+        self.ticks.asleep_ms()
+    }
+
     /// The date of an instant of this clock. When the wall clock was set since, by what it says now.
     #[must_use]
     pub fn wall(&self, at_ms: u64) -> Timestamp {
@@ -47,22 +53,38 @@ impl Clock {
 #[derive(Debug)]
 struct Ticks {
     start: u64,
+    /// How far the clock that counts sleep was ahead of the one that doesn't.
+    ahead: u64,
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 impl Ticks {
     fn start() -> Self {
-        Self { start: boot_ms() }
+        Self { start: boot_ms(), ahead: ahead_ms() }
     }
 
     fn elapsed_ms(&self) -> u64 {
         boot_ms().saturating_sub(self.start)
     }
+
+    fn asleep_ms(&self) -> u64 {
+        ahead_ms().saturating_sub(self.ahead)
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn boot_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    clock_ms(rustix::time::ClockId::Boottime)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn ahead_ms() -> u64 {
+    boot_ms().saturating_sub(clock_ms(rustix::time::ClockId::Monotonic))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn clock_ms(clock: rustix::time::ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
     seconds * 1_000 + nanos / 1_000_000
@@ -72,22 +94,51 @@ fn boot_ms() -> u64 {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[derive(Debug)]
 struct Ticks {
-    last: std::sync::Mutex<(std::time::Instant, std::time::SystemTime, std::time::Duration)>,
+    last: std::sync::Mutex<Last>,
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[derive(Debug)]
+struct Last {
+    steady: std::time::Instant,
+    wall: std::time::SystemTime,
+    total: std::time::Duration,
+    asleep: std::time::Duration,
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Ticks {
     fn start() -> Self {
-        let now = (std::time::Instant::now(), std::time::SystemTime::now(), std::time::Duration::ZERO);
-        Self { last: std::sync::Mutex::new(now) }
+        Self {
+            last: std::sync::Mutex::new(Last {
+                steady: std::time::Instant::now(),
+                wall: std::time::SystemTime::now(),
+                total: std::time::Duration::ZERO,
+                asleep: std::time::Duration::ZERO,
+            }),
+        }
+    }
+
+    fn look(&self) -> (std::time::Duration, std::time::Duration) {
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (steady, wall) = (std::time::Instant::now(), std::time::SystemTime::now());
+        let ran = steady - last.steady;
+        let passed = advance(ran, wall.duration_since(last.wall).unwrap_or_default());
+        *last = Last {
+            steady,
+            wall,
+            total: last.total + passed,
+            asleep: last.asleep + passed.saturating_sub(ran),
+        };
+        (last.total, last.asleep)
     }
 
     fn elapsed_ms(&self) -> u64 {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (steady, wall) = (std::time::Instant::now(), std::time::SystemTime::now());
-        let total = last.2 + advance(steady - last.0, wall.duration_since(last.1).unwrap_or_default());
-        *last = (steady, wall, total);
-        u64::try_from(total.as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.look().0.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn asleep_ms(&self) -> u64 {
+        u64::try_from(self.look().1.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -124,6 +175,7 @@ mod tests {
         let apart = clock.wall(5_000).as_millisecond() - clock.wall(2_000).as_millisecond();
         assert_eq!(apart, 3_000);
         assert_eq!(clock.wall(u64::MAX), Timestamp::MAX);
+        assert!(clock.asleep_ms() <= 1, "nobody sleeps while this test runs");
     }
 
     #[test]

@@ -30,6 +30,10 @@ use crate::{lock, words};
 
 /// The timer looks at the clock this often while something is due later: a timer stands still while the machine sleeps.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
+/// A sleep, or a stop of relatch, of this length is told to the machine.
+const SLEPT_MS: u64 = 1_000;
+/// A timer that is late by this much was not run at all: relatch was stopped.
+const STOPPED_MS: u64 = 5_000;
 /// A deadline that is due already is not waited for less than this.
 const SHORTEST_NAP: Duration = Duration::from_millis(2);
 
@@ -57,6 +61,8 @@ struct Inside {
     effects: Vec<Effect>,
     /// What the timer waits for.
     armed: Option<At>,
+    /// How long the clock says to have been asleep, as far as the machine was told.
+    asleep: u64,
 }
 
 /// Annotations of tools that went to clients: tool, read-only, idempotent.
@@ -78,6 +84,7 @@ impl Upstream {
         chance: u64,
     ) -> Arc<Upstream> {
         let now = At(common.clock.now_ms());
+        let asleep = common.clock.asleep_ms();
         let upstream = Arc::new(Upstream {
             name: policy.name.as_str().into(),
             url: policy.url.clone(),
@@ -90,6 +97,7 @@ impl Upstream {
                 desk: Desk::default(),
                 effects: Vec::new(),
                 armed: None,
+                asleep,
             }),
             earlier: Notify::new(),
             quieter: Notify::new(),
@@ -201,8 +209,18 @@ impl Upstream {
     }
 
     fn step(self: &Arc<Self>, inside: &mut Inside, input: Input<'_>, later: &mut Later) {
+        let asleep = self.clock().asleep_ms();
+        let ms = asleep.saturating_sub(inside.asleep);
+        if ms >= SLEPT_MS {
+            inside.asleep = asleep;
+            self.tell_machine(inside, Input::Woke { ms }, later);
+        }
+        self.tell_machine(inside, input, later);
+    }
+
+    fn tell_machine(self: &Arc<Self>, inside: &mut Inside, input: Input<'_>, later: &mut Later) {
         let now = At(self.clock().now_ms());
-        let Inside { machine, desk, effects, armed } = inside;
+        let Inside { machine, desk, effects, armed, .. } = inside;
         let before = machine.state();
         machine.on(now, input, effects);
         let mut hints = Vec::new();
@@ -441,16 +459,24 @@ async fn keep_time(upstream: std::sync::Weak<Upstream>) {
             inside.armed
         };
         let now = At(up.clock().now_ms());
+        let asleep = up.clock().asleep_ms();
         let nap = due.map(|due| Duration::from_millis(due.since(now)).clamp(SHORTEST_NAP, LONGEST_NAP));
+        // Without a deadline the upstream is looked for again now and then, so that this task ends with it.
+        let nap = nap.unwrap_or(LONGEST_NAP * 12);
         {
             let earlier = up.earlier.notified();
             tokio::pin!(earlier);
-            // Without a deadline the upstream is looked for again now and then, so that this task ends with it.
             tokio::select! {
-                () = tokio::time::sleep(nap.unwrap_or(LONGEST_NAP * 12)) => {}
+                () = tokio::time::sleep(nap) => {}
                 () = &mut earlier => {}
                 () = closed.notified() => up.fact(Input::IdleClosed),
             }
+        }
+        // What the clock counts as sleep is told with the next fact.
+        let awake = up.clock().now_ms().saturating_sub(up.clock().asleep_ms().saturating_sub(asleep));
+        let late = awake.saturating_sub(now.0).saturating_sub(nap.as_millis() as u64);
+        if late >= STOPPED_MS {
+            up.fact(Input::Woke { ms: late });
         }
         if due.is_some_and(|due| due <= At(up.clock().now_ms())) {
             up.fact(Input::Tick);

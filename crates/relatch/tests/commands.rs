@@ -100,6 +100,8 @@ fn server(name: &str, health: State) -> ServerStatus {
 fn condition() -> ConditionStatus {
     ConditionStatus {
         code: "endpoint-missing".into(),
+        title: "Something else answers at the server's address".into(),
+        depends_on: vec![],
         since: before(600),
         cause: "the address answers 404".into(),
         effect: "Calls wait up to 45s".into(),
@@ -170,7 +172,7 @@ fn status_is_zero_when_all_is_well_and_one_when_something_is_not() {
     let (code, out, err) = typed(keeper.run(), &["status"]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("NAME   HEALTH"), "{out}");
-    assert!(out.contains("\ngmail  ✓ healthy  10m    120          3"), "{out}");
+    assert!(out.contains("\ngmail  ✓ healthy  10m  g4 12m     120          3"), "{out}");
     assert!(out.ends_with("  tools/call 3m ago (12 ms)\n"), "{out}");
     assert!(!out.contains('\x1b'), "no colour without a terminal");
 
@@ -180,15 +182,52 @@ fn status_is_zero_when_all_is_well_and_one_when_something_is_not() {
     assert!(out.contains("✗ down"), "{out}");
     assert!(out.contains("  refused 3 connections\n"), "{out}");
     assert!(
-        out.contains("\n  endpoint-missing for 10m: the address answers 404 · Calls wait up to 45s\n"),
+        out.contains(
+            "\n  Something else answers at the server's address for 10m: the address answers 404 · Calls wait up to 45s\n"
+        ),
         "{out}"
     );
-    assert!(out.contains("\n  hint: Start the server\n"), "{out}");
+    assert!(out.contains("\n  hint: Start the server (`relatch explain endpoint-missing`)\n"), "{out}");
     // One that is well is judged by itself.
     let (code, out, _) = typed(keeper.run(), &["status", "gmail"]);
     assert_eq!(code, 0);
     assert!(out.starts_with("gmail  ✓ healthy for 10m\n"), "{out}");
     assert!(out.contains("claude-code 2.1.330"), "{out}");
+}
+
+#[test]
+fn a_watched_status_is_printed_anew_when_something_turns_and_ends_with_its_reader() {
+    use std::io::{BufRead, BufReader};
+
+    let mut keeper = Running::with(vec![server("gmail", State::Healthy)]);
+    let watch = |options: &[&str]| {
+        let mut command = relatch(keeper.run());
+        command.args(["status", "--watch"]).args(options).stdout(std::process::Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let (mut table, mut json) = (watch(&[]), watch(&["--json"]));
+    let mut lines = BufReader::new(table.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut objects = BufReader::new(json.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().starts_with("NAME   HEALTH"));
+    assert!(lines.next().unwrap().starts_with("gmail  ✓ healthy"));
+    let object: serde_json::Value = serde_json::from_str(&objects.next().unwrap()).unwrap();
+    assert_eq!(object["keepers"][0]["servers"][0]["health"], "healthy");
+    {
+        let _entered = keeper.runtime.enter();
+        keeper.control.take();
+    }
+    assert_eq!(lines.next().unwrap(), "No keeper of this user runs");
+    assert_eq!(objects.next().unwrap(), r#"{"schema":1,"keepers":[],"unanswered":[]}"#);
+    // Nobody reads any more: the next news are its end.
+    drop((lines, objects));
+    {
+        let _entered = keeper.runtime.enter();
+        let still =
+            Still { journal: Arc::clone(&keeper.journal), servers: vec![server("gmail", State::Down)] };
+        keeper.control = Some(control::serve(Arc::new(still), keeper.dir.path()).unwrap());
+    }
+    assert_eq!(table.wait().unwrap().code(), Some(0));
+    assert_eq!(json.wait().unwrap().code(), Some(0));
 }
 
 #[test]

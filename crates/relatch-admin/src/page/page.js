@@ -122,11 +122,12 @@ function drawUpstream(up) {
   drawCounts(up);
   const peer = server.server;
   const known = (value, yes, no) => (value === null || value === undefined ? "unknown" : value ? yes : no);
-  const { reachable, session, credentials, last_call } = server.facets;
+  const { configured, reachable, session, credentials, last_call } = server.facets;
   put($(".facts", view), [
     peer ? [peer.name ?? "(no name)", peer.version].filter(Boolean).join(" ") : null,
     peer ? `MCP ${peer.protocol}` : null,
     server.url,
+    `address: ${known(configured, "right", "wrong")}`,
     `reachable: ${known(reachable, "yes", "no")}`,
     `session: ${known(session, "alive", "gone")}`,
     `credentials: ${known(credentials, "accepted", "refused")}`,
@@ -144,12 +145,12 @@ function drawConditions({ view, server }) {
     list.dataset.codes = codes;
     list.replaceChildren(...server.conditions.map((c) => node("li", {},
       node("p", { class: "told" }), node("p", { class: "effect" }),
-      explained[c.code] ? node("details", {}, node("summary", {}, "What this means"), node("p", {}, explained[c.code])) : null)));
+      explained[c.code] ? node("details", {}, node("summary", {}, `What ${c.code} means`), node("p", {}, explained[c.code])) : null)));
   }
   server.conditions.forEach((c, n) => {
     const item = list.children[n];
-    const told = $(".told", item), text = `${c.code} for ${ago(c.since)}: ${c.cause}`;
-    if (told.textContent !== text) told.replaceChildren(node("b", {}, c.code), text.slice(c.code.length));
+    const told = $(".told", item), text = `${c.title} for ${ago(c.since)}: ${c.cause}`;
+    if (told.textContent !== text) told.replaceChildren(node("b", {}, c.title), text.slice(c.title.length));
     put($(".effect", item), `${c.effect}. ${c.hint}.`);
   });
 }

@@ -2,14 +2,16 @@
 //!
 //! Decides nothing about exchanges; it only draws conclusions from dated evidence.
 
+pub mod condition;
 pub mod history;
 mod report;
 mod tracker;
 pub mod turns;
 
+pub use condition::Condition;
 pub use report::{
-    ClientSeen, Condition, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, SessionSeen,
-    State, Totals,
+    ClientSeen, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, SessionSeen, State,
+    Totals,
 };
 pub use tracker::Fresh;
 pub(crate) use tracker::{Judgement, Tracker};

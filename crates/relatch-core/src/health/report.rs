@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Condition;
 use crate::{At, Gen, LatchId};
 
 /// Health in one word.
@@ -71,32 +72,21 @@ pub struct HealthReport {
     pub recent: Option<Latency>,
 }
 
-/// Four separate truths; `None` is unknown.
+/// Five separate truths; `None` is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facets {
+    /// The configured address is that of an MCP server: one has answered there. It is not when its host has no
+    /// address, its certificate is refused, or only something else has ever answered.
+    #[serde(default)]
+    pub configured: Option<bool>,
     /// Something answers at the address.
     pub reachable: Option<bool>,
     /// The latest latch has a session that is believed alive.
     pub session: Option<bool>,
     /// The upstream accepts the client's credentials.
     pub credentials: Option<bool>,
-    /// The last call got an answer.
+    /// The last call got an answer of its upstream's.
     pub last_call: Option<bool>,
-}
-
-/// A named trouble.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Condition {
-    /// The stable code, a word with hyphens.
-    pub code: &'static str,
-    /// Since when.
-    pub since: At,
-    /// Why.
-    pub cause: String,
-    /// What it means for the user.
-    pub effect: String,
-    /// What can be done.
-    pub hint: String,
 }
 
 /// The last answer seen.

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::condition::{Condition, Kind};
 use super::history::MINUTE_MS;
-use super::{Condition, Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, State, Totals};
+use super::{Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, State, Totals};
 use crate::{At, policy};
 use relatch_wire::failure::Code;
 
@@ -32,7 +33,7 @@ pub(crate) enum Judgement {
     /// It answers, and something fails.
     Degraded { since: At, cause: String },
     /// It can't be reached.
-    Down { since: At, code: Code, cause: String },
+    Down { since: At, code: &'static str, cause: String },
     /// There is no fresh evidence.
     Unknown { since: At },
 }
@@ -136,9 +137,6 @@ impl Tracker {
         self.timeouts = 0;
         self.silent = None;
         self.unsettled = None;
-        for code in ["upstream-down", "endpoint-missing", "upstream-silent"] {
-            self.conditions.remove(code);
-        }
     }
 
     /// A sign of life that proves the MCP server itself to be there.
@@ -216,105 +214,85 @@ impl Tracker {
 
     pub(crate) fn credentials(&mut self, now: At, accepted: bool, upstream: &str) {
         self.facets.credentials = Some(accepted);
-        self.condition(
-            "credentials-refused",
-            now,
-            (!accepted).then(|| {
-                (
-                    format!("`{upstream}` answered 401 or 403"),
-                    "Calls of this client are refused".to_owned(),
-                    "Sign in again in the client, or check the configured headers".to_owned(),
-                )
-            }),
-        );
+        if accepted {
+            self.conditions.remove("credentials-refused");
+        } else {
+            let cause = format!("`{upstream}` answered 401 or 403");
+            self.stands("credentials-refused", now, cause, "Calls of this client are refused");
+        }
     }
 
     /// The upstream accepts the credentials that it was given.
     pub(crate) fn accepted(&mut self) {
         if self.facets.credentials != Some(true) {
-            self.facets.credentials = Some(true);
-            self.conditions.remove("credentials-refused");
+            self.credentials(self.began, true, "");
         }
     }
 
+    /// A call ended without an answer of its upstream's.
+    pub(crate) fn call_failed(&mut self) {
+        self.facets.last_call = Some(false);
+    }
+
     pub(crate) fn revision(&mut self, now: At, change: Option<(&str, &str)>) {
-        self.condition(
-            "revision-changed",
-            now,
-            change.map(|(promised, found)| {
-                (
-                    format!("the client was promised {promised}, and the restarted server speaks {found}"),
-                    "Calls go on; features of the older revision may be missing".to_owned(),
-                    "Restart the client when it suits you".to_owned(),
-                )
-            }),
-        );
+        match change {
+            None => drop(self.conditions.remove("revision-changed")),
+            Some((promised, found)) => {
+                let cause =
+                    format!("the client was promised {promised}, and the restarted server speaks {found}");
+                let effect = "Calls go on; features of the older revision may be missing";
+                self.stands("revision-changed", now, cause, effect);
+            }
+        }
     }
 
     pub(crate) fn not_shared(&mut self, now: At) {
         self.not_shared = Some(now);
-        self.condition(
-            "sessions-not-shared",
-            now,
-            Some((
-                "one server at this address refuses a session that another one knows".to_owned(),
-                "Calls are sent again until they reach the right server".to_owned(),
-                "Make the balancer keep a session on one server, or share the sessions".to_owned(),
-            )),
-        );
+        let cause = "one server at this address refuses a session that another one knows".to_owned();
+        let effect = "Calls are sent again until they reach the right server";
+        self.stands("sessions-not-shared", now, cause, effect);
     }
 
-    pub(crate) fn flapping(&mut self, now: At, rest: u64) {
-        self.condition(
-            "session-flapping",
-            now,
-            Some((
-                "new sessions are refused before they answer a request".to_owned(),
-                format!("Calls are given back; the next handshake is in {} s", rest / 1_000),
-                "Look at the log of the server".to_owned(),
-            )),
-        );
-    }
-
-    pub(crate) fn handshake(&mut self, now: At, cause: &str) {
-        self.condition(
-            "handshake-refused",
-            now,
-            Some((
-                cause.to_owned(),
-                "No new session can be opened; calls wait and are then given back".to_owned(),
-                "Look at the log of the server".to_owned(),
-            )),
-        );
+    /// A latch can't get a new session, and why; it rests until then, where it rests.
+    pub(crate) fn trouble(&mut self, now: At, code: Code, cause: &str, rests: Option<At>) {
+        let effect = match (code, rests) {
+            (Code::SessionFlapping, Some(until)) => {
+                format!("Calls are given back; the next handshake is in {} s", until.since(now) / 1_000)
+            }
+            _ => "No new session can be opened; calls wait and are then given back".to_owned(),
+        };
+        self.stands(code.as_str(), now, cause.to_owned(), &effect);
     }
 
     /// A client's own handshake was refused; if that does not go on, it is forgotten.
     pub(crate) fn opening_refused(&mut self, now: At, cause: &str) {
-        self.handshake(now, cause);
+        self.trouble(now, Code::HandshakeRefused, cause, None);
         self.opening_refused = Some(now);
     }
 
     /// The last latch that had this trouble has it no more.
     pub(crate) fn no_more(&mut self, trouble: Code) {
-        self.conditions.remove(match trouble {
-            Code::SessionFlapping => "session-flapping",
-            _ => "handshake-refused",
-        });
+        self.conditions.remove(trouble.as_str());
     }
 
-    fn condition(&mut self, code: &'static str, now: At, words: Option<(String, String, String)>) {
-        let Some((cause, effect, hint)) = words else {
-            self.conditions.remove(code);
+    fn stands(&mut self, code: &'static str, now: At, cause: String, effect: &str) {
+        let Some(kind) = Kind::of(code) else {
+            debug_assert!(false, "`{code}` is no condition");
             return;
         };
         let since = self.conditions.get(code).map_or(now, |c| c.since);
-        self.conditions.insert(code, Condition { code, since, cause, effect, hint });
+        self.conditions.insert(code, Condition { kind, since, cause, effect: effect.to_owned() });
+    }
+
+    /// When the next condition is shown that has not stood for long enough yet.
+    pub(crate) fn next_shown(&self, now: At) -> Option<At> {
+        self.conditions.values().map(Condition::shows).filter(|at| *at > now).min()
     }
 
     pub(crate) fn judge_silence(&self) -> Judgement {
         match &self.silent {
             Some((since, cause)) => {
-                Judgement::Down { since: *since, code: Code::UpstreamDown, cause: cause.clone() }
+                Judgement::Down { since: *since, code: "upstream-silent", cause: cause.clone() }
             }
             None => Judgement::Unknown { since: self.began },
         }
@@ -322,9 +300,10 @@ impl Tracker {
 
     /// Without an outage or a relatch: what the evidence says.
     pub(crate) fn judge(&self, now: At) -> Judgement {
+        let mut shown = self.conditions.values().filter(|c| c.shows() <= now);
         let Some(answer) = self.answer else {
             // A refusal is evidence, too.
-            return match self.conditions.values().find(|c| Fresh::new(c.since, now).is_some()) {
+            return match shown.find(|c| Fresh::new(c.since, now).is_some()) {
                 Some(c) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
                 None => Judgement::Unknown { since: self.began },
             };
@@ -332,10 +311,20 @@ impl Tracker {
         let Some(fresh) = Fresh::new(answer, now) else {
             return Judgement::Unknown { since: answer.plus(policy::FRESH_MS) };
         };
-        let trouble = self.conditions.values().find(|c| c.code != "revision-changed");
-        match trouble {
+        match shown.find(|c| c.kind.degrades) {
             Some(c) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
             None => Judgement::Healthy(fresh),
+        }
+    }
+
+    /// The facets as far as the evidence for them still counts: what was good is not known to be so for ever.
+    fn facets(&self, now: At) -> Facets {
+        let fresh = self.answer.is_some_and(|at| Fresh::new(at, now).is_some());
+        let known = |fact: Option<bool>| fact.filter(|good| fresh || !good);
+        Facets {
+            session: known(self.facets.session),
+            credentials: known(self.facets.credentials),
+            ..self.facets
         }
     }
 
@@ -355,7 +344,7 @@ impl Tracker {
         &self,
         now: At,
         judgement: Judgement,
-        reachable: Option<bool>,
+        (configured, reachable): (Option<bool>, Option<bool>),
         next_attempt: Option<At>,
         server: Option<ServerSeen>,
         waiting: usize,
@@ -380,27 +369,22 @@ impl Tracker {
                 }),
             ),
         };
-        let mut conditions: Vec<Condition> = self.conditions.values().cloned().collect();
-        if let Judgement::Down { since, code, cause } = &judgement {
-            let hint = match code {
-                Code::EndpointMissing => "Start the server behind this address, or correct the address",
-                _ => "Start the server; relatch finds it by itself",
-            };
-            conditions.push(Condition {
-                code: code.as_str(),
-                since: *since,
-                cause: cause.clone(),
-                effect: "Calls wait, and are given back when their hold ends".to_owned(),
-                hint: hint.to_owned(),
-            });
-        }
+        let root = match &judgement {
+            Judgement::Down { since, code, cause } => down(*since, code, cause),
+            _ => None,
+        };
+        let explained =
+            |c: &Condition| root.as_ref().is_some_and(|r| c.kind.depends_on.contains(&r.kind.code));
+        let shown = self.conditions.values().filter(|c| c.shows() <= now && !explained(c)).cloned();
+        let mut conditions: Vec<Condition> = shown.collect();
+        conditions.extend(root);
         conditions.sort_by_key(|c| c.since);
         HealthReport {
             at: now,
             state,
             since,
             reason,
-            facets: Facets { reachable, ..self.facets },
+            facets: Facets { configured, reachable, ..self.facets(now) },
             conditions,
             last_success: self.success.clone(),
             last_failure: self.failure.clone(),
@@ -413,6 +397,17 @@ impl Tracker {
             recent: latency(self.latencies.iter().rev().take_while(|(at, _)| now.since(*at) < MINUTE_MS)),
         }
     }
+}
+
+/// The condition of an upstream that is down.
+fn down(since: At, code: &str, cause: &str) -> Option<Condition> {
+    let effect = match code {
+        "upstream-silent" => "Calls wait for their answers",
+        "certificate-refused" | "unknown-host" => "Calls are given back at once; none of them has run",
+        _ => "Calls wait, and are given back when their hold ends",
+    };
+    let (cause, effect) = (cause.to_owned(), effect.to_owned());
+    Some(Condition { kind: Kind::of(code)?, since, cause, effect })
 }
 
 /// Of these answers, in whatever order; `None` when there are none.

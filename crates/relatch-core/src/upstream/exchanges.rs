@@ -377,6 +377,7 @@ impl Machine {
             Executed::No => self.tracker.noted(self.now, &method, "the upstream refused it"),
             Executed::Unknown => self.tracker.failed(self.now, &method, "the upstream refused it"),
         }
+        self.call_failed(ex);
         self.out.push(Effect::PassRefusal { ex, attempt, executed });
         self.forget(ex);
     }
@@ -386,11 +387,19 @@ impl Machine {
         let words = self.refused_words();
         self.journal(journal::What::CredentialsRefused, Some(latch), |entry| entry.detail = words);
         for ex in exchanges {
+            self.call_failed(*ex);
             self.waited(*ex, Waited::GivenBack);
             self.out.push(Effect::Challenge { ex: *ex, attempt });
             self.forget(*ex);
         }
         self.out.push(Effect::Drop { attempt });
+    }
+
+    /// This exchange ends without an answer of its upstream's; a call among them is told of.
+    fn call_failed(&mut self, ex: ExId) {
+        if self.exchanges.get(&ex).is_some_and(|e| e.ask.method == method::TOOLS_CALL) {
+            self.tracker.call_failed();
+        }
     }
 
     /// Ends an exchange with an error of relatch's own.
@@ -401,6 +410,7 @@ impl Machine {
         let deliberate = matches!(failure.code, Code::Cancelled | Code::SessionEnded);
         if !deliberate {
             self.tracker.totals.given_back += 1;
+            self.call_failed(ex);
             self.tracker.noted(self.now, &title, failure.cause.as_deref().unwrap_or(&failure.message));
             let unknown = failure.executed == Executed::Unknown && !repeats;
             let what = if unknown { journal::What::DeliveryUnknown } else { journal::What::GivenBack };

@@ -173,6 +173,7 @@ impl Machine {
             Input::Refused { attempt, refusal } => self.over(attempt, Outcome::Refused(refusal)),
             Input::Cut { attempt, cut } => self.over(attempt, Outcome::Cut(cut)),
             Input::IdleClosed => self.idle_closed(),
+            Input::Woke { ms } => self.woke(ms),
             Input::Tick => self.tick(),
             Input::Reconnect { latch } => self.reconnect(latch),
         }
@@ -208,6 +209,10 @@ impl Machine {
         }
         debug_assert!(self.dirty.is_empty() && self.fresh.is_empty(), "the machine does not settle");
         self.arm_idle_probe();
+        match self.tracker.next_shown(self.now) {
+            Some(at) => self.timers.set(Why::ConditionShows, at),
+            None => self.timers.clear(Why::ConditionShows),
+        }
         self.tracker.state = self.judge(self.now);
         // A walk over everything: with many exchanges, not after each fact.
         #[cfg(debug_assertions)]
@@ -231,13 +236,7 @@ impl Machine {
         let attached = latch.is_some_and(|l| l.attached && !matches!(l.state, LatchState::Ended));
         let before = match latch.and_then(Latch::loss).and_then(|loss| Some((loss, loss.trouble.as_ref()?))) {
             Some((loss, (code, cause))) => {
-                match code {
-                    Code::SessionFlapping => {
-                        let rest = loss.not_before.map_or(0, |at| at.since(self.now));
-                        self.tracker.flapping(self.now, rest);
-                    }
-                    _ => self.tracker.handshake(self.now, cause),
-                }
+                self.tracker.trouble(self.now, *code, cause, loss.not_before);
                 self.troubled.insert(id, *code)
             }
             None => self.troubled.remove(&id),
@@ -283,6 +282,8 @@ impl Machine {
                 Why::DoubtEnds(latch) => self.doubt_ends(latch),
                 Why::JournalDue => self.journal_due(),
                 Why::IdleLook => self.idle_closed(),
+                // Health is judged anew after every fact.
+                Why::ConditionShows => {}
             }
         }
     }
@@ -351,6 +352,8 @@ impl Machine {
             Purpose::Delete => self.out.push(Effect::Forget { latch, generation }),
         }
         if let Some((kind, cause)) = hopeless {
+            let code = if kind == CutKind::Tls { Code::CertificateRefused } else { Code::UnknownHost };
+            self.mark_away(Absence { code, cause: &cause, confirmed: true, after: None });
             self.give_back_hopeless(kind, &cause);
         }
         self.dirty.insert(latch);

@@ -297,17 +297,40 @@ impl Machine {
             self.timers.set(Why::IdleLook, due);
             return;
         }
+        if self.look_now() {
+            // A server that closes what is idle closes this one, too: it is asked ever more rarely.
+            let pause = self.idle_look.map_or(policy::IDLE_LOOK_MS, |(_, pause)| 2 * pause);
+            self.idle_look = Some((now, pause.min(policy::PROBE_MS)));
+        }
+    }
+
+    /// Nothing could happen for a while. Nobody's patience is spent by that; connections from before may be dead, and
+    /// what was true may not be so any more.
+    pub(crate) fn woke(&mut self, ms: u64) {
+        self.journal(journal::What::Woke, None, |entry| entry.ms = Some(ms));
+        self.timers.put_off(ms, |why| {
+            matches!(why, Why::AttemptLimit(_) | Why::HoldEnds(_) | Why::DoubtEnds(_) | Why::ResumeDue(_))
+        });
+        for exchange in self.exchanges.values_mut() {
+            exchange.deadline = exchange.deadline.map(|at| at.plus(ms));
+        }
+        self.out.push(Effect::CloseIdle);
+        if self.policy.local && self.away().is_none() && self.attempts.open() == 0 {
+            self.look_now();
+        }
+    }
+
+    /// Asks the upstream on the latch that was used last, if a client is there.
+    fn look_now(&mut self) -> bool {
+        let now = self.now;
         let latest = self
             .latches
             .values()
             .filter(|l| matches!(l.state, LatchState::Bound(_)) && l.wanted(now))
             .max_by_key(|l| (l.last_used, l.id));
-        if let Some((id, Some(generation))) = latest.map(|l| (l.id, l.in_use())) {
-            // A server that closes what is idle closes this one, too: it is asked ever more rarely.
-            let pause = self.idle_look.map_or(policy::IDLE_LOOK_MS, |(_, pause)| 2 * pause);
-            self.idle_look = Some((now, pause.min(policy::PROBE_MS)));
-            self.ping(id, generation, Question::Idle, Connection::Young, policy::PING_MS);
-        }
+        let Some((id, Some(generation))) = latest.map(|l| (l.id, l.in_use())) else { return false };
+        self.ping(id, generation, Question::Idle, Connection::Young, policy::PING_MS);
+        true
     }
 
     /// Keeps the idle probe armed while a client is there.

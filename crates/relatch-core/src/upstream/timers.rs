@@ -42,6 +42,8 @@ pub enum Why {
     JournalDue,
     /// When a connection that closed while idle is to be asked about.
     IdleLook,
+    /// When a condition has stood for long enough to be shown.
+    ConditionShows,
 }
 
 /// The deadlines of one machine.
@@ -70,6 +72,19 @@ impl Timers {
 
     pub(crate) fn first(&self) -> Option<Deadline> {
         self.by_time.first().copied()
+    }
+
+    /// Puts these deadlines off by so many milliseconds.
+    pub(crate) fn put_off(&mut self, ms: u64, which: impl Fn(Why) -> bool) {
+        let moved: Vec<Deadline> = self
+            .by_why
+            .iter()
+            .filter(|(why, _)| which(**why))
+            .map(|(why, at)| Deadline { at: *at, why: *why })
+            .collect();
+        for Deadline { at, why } in moved {
+            self.set(why, at.plus(ms));
+        }
     }
 
     /// Takes the first deadline that is due.

@@ -279,7 +279,8 @@ impl Machine {
         if let Reach::Away(away) = &self.reach
             && away.confirmed
         {
-            return Judgement::Down { since: away.since, code: away.code, cause: away.cause.clone() };
+            let cause = away.cause.clone();
+            return Judgement::Down { since: away.since, code: away.code.as_str(), cause };
         }
         if self.tracker.is_silent() {
             return self.tracker.judge_silence();
@@ -351,7 +352,20 @@ impl Machine {
                 self.tracker.last_heard().filter(|at| now.since(*at) < policy::FRESH_MS).map(|_| true)
             }
         };
-        self.tracker.report(now, judgement, reachable, next, server, waiting)
+        self.tracker.report(now, judgement, (self.configured(), reachable), next, server, waiting)
+    }
+
+    /// Whether the configured address is that of an MCP server, as far as is known.
+    fn configured(&self) -> Option<bool> {
+        let wrong = match &self.reach {
+            Reach::Away(away) => match away.code {
+                Code::CertificateRefused | Code::UnknownHost => true,
+                Code::EndpointMissing => !self.spoken,
+                _ => false,
+            },
+            Reach::Up => self.troubled.values().any(|code| *code == Code::Redirected),
+        };
+        if wrong { Some(false) } else { self.spoken.then_some(true) }
     }
 
     /// What must hold after every fact. Only our own mistakes can break it.

@@ -401,7 +401,7 @@ impl World {
     }
 
     pub(crate) fn conditions(&self) -> Vec<&'static str> {
-        self.report().conditions.iter().map(|c| c.code).collect()
+        self.report().conditions.iter().map(|c| c.kind.code).collect()
     }
 
     /// Answers that the shell keeps and that no effect has named.

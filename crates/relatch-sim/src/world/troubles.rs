@@ -36,6 +36,7 @@ impl World {
         self.now = self.now.plus(ms);
         self.reference.at(self.now);
         self.reference.slept();
+        self.fact(Input::Woke { ms });
         let flights: Vec<AttemptId> = self.flights.keys().copied().collect();
         for attempt in flights {
             if self.chance.percent(50) {

@@ -117,6 +117,12 @@ fn words(entry: &Entry) -> String {
         What::Probed | What::ListChanged | What::Skipped => with(subject()),
         What::Reconnect => "somebody asked for a new session".to_owned(),
         What::HookFailed => with(subject()),
+        What::Woke => {
+            format!(
+                "nothing could happen for {}: the machine slept, or relatch was stopped",
+                span.unwrap_or_default()
+            )
+        }
     };
     if let (What::Lost | What::Relatched, Some(generation)) = (entry.what, entry.generation) {
         text.push_str(&format!(" (generation {})", generation.0));
@@ -148,7 +154,9 @@ fn tint(what: What) -> Tint {
         | What::CredentialsRefused
         | What::Flapping
         | What::HookFailed => Tint::Bad,
-        What::Attached | What::Left | What::ListChanged | What::Skipped | What::Reconnect => Tint::Faint,
+        What::Attached | What::Left | What::ListChanged | What::Skipped | What::Reconnect | What::Woke => {
+            Tint::Faint
+        }
     }
 }
 
@@ -201,6 +209,7 @@ mod tests {
             dated("14:10:00.000", entry(What::CredentialsRefused, "", 0, "HTTP 401 to `send_mail`", 0)),
             dated("14:11:00.000", entry(What::Reconnect, "", 0, "", 0)),
             dated("14:12:00.000", entry(What::HookFailed, "notify", 0, "it ended with status 1", 0)),
+            dated("15:40:00.000", entry(What::Woke, "", 1_200_000, "", 0)),
             dated("16:08:03.000", entry(What::Left, "", 7_800_882, "claude-code 2.1.330", 0)),
         ]
     }
@@ -239,6 +248,7 @@ mod tests {
         14:10:00.000  gmail     credentials-refused  HTTP 401 to `send_mail`
         14:11:00.000  gmail     reconnect            somebody asked for a new session
         14:12:00.000  gmail     hook-failed          `notify`: it ended with status 1
+        15:40:00.000  gmail     woke                 nothing could happen for 20m: the machine slept, or relatch was stopped
         16:08:03.000  gmail     left                 claude-code 2.1.330, after 2h 10m
         ");
     }

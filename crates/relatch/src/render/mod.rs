@@ -128,11 +128,25 @@ impl Style {
     }
 }
 
+/// How many characters fit into a line of stdout; none where it is no terminal.
+pub(crate) fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
 /// Prints data. `false` when the reader is gone, which is no failure.
 #[must_use]
 pub(crate) fn out(text: &str) -> bool {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+}
+
+/// Shows this in place of what the terminal shows. `false` when the reader is gone.
+#[must_use]
+pub(crate) fn redraw(text: &str, first: bool) -> bool {
+    // What stood there goes once; then to the upper left, each line to its end, and whatever is below.
+    let clear = if first { "\x1b[2J" } else { "" };
+    out(&format!("{clear}\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))
 }
 
 /// Prints words. Nobody listening is no failure.

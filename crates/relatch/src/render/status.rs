@@ -9,14 +9,18 @@ use super::table::{Cell, Side, Table};
 use super::{Style, Tint, clean, span};
 
 /// Every upstream of every keeper in one table, the evidence last; under what is not healthy stands what to do.
-pub(crate) fn table(status: &Status, now: Timestamp, style: Style) -> String {
+///
+/// `width` is that of the reader's terminal: what does not fit is left out, least important first.
+pub(crate) fn table(status: &Status, now: Timestamp, style: Style, width: Option<usize>) -> String {
     let mut table = Table::new(&[
         ("NAME", Side::Left),
         ("HEALTH", Side::Left),
         ("FOR", Side::Right),
+        ("SESSION", Side::Left),
         ("CALLS", Side::Right),
         ("RELATCHED", Side::Right),
         ("GIVEN BACK", Side::Right),
+        ("P50/P99", Side::Right),
         ("KEEPER", Side::Left),
         ("EVIDENCE", Side::Left),
     ]);
@@ -28,9 +32,11 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style) -> String {
                     Cell::tinted(clean(&server.name), Tint::Strong),
                     health(server.health),
                     Cell::new(ago(server.since, now)),
+                    Cell::new(session(server, now)),
                     Cell::new(totals.calls.to_string()),
                     Cell::new(totals.relatched.to_string()),
                     Cell::new(totals.given_back.to_string()),
+                    Cell::new(latency(server)),
                     Cell::tinted(format!("{} {}", keeper.kind.as_str(), keeper.pid), Tint::Faint),
                     Cell::new(match server.health {
                         State::Healthy => evidence(server.last_success.as_ref(), now),
@@ -41,7 +47,7 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style) -> String {
             );
         }
     }
-    let mut text = table.render(style, "");
+    let mut text = table.fit(width, &["KEEPER", "P50/P99", "SESSION", "CALLS"]).render(style, "");
     for keeper in &status.unanswered {
         text.push_str(&format!(
             "keeper {}  {}  {}\n",
@@ -94,7 +100,8 @@ pub(crate) fn story(keeper: &KeeperStatus, server: &ServerStatus, now: Timestamp
     line(
         "known",
         format!(
-            "reachable: {} · session: {} · credentials: {} · last call: {}",
+            "address: {} · reachable: {} · session: {} · credentials: {} · last call: {}",
+            known(facets.configured, "right", "wrong"),
             known(facets.reachable, "yes", "no"),
             known(facets.session, "alive", "gone"),
             known(facets.credentials, "accepted", "refused"),
@@ -194,6 +201,15 @@ fn health(state: State) -> Cell {
     Cell::tinted(format!("{mark} {}", state.as_str()), tint)
 }
 
+/// The session that was bound last, by its generation and its age, and how many others there are: `g4 12m +2`.
+fn session(server: &ServerStatus, now: Timestamp) -> String {
+    let bound = server.sessions.iter().filter_map(|session| Some((session.bound?, session.generation)));
+    let Some((bound, generation)) = bound.max() else { return "–".to_owned() };
+    let others = server.sessions.len() - 1;
+    let others = if others > 0 { format!(" +{others}") } else { String::new() };
+    format!("g{generation} {}{others}", ago(bound, now))
+}
+
 /// `tools/call 3s ago (12 ms)`.
 fn evidence(success: Option<&SuccessStatus>, now: Timestamp) -> String {
     success.map_or("none yet".to_owned(), |success| {
@@ -228,12 +244,14 @@ fn reason(server: &ServerStatus, now: Timestamp) -> String {
 /// Each named trouble: what it means for the user, and what can be done. Its cause is said once.
 fn conditions(server: &ServerStatus, now: Timestamp, indent: &str) -> String {
     let mut text = String::new();
-    for ConditionStatus { code, since, cause, effect, hint } in &server.conditions {
+    for ConditionStatus { code, title, since, cause, effect, hint, .. } in &server.conditions {
         let told = server.reason.as_deref() == Some(cause.as_str());
         let cause = if told { String::new() } else { format!("{} · ", clean(cause)) };
         let since = ago(*since, now);
-        text.push_str(&format!("{indent}{} for {since}: {cause}{}\n", clean(code), clean(effect)));
-        text.push_str(&format!("{indent}hint: {}\n", clean(hint)));
+        // A keeper of an older version has no titles.
+        let title = if title.is_empty() { code } else { title };
+        text.push_str(&format!("{indent}{} for {since}: {cause}{}\n", clean(title), clean(effect)));
+        text.push_str(&format!("{indent}hint: {} (`relatch explain {}`)\n", clean(hint), clean(code)));
     }
     text
 }
@@ -281,6 +299,7 @@ mod tests {
             since: at(-720),
             reason: None,
             facets: Facets {
+                configured: Some(true),
                 reachable: Some(true),
                 session: Some(true),
                 credentials: None,
@@ -329,6 +348,8 @@ mod tests {
             reason: Some("refused 3 connections (ECONNREFUSED 127.0.0.1:8931)".into()),
             conditions: vec![ConditionStatus {
                 code: "endpoint-missing".into(),
+                title: "Something else answers at the server's address".into(),
+                depends_on: vec![],
                 since: at(-70),
                 cause: "`/mcp` answers 404\u{1b}[31m".into(),
                 effect: "Calls wait up to 45s".into(),
@@ -363,12 +384,12 @@ mod tests {
             keepers: vec![keeper(vec![healthy(), down()])],
             unanswered: vec![Unanswered { pid: 99, cause: "process 99 gave no answer within 2 s".into() }],
         };
-        insta::assert_snapshot!(table(&status, at(0), Style::Plain), @r"
-        NAME    HEALTH        FOR  CALLS  RELATCHED  GIVEN BACK  KEEPER      EVIDENCE
-        gmail   ✓ healthy     12m    120          3           0  serve 4711  tools/call 3s ago (12 ms)
-        linear  ✗ down     1m 10s      0          0           0  serve 4711  refused 3 connections (ECONNREFUSED 127.0.0.1:8931) · next attempt in 8s
-          endpoint-missing for 1m 10s: `/mcp` answers 404 [31m · Calls wait up to 45s
-          hint: Start the server
+        insta::assert_snapshot!(table(&status, at(0), Style::Plain, None), @r"
+        NAME    HEALTH        FOR  SESSION  CALLS  RELATCHED  GIVEN BACK    P50/P99  KEEPER      EVIDENCE
+        gmail   ✓ healthy     12m  g4 12m     120          3           0  3.2/41 ms  serve 4711  tools/call 3s ago (12 ms)
+        linear  ✗ down     1m 10s  –            0          0           0          –  serve 4711  refused 3 connections (ECONNREFUSED 127.0.0.1:8931) · next attempt in 8s
+          Something else answers at the server's address for 1m 10s: `/mcp` answers 404 [31m · Calls wait up to 45s
+          hint: Start the server (`relatch explain endpoint-missing`)
         keeper 99  ✗ hangs  process 99 gave no answer within 2 s
         ");
     }
@@ -381,7 +402,7 @@ mod tests {
           address       http://127.0.0.1:8761/mcp
           server        gmail-mcp 1.4.0, MCP 2025-11-25 (legacy)
           last answer   tools/call 3s ago (12 ms)
-          known         reachable: yes · session: alive · credentials: unknown · last call: answered
+          known         address: right · reachable: yes · session: alive · credentials: unknown · last call: answered
           calls         120 · relatched 3 · resent 2 · held 1 · given back 0 (may have run: 0)
           latency       3.2/41 ms of tools/call (p50/p99)
           keeper        serve, process 4711, relatch 0.1.0, running for 2h 11m
@@ -395,7 +416,7 @@ mod tests {
     #[test]
     fn colour_is_added_and_never_needed() {
         let status = Status { schema: SCHEMA, keepers: vec![keeper(vec![healthy()])], unanswered: vec![] };
-        let coloured = table(&status, at(0), Style::Coloured);
+        let coloured = table(&status, at(0), Style::Coloured, None);
         assert!(coloured.contains("\x1b[32m✓ healthy\x1b[0m"));
     }
 }

@@ -1,4 +1,7 @@
 //! Columns of text: as wide as their widest cell, two spaces apart, nothing behind the last.
+//!
+//! Where the reader's lines are shorter than that, columns are left out in a given order; if it still does not fit, the
+//! last column stands below its row.
 
 use super::{Style, Tint};
 
@@ -31,11 +34,13 @@ impl Cell {
 pub(crate) struct Table {
     columns: Vec<(&'static str, Side)>,
     rows: Vec<(Vec<Cell>, String)>,
+    /// The last column has a line of its own.
+    last_below: bool,
 }
 
 impl Table {
     pub(crate) fn new(columns: &[(&'static str, Side)]) -> Table {
-        Table { columns: columns.to_vec(), rows: Vec::new() }
+        Table { columns: columns.to_vec(), rows: Vec::new(), last_below: false }
     }
 
     /// `below` is printed under the row as it is.
@@ -43,21 +48,44 @@ impl Table {
         self.rows.push((cells, below));
     }
 
+    /// Makes it fit into lines of this width: first without these columns, one after the other, then with the last
+    /// column below.
+    pub(crate) fn fit(mut self, width: Option<usize>, spare: &[&str]) -> Table {
+        let Some(width) = width else { return self };
+        for heading in spare {
+            if self.width() <= width {
+                return self;
+            }
+            if let Some(n) = self.columns.iter().position(|(known, _)| known == heading) {
+                self.columns.remove(n);
+                for (cells, _) in &mut self.rows {
+                    cells.remove(n);
+                }
+            }
+        }
+        self.last_below = self.width() > width;
+        self
+    }
+
+    fn width(&self) -> usize {
+        self.widths().iter().map(|width| width + 2).sum::<usize>().saturating_sub(2)
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let widest = |n: usize, heading: &str| {
+            let cells = self.rows.iter().filter_map(|(cells, _)| cells.get(n)).map(|cell| width(&cell.text));
+            cells.chain([width(heading)]).max().unwrap_or_default()
+        };
+        self.columns.iter().enumerate().map(|(n, (heading, _))| widest(n, heading)).collect()
+    }
+
     pub(crate) fn render(&self, style: Style, indent: &str) -> String {
-        let widths: Vec<usize> = self
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(n, (heading, _))| {
-                let cells =
-                    self.rows.iter().filter_map(|(cells, _)| cells.get(n)).map(|cell| width(&cell.text));
-                cells.chain([width(heading)]).max().unwrap_or_default()
-            })
-            .collect();
+        let widths = self.widths();
+        let in_line = self.columns.len() - usize::from(self.last_below);
         let mut text = String::new();
         let line = |cells: &[Cell]| {
             let mut line = indent.to_owned();
-            for (n, (cell, (_, side))) in cells.iter().zip(&self.columns).enumerate() {
+            for (n, (cell, (_, side))) in cells.iter().zip(&self.columns).take(in_line).enumerate() {
                 let room = " ".repeat(widths[n].saturating_sub(width(&cell.text)));
                 let shown = cell.tint.map_or(cell.text.clone(), |tint| style.tint(tint, &cell.text));
                 let gap = if n == 0 { "" } else { "  " };
@@ -73,6 +101,9 @@ impl Table {
         text.push_str(&line(&headings));
         for (cells, below) in &self.rows {
             text.push_str(&line(cells));
+            if let Some(cell) = cells.get(in_line) {
+                text.push_str(&format!("{indent}  {}\n", cell.text));
+            }
             text.push_str(below);
         }
         text
@@ -82,4 +113,23 @@ impl Table {
 /// Characters are counted; that is exact for everything printed here but wide scripts in foreign names.
 fn width(text: &str) -> usize {
     text.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_gets_fewer_columns_and_the_last_one_below() {
+        let table = || {
+            let mut table = Table::new(&[("NAME", Side::Left), ("N", Side::Right), ("WHY", Side::Left)]);
+            table.row(vec![Cell::new("files"), Cell::new("12"), Cell::new("it works")], String::new());
+            table
+        };
+        let drawn = |width| table().fit(width, &["N"]).render(Style::Plain, "");
+        assert_eq!(drawn(None), "NAME    N  WHY\nfiles  12  it works\n");
+        assert_eq!(drawn(Some(19)), drawn(None));
+        assert_eq!(drawn(Some(18)), "NAME   WHY\nfiles  it works\n");
+        assert_eq!(drawn(Some(10)), "NAME\nfiles\n  it works\n");
+    }
 }
