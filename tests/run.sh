@@ -4,7 +4,8 @@
 # Steps: format, lints, documentation; Rust tests with every kept fuzz input; the drill; tests/interop/setup.sh, which
 # installs the peers, nginx, Chromium and python3-venv; interoperation with real clients and servers (a part of the matrix;
 # all of it: `python3 tests/interop/run.py`); the proof that chaos would see a fault, and chaos for a minute; long answers
-# that break; metrics read by Prometheus' own client; the page in a real Chromium; the official conformance suite, direct
+# that break; metrics read by Prometheus' own client; `serve` under a service
+# manager; the page in a real Chromium; the official conformance suite, direct
 # and through relatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,6 +42,9 @@ python3 tests/interop/long.py --ci
 
 say "metrics, read by Prometheus' own client"
 tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py
+
+say "as a service: readiness, watchdog, a socket handed over, a calm end"
+python3 tests/service/run.py
 
 say "the page in a real browser"
 python3 tests/page/run.py

@@ -30,6 +30,7 @@ use crate::exit;
 use crate::face::Face;
 use crate::launch::{Launch, ServerSpec};
 use crate::render::{self, Failure};
+use crate::supervisor;
 
 /// The last entries of a keeper that ends have so long to reach the disk.
 const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
@@ -39,19 +40,25 @@ const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// What kept it from starting, or ended it. A [`Failure`] inside keeps its hint and exit code.
 pub(crate) fn run(launch: Launch) -> anyhow::Result<ExitCode> {
+    let handed_over = match launch.kind {
+        KeeperKind::Stdio => None,
+        KeeperKind::Serve => supervisor::socket().map_err(|cause| {
+            Failure::new("The socket that the service manager hands over can't be used").cause(cause)
+        })?,
+    };
     let runtime = match launch.kind {
         // One client at a time speaks here: a second thread would cost more than it brings.
         KeeperKind::Stdio => tokio::runtime::Builder::new_current_thread().enable_all().build(),
         KeeperKind::Serve => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
     }
     .context("The asynchronous runtime can't be started")?;
-    let done = runtime.block_on(keep(launch));
+    let done = runtime.block_on(keep(launch, handed_over));
     // The reader of stdin is a blocking thread that nothing but input can wake.
     runtime.shutdown_background();
     done
 }
 
-async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
+async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> anyhow::Result<ExitCode> {
     let servers = launch.servers.iter().map(server).collect::<Result<Vec<_>, Failure>>()?;
     let records = match launch.kind {
         KeeperKind::Serve => Some(Arc::new(open_store(&launch)?) as Arc<dyn Store>),
@@ -96,7 +103,7 @@ async fn keep(launch: Launch) -> anyhow::Result<ExitCode> {
     };
     let done = match launch.kind {
         KeeperKind::Stdio => over_stdio(&launch, keeper).await,
-        KeeperKind::Serve => over_http(&launch, keeper, face).await,
+        KeeperKind::Serve => over_http(&launch, handed_over, keeper, face).await,
     };
     hooks.end().await;
     // On a thread of its own, so that a disk that hangs holds nothing up but this.
@@ -117,8 +124,18 @@ async fn over_stdio(launch: &Launch, keeper: Arc<Keeper>) -> anyhow::Result<Exit
     Ok(ExitCode::from(exit::DONE))
 }
 
-async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> anyhow::Result<ExitCode> {
-    let listener = TcpListener::bind(launch.listen).await.map_err(|cause| cannot_listen(launch, &cause))?;
+async fn over_http(
+    launch: &Launch,
+    handed_over: Option<std::net::TcpListener>,
+    keeper: Arc<Keeper>,
+    face: Arc<Face>,
+) -> anyhow::Result<ExitCode> {
+    let listener = match handed_over {
+        Some(listener) => {
+            TcpListener::from_std(listener).context("The socket that was handed over can't be used")?
+        }
+        None => TcpListener::bind(launch.listen).await.map_err(|cause| cannot_listen(launch, &cause))?,
+    };
     let bound = listener.local_addr().context("The address that was bound can't be read")?;
     let token = if launch.token {
         Some(token_file(&launch.state_dir).map_err(|cause| {
@@ -134,7 +151,9 @@ async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> any
         Allowed::new(bound, &launch.allow_hosts).map_err(|fault| Failure::usage(fault.to_string()))?;
     let names: Vec<&str> = launch.servers.iter().map(|s| s.name.as_str()).collect();
     // Nobody reading it is no reason not to serve.
-    let _ = render::out(&render::serve::listening(bound, &names, token.as_deref()));
+    // A log that others keep is no place for a token.
+    let shown = if supervisor::is_there() { None } else { token.as_deref() };
+    let _ = render::out(&render::serve::listening(bound, &names, shown));
     let (shown, scraped) = (Arc::clone(&face), Arc::clone(&keeper));
     let metrics: http_side::Metrics = Arc::new(move || {
         let status = relatch_admin::Keeper::status(&*shown);
@@ -150,7 +169,11 @@ async fn over_http(launch: &Launch, keeper: Arc<Keeper>, face: Arc<Face>) -> any
         HttpConfig { allowed, token, metrics, site },
         stopped,
     ));
+    let looked_at = Arc::clone(&face);
+    supervisor::watch(move || drop(relatch_admin::Keeper::status(&*looked_at)));
+    supervisor::ready(&render::serve::ready(bound, names.len()));
     told_to_stop().await;
+    supervisor::stopping();
     let _ = stop.send(true);
     serving.await.context("The HTTP side ended unexpectedly")?;
     keeper.flush().await;

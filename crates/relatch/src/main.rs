@@ -11,6 +11,8 @@ mod face;
 mod keeper;
 mod launch;
 mod render;
+mod service;
+mod supervisor;
 
 use std::process::ExitCode;
 

@@ -374,3 +374,30 @@ fn a_reader_that_closes_early_is_no_bug() {
     let ended = child.wait_with_output().unwrap();
     assert_ne!(ended.status.code(), Some(70), "{}", String::from_utf8_lossy(&ended.stderr));
 }
+
+#[test]
+fn shells_and_manuals_know_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = typed(dir.path(), &["--help"]).1;
+    let commands =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"status") && commands.len() > 8, "{commands:?}");
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let (code, out, _) = typed(dir.path(), &["completions", shell]);
+        assert_eq!(code, 0);
+        for command in &commands {
+            assert!(out.contains(command), "{shell} does not know `{command}`");
+        }
+    }
+    let (code, page, _) = typed(dir.path(), &["man"]);
+    assert_eq!(code, 0);
+    assert!(page.contains(".TH relatch 1"), "{page}");
+    let pages = dir.path().join("man1");
+    assert_eq!(typed(dir.path(), &["man", pages.to_str().unwrap()]).0, 0);
+    for command in &commands {
+        let page = std::fs::read_to_string(pages.join(format!("relatch-{command}.1"))).unwrap();
+        assert!(page.contains("Example") && page.contains(&format!("relatch\\-{command}")), "{page}");
+    }
+    assert!(!pages.join("relatch-drill-server.1").exists(), "hidden commands have no page");
+}

@@ -7,9 +7,11 @@ mod hooks;
 mod log;
 mod moment;
 mod page;
+mod paper;
 mod parse;
 mod reconnect;
 mod serve;
+mod service;
 mod status;
 mod stdio;
 mod upstream;
@@ -54,7 +56,10 @@ enum Command {
     Log(log::Arguments),
     Drill(drill::Arguments),
     Page(page::Arguments),
+    Service(service::Arguments),
     Explain(explain::Arguments),
+    Completions(paper::CompletionArguments),
+    Man(paper::ManArguments),
     #[command(hide = true)]
     DrillServer(drill::ServerArguments),
 }
@@ -69,7 +74,10 @@ impl Cli {
             Command::Log(arguments) => wait_for(log::run(arguments)),
             Command::Drill(arguments) => wait_for(drill::run(arguments)),
             Command::Page(arguments) => wait_for(page::run(arguments)),
+            Command::Service(arguments) => service::run(arguments),
             Command::Explain(arguments) => explain::run(&arguments),
+            Command::Completions(arguments) => Ok(paper::completions(&arguments)),
+            Command::Man(arguments) => paper::man(&arguments),
             Command::DrillServer(arguments) => wait_for(drill::run_server(arguments)),
         }
     }

@@ -63,7 +63,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     Ok(keeper::run(launch(&arguments)?)?)
 }
 
-fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
+impl Arguments {
+    /// Whether a header is among them, which may be a secret.
+    pub(crate) fn has_headers(&self) -> bool {
+        !self.treatment.headers.is_empty()
+    }
+}
+
+/// Everything that was typed, checked.
+pub(crate) fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
     let mut named: Vec<(String, url::Url)> = Vec::new();
     for text in &arguments.servers {
         let (name, url) = split(text)?;

@@ -7,6 +7,7 @@ pub(crate) mod drill;
 pub(crate) mod explain;
 pub(crate) mod log;
 pub(crate) mod serve;
+pub(crate) mod service;
 pub(crate) mod status;
 mod table;
 

@@ -35,6 +35,11 @@ pub(crate) fn listening(listen: SocketAddr, names: &[&str], token: Option<&str>)
     text
 }
 
+/// What a service manager shows of a keeper that works.
+pub(crate) fn ready(listen: SocketAddr, servers: usize) -> String {
+    format!("{servers} servers at {}", base(listen))
+}
+
 /// Where the page is, and how to get in.
 pub(crate) fn page(listen: SocketAddr) -> String {
     format!("The page is at {}/ and `relatch page` opens it, signed in\n", base(listen))
