@@ -293,7 +293,8 @@ pub fn server_status(
 #[must_use]
 pub fn shown_url(url: &str) -> String {
     let Ok(mut url) = url::Url::parse(url) else {
-        return "(not an address)".to_owned();
+        // A command is shown as it is: every user of the machine sees it anyway.
+        return if url.contains("://") { "(not an address)".to_owned() } else { url.to_owned() };
     };
     let names: Vec<String> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
     if !names.is_empty() {
@@ -430,6 +431,7 @@ mod tests {
             shown_url("https://me:pw@a.example/mcp?key=s3cret&v=2#x"),
             "https://a.example/mcp?key=…&v=…"
         );
-        assert_eq!(shown_url("nonsense"), "(not an address)");
+        assert_eq!(shown_url("http://:x/"), "(not an address)");
+        assert_eq!(shown_url("npx -y server"), "npx -y server");
     }
 }

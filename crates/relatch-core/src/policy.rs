@@ -19,6 +19,8 @@ pub struct Policy {
     pub gateway_errors_refused: bool,
     /// The address is loopback or private: looks and probes cost nobody anything.
     pub local: bool,
+    /// Each session is a process of its own: nobody else answers for it, and what refuses is its end.
+    pub process: bool,
 }
 
 impl Policy {
@@ -33,6 +35,7 @@ impl Policy {
             replay: Vec::new(),
             gateway_errors_refused: false,
             local: true,
+            process: false,
         }
     }
 

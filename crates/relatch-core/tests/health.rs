@@ -231,3 +231,49 @@ fn a_question_that_was_out_during_a_sleep_is_not_held_against_the_server() {
     w.answered(4);
     assert_eq!((w.state(), w.conditions().len()), (State::Healthy, 0));
 }
+
+/// A server that is a command: each session is a process.
+fn of_a_command() -> World {
+    World::bound_with(Policy { process: true, ..world::policy() })
+}
+
+#[test]
+fn a_process_that_has_ended_is_replaced_without_another_question() {
+    let mut w = of_a_command();
+    w.call(2);
+    // It answered a moment ago, and still nobody else can know its session.
+    says!(w.refused(3, 404, "`npx` was ended by signal 9"), "send #4 g2 initialize");
+    assert!(w.journal.contains(&"lost: `npx` was ended by signal 9".to_owned()), "{:?}", w.journal);
+    says!(w.session(4), "send #5 g2 initialized");
+    says!(w.answered(5), "forget g1", "send #6 g2 exchange 2");
+}
+
+#[test]
+fn a_command_that_can_not_be_started_is_named_soon_and_tried_again_while_somebody_waits() {
+    let mut w = World::with(Policy { process: true, ..world::policy() });
+    w.opened(1, 1);
+    w.cut(1, world::cut_of(false, "`npx` is not on `PATH`"));
+    assert_eq!((w.state(), w.conditions()), (State::Down, vec!["command-failed"]));
+    let mut tries = 0;
+    while !w.is_over(1) {
+        for line in w.waits(3_000) {
+            if let Some(attempt) = world::attempt_of(&line) {
+                tries += 1;
+                w.cut(attempt, world::cut_of(false, "`npx` is not on `PATH`"));
+            } else {
+                assert_eq!(line, "answer 1 command-failed executed=no");
+            }
+        }
+    }
+    assert!((3..30).contains(&tries) && w.now.0 == 3_000, "{tries} tries, until {:?}", w.now);
+}
+
+#[test]
+fn a_command_that_ends_under_every_call_is_no_answer_of_a_server() {
+    let mut w = of_a_command();
+    w.call(2);
+    w.refused(3, 404, "`npx` exited with status 1");
+    w.session(4);
+    w.answered(5);
+    assert_eq!(w.refused(6, 404, "`npx` exited with status 1")[0], "answer 2 command-failed executed=no");
+}

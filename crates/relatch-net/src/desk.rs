@@ -146,6 +146,14 @@ pub(crate) enum Sifted {
     Malformed(String),
 }
 
+/// Where a message of a server's comes from.
+struct Home {
+    latch: LatchId,
+    generation: Gen,
+    of: AttemptId,
+    flow: Option<ExId>,
+}
+
 impl Attempt {
     /// The exchange that it was made for.
     pub(crate) fn ex(&self) -> Option<ExId> {
@@ -233,19 +241,69 @@ impl Desk {
 
     fn sift_one(&mut self, of: AttemptId, text: Bytes, envelope: &Envelope) -> Option<Sifted> {
         let attempt = self.attempts.get(&of)?;
-        let generation = attempt.generation;
-        let flow = attempt.flow;
-        let text = match &envelope.kind {
+        match &envelope.kind {
             Kind::Result { id } if attempt.id.as_ref() == Some(id) => {
-                return Some(Sifted::Answer(under(&text, envelope, attempt.client_id.as_ref())));
+                Some(Sifted::Answer(under(&text, envelope, attempt.client_id.as_ref())))
             }
             // An error without id can only be about the one request of this stream.
             Kind::Error { id, .. } if attempt.id.is_some() && (id.is_none() || attempt.id == *id) => {
-                return Some(Sifted::Answer(under(&text, envelope, attempt.client_id.as_ref())));
+                Some(Sifted::Answer(under(&text, envelope, attempt.client_id.as_ref())))
             }
+            Kind::Result { .. } | Kind::Error { .. } => None,
+            Kind::Request { .. } | Kind::Notification { .. } => {
+                let home =
+                    Home { latch: attempt.latch, generation: attempt.generation, of, flow: attempt.flow };
+                self.pass_on(home, text, envelope)
+            }
+        }
+    }
+
+    /// Sorts what a process says that answers nothing.
+    pub(crate) fn sift_of_session(
+        &mut self,
+        latch: LatchId,
+        generation: Gen,
+        text: Bytes,
+        envelope: &Envelope,
+    ) -> Option<Sifted> {
+        let of = self.host_of(latch, generation, &text, envelope);
+        let flow = of.and_then(|of| self.attempts.get(&of)).and_then(|attempt| attempt.flow);
+        self.pass_on(Home { latch, generation, of: of.unwrap_or(AttemptId(0)), flow }, text, envelope)
+    }
+
+    /// The attempt whose exchange a message of this session's process belongs to: progress by its token, and while
+    /// nobody reads the standing stream, everything else by the newest; none where it goes by the standing stream.
+    pub(crate) fn host_of(
+        &self,
+        latch: LatchId,
+        generation: Gen,
+        text: &Bytes,
+        envelope: &Envelope,
+    ) -> Option<AttemptId> {
+        let open = || {
+            self.attempts.iter().filter_map(|(id, attempt)| {
+                let of_session = attempt.latch == latch && attempt.generation == generation && !attempt.ended;
+                let What::Exchange { ex, .. } = attempt.what else { return None };
+                Some((id, self.exchanges.get(&ex).filter(|_| of_session)?))
+            })
+        };
+        if matches!(&envelope.kind, Kind::Notification { method } if method == method::PROGRESS) {
+            let token = envelope.params(text).and_then(params::progress_fields).map(|(token, _)| token)?;
+            return open().find(|(_, exchange)| exchange.token.as_ref() == Some(&token)).map(|(id, _)| *id);
+        }
+        if self.latches.get(&latch)?.outbox.attached() {
+            return None;
+        }
+        open().filter(|(_, exchange)| exchange.sink.takes_events).map(|(id, _)| *id).max()
+    }
+
+    /// Sends on a request or notification of a server.
+    fn pass_on(&mut self, home: Home, text: Bytes, envelope: &Envelope) -> Option<Sifted> {
+        let Home { latch, generation, of, flow } = home;
+        let text = match &envelope.kind {
             Kind::Result { .. } | Kind::Error { .. } => return None,
             Kind::Request { id, .. } => {
-                let latch = self.latches.get_mut(&attempt.latch)?;
+                let latch = self.latches.get_mut(&latch)?;
                 if latch.pending.len() >= PENDING {
                     return None;
                 }
@@ -255,7 +313,7 @@ impl Desk {
                 text
             }
             Kind::Notification { method } => match method.as_str() {
-                method::CANCELLED => self.server_cancels(of, &text, envelope),
+                method::CANCELLED => self.server_cancels(latch, generation, &text, envelope),
                 method::PROGRESS => {
                     if self.progress_is_old(flow, &text, envelope) {
                         return None;
@@ -265,7 +323,6 @@ impl Desk {
                 _ => text,
             },
         };
-        let latch = self.attempts.get(&of)?.latch;
         match flow.and_then(|ex| self.exchanges.get(&ex)).map(|exchange| &exchange.sink) {
             Some(sink) if sink.takes_events => Some(Sifted::Exchange(sink.clone(), text)),
             Some(_) | None => Some(Sifted::Standing(Arc::clone(&self.latches.get(&latch)?.outbox), text)),
@@ -273,11 +330,17 @@ impl Desk {
     }
 
     /// The server takes a request of its own back.
-    fn server_cancels(&mut self, of: AttemptId, text: &Bytes, envelope: &Envelope) -> Bytes {
+    fn server_cancels(
+        &mut self,
+        latch: LatchId,
+        generation: Gen,
+        text: &Bytes,
+        envelope: &Envelope,
+    ) -> Bytes {
         let named = envelope.params(text).and_then(params::cancelled_request_id);
-        let (Some((id, span)), Some(attempt)) = (named, self.attempts.get(&of)) else { return text.clone() };
-        let mapped = server_request_id(attempt.generation.0, &id);
-        match self.latches.get_mut(&attempt.latch).and_then(|latch| latch.pending.remove(&mapped)) {
+        let Some((id, span)) = named else { return text.clone() };
+        let mapped = server_request_id(generation.0, &id);
+        match self.latches.get_mut(&latch).and_then(|latch| latch.pending.remove(&mapped)) {
             Some(_) => envelope.with_params_value(text, span, mapped.raw()),
             None => text.clone(),
         }
@@ -301,11 +364,20 @@ impl Desk {
     /// Cancels at the client what this attempt's stream asked of it.
     pub(crate) fn withdraw(&mut self, of: AttemptId) {
         let of_one = self.attempts.get(&of).map(|attempt| attempt.latch);
+        self.take_back(of_one, |pending| pending.attempt == of);
+    }
+
+    /// Cancels at the client what this session has asked of it.
+    pub(crate) fn withdraw_session(&mut self, latch: LatchId, generation: Gen) {
+        self.take_back(Some(latch), |pending| pending.generation == generation);
+    }
+
+    fn take_back(&mut self, of_one: Option<LatchId>, which: impl Fn(&Pending) -> bool) {
         for (_, latch) in self.latches.iter_mut().filter(|(id, _)| of_one.is_none_or(|one| one == **id)) {
             let asked: Vec<_> = latch
                 .pending
                 .iter()
-                .filter(|(_, pending)| pending.attempt == of)
+                .filter(|(_, pending)| which(pending))
                 .map(|(id, pending)| (id.clone(), pending.ex))
                 .collect();
             for (id, ex) in asked {

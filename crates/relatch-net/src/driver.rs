@@ -25,7 +25,7 @@ use crate::desk::{Desk, Kept, Refused};
 use crate::exchange::{Final, Piece, Shape};
 use crate::keeper::Common;
 use crate::upstream::attempt;
-use crate::upstream::dial::Dialer;
+use crate::upstream::way::Way;
 use crate::{lock, words};
 
 /// The timer looks at the clock this often while something is due later: a timer stands still while the machine sleeps.
@@ -44,7 +44,7 @@ pub(crate) struct Upstream {
     pub(crate) url: String,
     /// Headers that the user configured.
     pub(crate) headers: HeaderMap,
-    pub(crate) dialer: Dialer,
+    pub(crate) way: Way,
     pub(crate) common: Arc<Common>,
     /// The path to which the server redirects, once known.
     pub(crate) path: Mutex<Option<Arc<str>>>,
@@ -79,7 +79,7 @@ impl Upstream {
     pub(crate) fn start(
         policy: Policy,
         headers: HeaderMap,
-        dialer: Dialer,
+        way: Way,
         common: Arc<Common>,
         chance: u64,
     ) -> Arc<Upstream> {
@@ -89,7 +89,7 @@ impl Upstream {
             name: policy.name.as_str().into(),
             url: policy.url.clone(),
             headers,
-            dialer,
+            way,
             common,
             path: Mutex::new(None),
             inside: Mutex::new(Inside {
@@ -194,7 +194,7 @@ impl Upstream {
 
     /// The address as it may be shown.
     pub(crate) fn shown_url(&self) -> String {
-        self.dialer.target().to_string()
+        self.way.shown()
     }
 
     /// The same without its sessions.
@@ -327,9 +327,10 @@ impl Upstream {
                 }
             }
             Effect::Withdraw { attempt } => desk.withdraw(attempt),
-            Effect::CloseIdle => self.dialer.close_idle(),
+            Effect::CloseIdle => self.way.close_idle(),
             Effect::Record { latch } => self.record(desk, machine, latch),
             Effect::Forget { latch, generation } => {
+                self.way.forget(latch, generation);
                 desk.orphans.remove(&(latch, generation));
                 if let Some(latch) = desk.latches.get_mut(&latch) {
                     latch.sessions.remove(&generation);
@@ -450,7 +451,7 @@ impl Upstream {
 
 /// Wakes the machine when it wants to be woken.
 async fn keep_time(upstream: std::sync::Weak<Upstream>) {
-    let Some(closed) = upstream.upgrade().map(|up| up.dialer.idle_closed()) else { return };
+    let Some(closed) = upstream.upgrade().map(|up| up.way.idle_closed()) else { return };
     loop {
         let Some(up) = upstream.upgrade() else { return };
         let due = {

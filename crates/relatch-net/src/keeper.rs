@@ -21,7 +21,8 @@ use crate::driver::Upstream;
 use crate::entropy;
 use crate::records::Writer;
 use crate::sessions::Sessions;
-use crate::upstream::dial::{Dialer, Target, Tls};
+use crate::upstream::dial::Tls;
+use crate::upstream::way::{Place, Way};
 
 /// Expiry is looked at this often.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
@@ -36,8 +37,8 @@ pub struct ServerConfig {
     pub policy: Policy,
     /// Headers that every request to it carries, in place of the client's.
     pub headers: HeaderMap,
-    /// Its address.
-    pub target: Target,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// What a keeper needs to start.
@@ -143,9 +144,9 @@ impl Keeper {
             .servers
             .into_iter()
             .map(|server| {
-                let ServerConfig { policy, headers, target } = server;
-                let dialer = Dialer::new(target, config.tls.clone());
-                let upstream = Upstream::start(policy, headers, dialer, Arc::clone(&common), chance());
+                let ServerConfig { policy, headers, place } = server;
+                let way = Way::to(place, &config.tls);
+                let upstream = Upstream::start(policy, headers, way, Arc::clone(&common), chance());
                 (Arc::clone(&upstream.name), upstream)
             })
             .collect();
@@ -191,17 +192,17 @@ impl Keeper {
         upstream.sids().into_iter().map(|(latch, sid)| (latch, sid.chars().take(8).collect())).collect()
     }
 
-    /// Sockets open to an upstream.
+    /// Sockets open to an upstream, or processes of it that run.
     #[must_use]
     pub fn open_sockets(&self, name: &str) -> Option<usize> {
-        self.upstreams.get(name).map(|upstream| upstream.dialer.open_sockets())
+        self.upstreams.get(name).map(|upstream| upstream.way.open())
     }
 
     /// What is under way at an upstream.
     #[must_use]
     pub fn load(&self, name: &str) -> Option<Load> {
         let upstream = self.upstreams.get(name)?;
-        let busy_sockets = upstream.dialer.busy_sockets();
+        let busy_sockets = upstream.way.busy();
         Some(upstream.desk(|desk| Load {
             sessions: desk.latches.len(),
             exchanges: desk.exchanges.len(),
@@ -227,6 +228,13 @@ impl Keeper {
     /// Waits until everything that has to outlive this process is stored.
     pub async fn flush(&self) {
         self.common.writer.flush().await;
+    }
+
+    /// Ends the processes that were started for upstreams, and waits for that.
+    pub async fn close(&self) {
+        for upstream in self.upstreams.values() {
+            upstream.way.close().await;
+        }
     }
 
     /// Ends calls because this process does: those that were not sent, or all.
@@ -344,6 +352,8 @@ mod tests {
     use relatch_core::record::{FORMAT, Record, SessionRecord};
     use relatch_store::MemoryStore;
 
+    use crate::upstream::dial::Target;
+
     use super::*;
 
     const DAY: u64 = 24 * 3_600_000;
@@ -356,7 +366,7 @@ mod tests {
             servers: vec![ServerConfig {
                 policy: Policy::new("x", url),
                 headers: HeaderMap::new(),
-                target: Target::parse(url).unwrap(),
+                place: Target::parse(url).unwrap().into(),
             }],
             records: Some(store.clone()),
             journal: Arc::new(|_, _, _| {}),

@@ -63,6 +63,8 @@ pub enum Code {
     UpstreamBusy,
     /// This keeper is being shut down.
     Draining,
+    /// The command that is the server does not stay up.
+    CommandFailed,
 }
 
 /// Whether the call ran at the upstream.
@@ -110,6 +112,7 @@ impl Code {
         Self::HandshakeRefused,
         Self::UpstreamBusy,
         Self::Draining,
+        Self::CommandFailed,
     ];
 
     /// The code's word.
@@ -280,6 +283,14 @@ impl Code {
                 -31031,
                 "This keeper is being shut down and takes no new calls. The call was not sent. Call again: the next \
                  keeper takes the session over.",
+            ),
+            Self::CommandFailed => Row::new(
+                "command-failed",
+                -31032,
+                "The server is a command that relatch starts, and it can't be started or ends before it answers \
+                 `initialize`. relatch goes on trying, after ever longer pauses up to a second; calls wait for it, and \
+                 what was not sent has not run. The cause has its exit status and its last line on stderr. Run the \
+                 command by hand, with the same environment, to see the rest of what it says.",
             ),
         }
     }

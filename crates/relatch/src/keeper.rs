@@ -21,14 +21,16 @@ use relatch_net::downstream::origin::{Allowed, token_file};
 use relatch_net::downstream::{http as http_side, stdio as stdio_side};
 use relatch_net::hooks::{self, About, Hooks, Webhook};
 use relatch_net::keeper::{Keeper, KeeperConfig, ServerConfig};
+use relatch_net::upstream::command::Command;
 use relatch_net::upstream::dial::{Nearness, Target, Tls};
+use relatch_net::upstream::way;
 use relatch_store::{SqliteStore, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::exit;
 use crate::face::Face;
-use crate::launch::{Launch, ServerSpec};
+use crate::launch::{Launch, Place, ServerSpec};
 use crate::render::{self, Failure};
 use crate::supervisor;
 
@@ -89,7 +91,8 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
     });
     let about = About { kind: launch.kind.as_str(), version: env!("CARGO_PKG_VERSION") };
     let hooks = hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
-    let urls = launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect();
+    let urls = launch.servers.iter().map(|s| (s.name.clone(), s.place.shown())).collect();
+    let closing = Arc::clone(&keeper);
     let face = Face::new(Arc::clone(&keeper), launch.kind, urls, Arc::clone(&journal));
     // Without its control socket a keeper still serves; only `status` can't see it.
     let control =
@@ -106,6 +109,7 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
         KeeperKind::Serve => over_http(&launch, handed_over, keeper, face).await,
     };
     hooks.end().await;
+    closing.close().await;
     // On a thread of its own, so that a disk that hangs holds nothing up but this.
     let _ = tokio::task::spawn_blocking(move || journal.flush(JOURNAL_WITHIN)).await;
     done
@@ -263,17 +267,25 @@ fn hooks_of(launch: &Launch) -> Result<Hooks, Failure> {
 }
 
 fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
-    let target = Target::parse(&spec.url).map_err(|fault| {
-        Failure::usage(format!("The address of `{}` can't be used", spec.name)).cause(fault)
-    })?;
+    let (place, local) = match &spec.place {
+        Place::Url(url) => {
+            let target = Target::parse(url).map_err(|fault| {
+                Failure::usage(format!("The address of `{}` can't be used", spec.name)).cause(fault)
+            })?;
+            let local = target.nearness() != Nearness::Public;
+            (way::Place::Url(target), local)
+        }
+        Place::Command(words) => (way::Place::Command(command(words)), true),
+    };
     let policy = Policy {
         hold_ms: spec.hold_ms,
         stateful: spec.stateful,
         replay: spec.replay.clone(),
         gateway_errors_refused: spec.gateway_errors_refused,
-        local: target.nearness() != Nearness::Public,
+        local,
+        process: matches!(place, way::Place::Command(_)),
         // Messages, journal and records show the address; a key in its query is none of theirs.
-        ..Policy::new(spec.name.clone(), target.to_string())
+        ..Policy::new(spec.name.clone(), place.to_string())
     };
     let mut headers = HeaderMap::new();
     for (name, value) in &spec.headers {
@@ -285,5 +297,18 @@ fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         value.set_sensitive(true);
         headers.append(name, value);
     }
-    Ok(ServerConfig { policy, headers, target })
+    Ok(ServerConfig { policy, headers, place })
+}
+
+/// A server that is a command, guarded by this program, so that nothing of it outlives relatch.
+fn command(words: &[String]) -> Command {
+    let mut words = words.iter().cloned();
+    let guard = std::env::current_exe().ok().map(|program| vec![program.into(), "guard".into(), "--".into()]);
+    Command {
+        program: words.next().unwrap_or_default(),
+        arguments: words.collect(),
+        env: Vec::new(),
+        folder: None,
+        guard,
+    }
 }

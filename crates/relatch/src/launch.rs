@@ -33,13 +33,32 @@ pub(crate) struct HookSpec {
     pub(crate) webhook: Option<String>,
 }
 
+/// Where an upstream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At an `http` or `https` address with a host and without user, password or fragment.
+    Url(String),
+    /// In a process for each session: the program and its arguments.
+    Command(Vec<String>),
+}
+
+impl Place {
+    /// As status shows it.
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Place::Url(url) => url.clone(),
+            Place::Command(words) => words.join(" "),
+        }
+    }
+}
+
 /// One upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServerSpec {
     /// `[a-z0-9][a-z0-9._-]{0,63}`.
     pub(crate) name: String,
-    /// An `http` or `https` address with a host and without user, password or fragment.
-    pub(crate) url: String,
+    /// Where it is.
+    pub(crate) place: Place,
     /// Sent with every request to this upstream, before the client's own of the same name.
     pub(crate) headers: Vec<(String, String)>,
     /// How long an exchange waits while the upstream is away.

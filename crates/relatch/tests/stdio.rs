@@ -65,6 +65,7 @@ fn a_keeper_on_stdio_that_gets_sigterm_ends_its_session_upstream_and_then_itself
     let mut keeper = Command::new(env!("CARGO_BIN_EXE_relatch"))
         .args(["stdio", &format!("http://{at}/mcp")])
         .env("RELATCH_RUNTIME_DIR", run.path())
+        .env("XDG_STATE_HOME", run.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

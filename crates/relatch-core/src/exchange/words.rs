@@ -93,6 +93,39 @@ impl Exchange {
             ))
     }
 
+    /// The command that is the server does not stay up for long enough to open a session.
+    pub(crate) fn command_failed(&self, upstream: &str, command: &str, waited: u64, cause: &str) -> Failure {
+        let ran = match self.ran() {
+            Executed::No if self.ask.method == method::INITIALIZE => "No session was opened.".to_owned(),
+            Executed::No => format!("`{}` did not run.", self.title()),
+            Executed::Unknown => format!("`{}` got no answer.", self.title()),
+        };
+        let waited = seconds(waited);
+        Failure::new(
+            Code::CommandFailed,
+            self.ran(),
+            format!("The command of `{upstream}` did not come up within {waited}. {ran}"),
+        )
+        .cause(cause)
+        .hint(format!("Run it by hand to see what it says: `{command}`"))
+    }
+
+    /// The command that is the server has ended, and so has the one that was started after it.
+    pub(crate) fn command_ended(&self, upstream: &str, command: &str, ran: Executed, cause: &str) -> Failure {
+        let what = self.title();
+        let tail = match ran {
+            Executed::No => format!("`{what}` did not run."),
+            Executed::Unknown => format!("`{what}` may have run."),
+        };
+        Failure::new(
+            Code::CommandFailed,
+            ran,
+            format!("The command of `{upstream}` ended twice in a row. {tail}"),
+        )
+        .cause(cause)
+        .hint(format!("Run it by hand to see what it says: `{command}`"))
+    }
+
     /// What answers the handshake at an address that has never spoken MCP does not speak it.
     pub(crate) fn not_mcp(&self, upstream: &str, url: &str, code: Code, cause: &str) -> Failure {
         Failure::new(

@@ -36,8 +36,14 @@ pub struct Kind {
 }
 
 /// The codes of an upstream that can't be used at all.
-const AWAY: &[&str] =
-    &["upstream-down", "endpoint-missing", "upstream-silent", "certificate-refused", "unknown-host"];
+const AWAY: &[&str] = &[
+    "upstream-down",
+    "command-failed",
+    "endpoint-missing",
+    "upstream-silent",
+    "certificate-refused",
+    "unknown-host",
+];
 
 /// One of [`AWAY`]: it makes an upstream `down`, at once, and depends on nothing.
 const fn away(code: &'static str, title: &'static str, hint: &'static str) -> Kind {
@@ -47,6 +53,11 @@ const fn away(code: &'static str, title: &'static str, hint: &'static str) -> Ki
 /// Every kind.
 pub const KINDS: &[Kind] = &[
     away("upstream-down", "The server can't be reached", "Start the server; relatch finds it by itself"),
+    away(
+        "command-failed",
+        "The server's command does not stay up",
+        "Run the command by hand to see what it says; relatch goes on trying",
+    ),
     away(
         "endpoint-missing",
         "Something else answers at the server's address",

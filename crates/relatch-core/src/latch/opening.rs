@@ -129,6 +129,9 @@ impl Machine {
                         confirmed: true,
                         after: None,
                     });
+                    if self.policy.process && !self.spoken {
+                        self.name_wrong_soon(ex);
+                    }
                     self.fresh.insert(ex);
                 }
             }

@@ -373,6 +373,13 @@ impl Machine {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let method = exchange.title().to_owned();
         let executed = exchange.ran_with(executed);
+        if self.policy.process {
+            // No answer of anybody's: what refuses in the name of a process is its end.
+            let cause = self.refused_words().unwrap_or_default();
+            let failure = exchange.command_ended(&self.policy.name, &self.policy.url, executed, &cause);
+            self.out.push(Effect::Drop { attempt });
+            return self.give_back(ex, Some(failure));
+        }
         match executed {
             Executed::No => self.tracker.noted(self.now, &method, "the upstream refused it"),
             Executed::Unknown => self.tracker.failed(self.now, &method, "the upstream refused it"),

@@ -178,7 +178,9 @@ impl Machine {
         let since = self.away().map(|away| away.since);
         let name = self.policy.name.clone();
         let waited = self.now.since(exchange.asked);
-        let mut failure = if code == Code::HandshakeRefused {
+        let mut failure = if code == Code::CommandFailed {
+            exchange.command_failed(&name, &self.policy.url, waited, &cause)
+        } else if code == Code::HandshakeRefused {
             exchange.handshake_refused(&name, &cause)
         } else if code == Code::EndpointMissing && !self.spoken {
             exchange.not_mcp(&name, &self.policy.url, code, &cause)

@@ -79,8 +79,8 @@ pub struct Machine {
     span: Option<hold::Span>,
     /// What the last probe of the idle upstream found.
     probed: watch::Found,
-    /// What was refused in this turn, and with which status.
-    pub(crate) refused_now: Option<(String, u16)>,
+    /// What was refused in this turn and how, for people.
+    pub(crate) refused_now: Option<String>,
     gate: journal::Gate,
     /// When a closed idle connection was last asked about, and how long the next one waits, unless a client has asked
     /// for something since.
@@ -324,7 +324,11 @@ impl Machine {
         self.scout_returned(id);
         self.hear(&attempt, &outcome);
         self.refused_now = match &outcome {
-            Outcome::Refused(refusal) => Some((self.title_of(&purpose), refusal.status)),
+            // What refuses for a process that has ended says how that was.
+            Outcome::Refused(refusal) if self.policy.process => Some(refusal.body.to_owned()),
+            Outcome::Refused(refusal) => {
+                Some(format!("HTTP {} to `{}`", refusal.status, self.title_of(&purpose)))
+            }
             Outcome::Answered(_)
             | Outcome::Session(_)
             | Outcome::Listed(_)
@@ -530,6 +534,6 @@ impl Machine {
 
     /// What was refused in this turn, for the journal.
     pub(crate) fn refused_words(&self) -> Option<String> {
-        self.refused_now.as_ref().map(|(what, status)| format!("HTTP {status} to `{what}`"))
+        self.refused_now.clone()
     }
 }

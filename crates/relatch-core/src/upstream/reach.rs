@@ -58,6 +58,10 @@ impl Machine {
     /// Evidence says that the upstream is away, or may be.
     pub(crate) fn mark_away(&mut self, absence: Absence<'_>) {
         let now = self.now;
+        let code = match absence.code {
+            Code::UpstreamDown if self.policy.process => Code::CommandFailed,
+            code => code,
+        };
         let first = self.away().is_none();
         if first {
             let undecided = self.latches.values().filter(|l| l.wants_a_trial()).map(|l| l.id);
@@ -65,7 +69,7 @@ impl Machine {
             self.out.push(Effect::CloseIdle);
             self.reach = Reach::Away(Away {
                 since: now,
-                code: absence.code,
+                code,
                 cause: absence.cause.to_owned(),
                 confirmed: false,
                 tries: 0,
@@ -77,7 +81,7 @@ impl Machine {
         }
         let Reach::Away(away) = &mut self.reach else { return };
         away.cause = absence.cause.to_owned();
-        away.code = absence.code;
+        away.code = code;
         let news = absence.confirmed && !away.confirmed;
         away.confirmed |= absence.confirmed;
         away.seen = now;

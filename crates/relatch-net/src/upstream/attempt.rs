@@ -19,9 +19,10 @@ use relatch_wire::{Envelope, Kind};
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::dial::{Broken, Cause, Reply, Wrote};
-use super::events;
+use super::dial::{Broken, Cause, Dialer, Reply, Wrote};
 use super::job::{self, Job};
+use super::way::Way;
+use super::{events, pipe};
 use crate::desk::{Attempt, Desk, Kept, Refused};
 use crate::driver::Upstream;
 use crate::exchange::Chunk;
@@ -67,7 +68,10 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
     let up = Arc::clone(up);
     let task = tokio::spawn(async move {
         match job {
-            Some(job) => run(up, job).await,
+            Some(job) => match &Arc::clone(&up).way {
+                Way::Url(dialer) => run(up, dialer, job).await,
+                Way::Command(commands) => pipe::run(up, commands, job).await,
+            },
             None => {
                 let cut = Cut {
                     wrote: false,
@@ -106,9 +110,9 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
     );
 }
 
-async fn run(up: Arc<Upstream>, job: Job) {
+async fn run(up: Arc<Upstream>, dialer: &Dialer, job: Job) {
     let (attempt, of) = (job.attempt, job.of);
-    let mut reply = match send(&up, &job).await {
+    let mut reply = match send(&up, dialer, &job).await {
         Ok(reply) => reply,
         Err(broken) => return cut(&up, attempt, of, broken),
     };
@@ -117,16 +121,7 @@ async fn run(up: Arc<Upstream>, job: Job) {
         End::Answered(text, sse) => {
             // What is there already gives the connection back before the answer goes on.
             settle(&mut reply).await;
-            match (&job.what, Envelope::read(&text).map(|envelope| envelope.kind)) {
-                (What::Initialize { .. }, Ok(Kind::Result { .. })) => {
-                    session(&up, &job, &reply.head.headers, text, sse)
-                }
-                (What::List { kind, cursor }, Ok(Kind::Result { .. })) => {
-                    let (kind, first) = (*kind, cursor.is_none());
-                    listed(&up, attempt, kind, first, text);
-                }
-                _ => up.answered(of, Kept::Answer(text, sse)),
-            }
+            deliver(&up, &job, &reply.head.headers, text, sse);
             resumed(&up, attempt, of);
             drain(reply).await;
         }
@@ -151,6 +146,17 @@ async fn run(up: Arc<Upstream>, job: Job) {
     }
 }
 
+/// Tells what a whole answer means for its attempt.
+pub(super) fn deliver(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bool) {
+    match (&job.what, Envelope::read(&text).map(|envelope| envelope.kind)) {
+        (What::Initialize { .. }, Ok(Kind::Result { .. })) => session(up, job, head, text, sse),
+        (What::List { kind, cursor }, Ok(Kind::Result { .. })) => {
+            listed(up, job.attempt, *kind, cursor.is_none(), text);
+        }
+        _ => up.answered(job.of, Kept::Answer(text, sse)),
+    }
+}
+
 /// The answer that this attempt brought was another's; its own end is told too.
 fn resumed(up: &Arc<Upstream>, attempt: AttemptId, of: AttemptId) {
     if of != attempt {
@@ -160,17 +166,17 @@ fn resumed(up: &Arc<Upstream>, attempt: AttemptId, of: AttemptId) {
 }
 
 /// Sends the request, and again where the origin itself says so.
-async fn send(up: &Upstream, job: &Job) -> Result<Reply, Broken> {
+async fn send(up: &Upstream, dialer: &Dialer, job: &Job) -> Result<Reply, Broken> {
     let mut request = job.request.clone();
     let mut hops = 0;
     loop {
-        let reply = up.dialer.send(request.clone(), job.rule).await?;
+        let reply = dialer.send(request.clone(), job.rule).await?;
         let status = reply.head.status;
         if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) || hops == HOPS
         {
             return Ok(reply);
         }
-        let Some(path) = redirected(&up.dialer.target().url, request.uri(), &reply.head.headers) else {
+        let Some(path) = redirected(&dialer.target().url, request.uri(), &reply.head.headers) else {
             return Ok(reply);
         };
         let Ok(uri) = Uri::try_from(path.as_str()) else { return Ok(reply) };
@@ -417,7 +423,7 @@ fn listed(
 }
 
 /// The credentials of this attempt have proven good.
-fn accept(up: &Upstream, attempt: AttemptId) {
+pub(super) fn accept(up: &Upstream, attempt: AttemptId) {
     up.desk(|desk| {
         let Some(attempt) = desk.attempts.get(&attempt) else { return };
         let (Some((number, headers)), Some(latch)) = (&attempt.headers, desk.latches.get_mut(&attempt.latch))

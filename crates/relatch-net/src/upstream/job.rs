@@ -9,7 +9,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
 use relatch_core::effect::{Connection, IdRule, Send, What};
-use relatch_core::{AttemptId, Gen};
+use relatch_core::{AttemptId, Gen, LatchId};
 use relatch_wire::handshake::{initialize_message, initialized_message, ping_message, request_message};
 use relatch_wire::headers::{ACCEPT_BOTH, JSON, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, SSE};
 use relatch_wire::rewrite::split_server_request_id;
@@ -25,8 +25,13 @@ pub(crate) struct Job {
     pub(crate) attempt: AttemptId,
     /// Whose events and answer its stream brings: its own, or those of the attempt that it resumes.
     pub(crate) of: AttemptId,
+    pub(crate) latch: LatchId,
     pub(crate) generation: Gen,
     pub(crate) what: What,
+    /// The id under which it travels.
+    pub(crate) id: Option<RequestId>,
+    /// The message alone.
+    pub(crate) message: Bytes,
     pub(crate) request: Request<Full<Bytes>>,
     pub(crate) rule: ConnRule,
     /// A longer answer streams on, if it can.
@@ -162,7 +167,8 @@ pub(crate) fn build(up: &Upstream, desk: &Desk, send: &Send) -> Option<(Job, Nam
     insert(&mut headers, LAST_EVENT_ID, last_event.as_deref());
 
     let path = crate::lock(&up.path).clone();
-    let path = path.as_deref().unwrap_or_else(|| up.dialer.target().path_and_query());
+    let path = path.as_deref().unwrap_or_else(|| up.way.path_and_query());
+    let message = body.clone();
     let mut request = Request::builder().method(verb).uri(path).body(Full::new(body)).ok()?;
     *request.headers_mut() = headers;
     let rule = match send.connection {
@@ -173,8 +179,11 @@ pub(crate) fn build(up: &Upstream, desk: &Desk, send: &Send) -> Option<(Job, Nam
     let job = Job {
         attempt: send.attempt,
         of,
+        latch: send.latch,
         generation: send.generation,
         what: send.what.clone(),
+        id: names.id.clone(),
+        message,
         request,
         rule,
         // A list that went by unseen could not be compared after a restart.

@@ -1,9 +1,14 @@
-//! The server's side: connections to upstreams, the requests that they carry, and what comes back.
+//! The server's side: connections to upstreams and processes of them, the requests that they carry, and what comes
+//! back.
 
 pub(crate) mod attempt;
 pub mod broken;
+pub(crate) mod child;
+pub mod command;
 pub mod dial;
 pub(crate) mod events;
 pub(crate) mod job;
+pub(crate) mod pipe;
 pub mod socket;
 pub mod target;
+pub mod way;

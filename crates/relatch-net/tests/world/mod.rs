@@ -356,7 +356,7 @@ pub fn keeper(
         servers: vec![ServerConfig {
             policy,
             headers: HeaderMap::new(),
-            target: Target::parse(url).unwrap(),
+            place: Target::parse(url).unwrap().into(),
         }],
         records: store,
         journal: Arc::new(move |_, _, entry| sink.lock().unwrap().push(entry)),

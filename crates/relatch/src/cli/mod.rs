@@ -3,6 +3,7 @@
 mod ask;
 mod drill;
 mod explain;
+mod guard;
 mod hooks;
 mod log;
 mod moment;
@@ -61,6 +62,8 @@ enum Command {
     Completions(paper::CompletionArguments),
     Man(paper::ManArguments),
     #[command(hide = true)]
+    Guard(guard::Arguments),
+    #[command(hide = true)]
     DrillServer(drill::ServerArguments),
 }
 
@@ -78,6 +81,7 @@ impl Cli {
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Completions(arguments) => Ok(paper::completions(&arguments)),
             Command::Man(arguments) => paper::man(&arguments),
+            Command::Guard(arguments) => wait_for(guard::run(arguments)),
             Command::DrillServer(arguments) => wait_for(drill::run_server(arguments)),
         }
     }

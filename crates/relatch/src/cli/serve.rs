@@ -11,7 +11,7 @@ use super::hooks::Hooks;
 use super::parse;
 use super::upstream::Treatment;
 use crate::keeper;
-use crate::launch::Launch;
+use crate::launch::{Launch, Place};
 use crate::render::Failure;
 
 /// Where `serve` listens unless told otherwise.
@@ -92,7 +92,9 @@ pub(crate) fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
         servers: named
             .into_iter()
             .zip(headers)
-            .map(|((name, url), headers)| arguments.treatment.spec(name, &url, headers))
+            .map(|((name, url), headers)| {
+                arguments.treatment.spec(name, Place::Url(url.to_string()), headers)
+            })
             .collect(),
         listen: arguments.listen,
         state_dir: state_dir(arguments.state_dir.clone())?,
@@ -204,7 +206,10 @@ mod tests {
         assert_eq!(launch.allow_hosts, ["a.example"]);
         assert!(!launch.token);
         let [gmail, fs] = &launch.servers[..] else { panic!("two servers") };
-        assert_eq!((gmail.name.as_str(), gmail.url.as_str()), ("gmail", "http://127.0.0.1:8761/mcp?a=b"));
+        assert_eq!(
+            (gmail.name.as_str(), &gmail.place),
+            ("gmail", &Place::Url("http://127.0.0.1:8761/mcp?a=b".into()))
+        );
         assert!(gmail.headers.is_empty(), "the header is the other server's");
         assert_eq!(fs.headers, [("Authorization".to_owned(), "Bearer x=y".to_owned())]);
         assert_eq!(fs.hold_ms, 300_000);

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use super::parse;
-use crate::launch::ServerSpec;
+use crate::launch::{Place, ServerSpec};
 use crate::render::Failure;
 
 #[derive(Debug, Args)]
@@ -40,10 +40,10 @@ enum GatewayErrors {
 
 impl Treatment {
     /// One upstream with these options and with headers that were picked for it.
-    pub(crate) fn spec(&self, name: String, url: &url::Url, headers: Vec<(String, String)>) -> ServerSpec {
+    pub(crate) fn spec(&self, name: String, place: Place, headers: Vec<(String, String)>) -> ServerSpec {
         ServerSpec {
             name,
-            url: url.to_string(),
+            place,
             headers,
             hold_ms: self.hold,
             stateful: self.stateful,

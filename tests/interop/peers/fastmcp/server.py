@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "py"))
 
 import dataclasses
+import os
 import warnings
 
 import mcp_types as t
@@ -117,5 +118,9 @@ def note() -> str:
     return "a note"
 
 
+# As a command that speaks on its own stdin and stdout: a process for each session.
+if os.environ.get("PEER_STDIO"):
+    server.run(transport="stdio", show_banner=False)
+    sys.exit()
 app = server.http_app(path="/mcp", json_response=asked.json)
 uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning")

@@ -6,13 +6,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "py"))
 
 import contextlib
+import os
 from types import SimpleNamespace
 
+import anyio
 import mcp.types as t
 import tools
 import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import AnyUrl
 from starlette.applications import Starlette
@@ -116,5 +119,14 @@ async def lifespan(_app):
         yield
 
 
+async def on_stdio():
+    async with stdio_server() as (read, write_to):
+        await server.run(read, write_to, server.create_initialization_options())
+
+
+# As a command that speaks on its own stdin and stdout: a process for each session.
+if os.environ.get("PEER_STDIO"):
+    anyio.run(on_stdio)
+    sys.exit()
 app = Starlette(routes=[Route("/mcp", endpoint=Endpoint())], lifespan=lifespan)
 uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning")

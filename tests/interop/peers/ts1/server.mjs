@@ -1,5 +1,6 @@
 // A server on the TypeScript SDK v1 (see ../../README.md for the contract).
 import { Server } from '@modelcontextprotocol/sdk/server/index.js';
+import { StdioServerTransport } from '@modelcontextprotocol/sdk/server/stdio.js';
 import { StreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/streamableHttp.js';
 import * as t from '@modelcontextprotocol/sdk/types.js';
 import * as tools from '../ts/tools.mjs';
@@ -40,7 +41,9 @@ function build() {
   return server;
 }
 
-serve(asked.port, async (options) => {
+// As a command that speaks on its own stdin and stdout: a process for each session.
+if (process.env.PEER_STDIO) await build().connect(new StdioServerTransport());
+else serve(asked.port, async (options) => {
   const transport = new StreamableHTTPServerTransport({ ...options, enableJsonResponse: asked.json });
   await build().connect(transport);
   return transport;

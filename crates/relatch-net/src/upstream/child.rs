@@ -1,0 +1,255 @@
+//! One running command: started in a process group of its own, ended with everything that it has started.
+//!
+//! What it says on stderr is kept to its last lines, for whoever has to know why it ended. What it says on stdout is
+//! for `pipe`.
+
+use std::collections::VecDeque;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::sync::watch;
+
+use super::command::Command;
+use crate::lock;
+
+/// One whose input was closed gets this long to end by itself (basic/lifecycle#shutdown), and the same after SIGTERM.
+const END_WITHIN: Duration = Duration::from_secs(2);
+/// What it has written before it ended is read for so long.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+/// Lines of stderr that are kept, and characters of each.
+const TAIL_LINES: usize = 20;
+const TAIL_LINE: usize = 500;
+
+/// A command that runs, without its pipes.
+#[derive(Debug)]
+pub(crate) struct Child {
+    group: Option<Pid>,
+    end: watch::Sender<bool>,
+    exited: watch::Receiver<bool>,
+    over: watch::Receiver<Option<String>>,
+}
+
+/// Its pipes.
+pub(crate) struct Pipes {
+    pub(crate) input: ChildStdin,
+    pub(crate) output: ChildStdout,
+}
+
+impl Child {
+    /// Starts a command. `work` has to end when the process has exited and its output has ended: only then is the child
+    /// said to be over.
+    ///
+    /// # Errors
+    /// Why it can't be started, for people.
+    pub(crate) fn start<R>(
+        command: &Command,
+        work: impl FnOnce(Pipes, &Child) -> R,
+    ) -> Result<Arc<Child>, String>
+    where
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let program = command.find().map_err(|fault| fault.to_string())?;
+        let mut builder = match command.guard.as_deref() {
+            Some([guard, rest @ ..]) => {
+                let mut builder = tokio::process::Command::new(guard);
+                builder.args(rest).arg(&program);
+                builder
+            }
+            Some([]) | None => tokio::process::Command::new(&program),
+        };
+        builder
+            .args(&command.arguments)
+            .envs(command.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        if let Some(folder) = &command.folder {
+            builder.current_dir(folder);
+        }
+        let mut process =
+            builder.spawn().map_err(|cause| format!("`{command}` can't be started: {cause}"))?;
+        let (Some(input), Some(output), Some(stderr)) =
+            (process.stdin.take(), process.stdout.take(), process.stderr.take())
+        else {
+            return Err(format!("`{command}` was started without its pipes"));
+        };
+        let group = process.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let (end, told) = watch::channel(false);
+        let (tell, over) = watch::channel(None);
+        let (tell_exit, exited) = watch::channel(false);
+        let child = Arc::new(Child { group, end, exited, over });
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let listening = tokio::spawn(listen(stderr, Arc::clone(&tail)));
+        let working = tokio::spawn(work(Pipes { input, output }, &child));
+        let shown = command.short().to_owned();
+        tokio::spawn(async move {
+            let status = ended(&mut process, group, told).await;
+            // Whatever it has left behind goes with it, and with that the other ends of its pipes.
+            signal(group, Signal::KILL);
+            let _ = tell_exit.send(true);
+            let both = async {
+                let _ = working.await;
+                let _ = listening.await;
+            };
+            let _ = tokio::time::timeout(READ_WITHIN, both).await;
+            let words = last_words(&shown, status, &lock(&tail));
+            let _ = tell.send(Some(words));
+        });
+        Ok(child)
+    }
+
+    /// Has it ended, by closing its input, then by signals.
+    pub(crate) fn end(&self) {
+        self.end.send_replace(true);
+    }
+
+    /// True once it is told to end.
+    pub(crate) fn ending(&self) -> watch::Receiver<bool> {
+        self.end.subscribe()
+    }
+
+    /// True once its process has exited; what it has said may not have been read yet.
+    pub(crate) fn exited(&self) -> watch::Receiver<bool> {
+        self.exited.clone()
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.over.borrow().clone()
+    }
+
+    /// Waits for its end, and says how it was.
+    pub(crate) async fn over(&self) -> String {
+        let mut over = self.over.clone();
+        match over.wait_for(Option::is_some).await {
+            Ok(words) => words.clone().unwrap_or_default(),
+            Err(_) => "its end was not seen".to_owned(),
+        }
+    }
+}
+
+/// A child that nobody holds any more is ended at once.
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.over.borrow().is_none() {
+            signal(self.group, Signal::KILL);
+        }
+    }
+}
+
+/// Waits until the process has ended, by itself or because it was told to.
+async fn ended(
+    process: &mut tokio::process::Child,
+    group: Option<Pid>,
+    mut told: watch::Receiver<bool>,
+) -> Option<ExitStatus> {
+    tokio::select! {
+        status = process.wait() => return status.ok(),
+        // Told, or nobody holds the child any more.
+        _ = told.wait_for(|told| *told) => {}
+    }
+    for next in [Signal::TERM, Signal::KILL] {
+        if let Ok(status) = tokio::time::timeout(END_WITHIN, process.wait()).await {
+            return status.ok();
+        }
+        signal(group, next);
+    }
+    process.wait().await.ok()
+}
+
+fn signal(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        // One that is gone already is as it should be.
+        let _ = kill_process_group(group, signal);
+    }
+}
+
+/// The last lines of stderr.
+#[derive(Debug, Default)]
+struct Tail {
+    lines: VecDeque<String>,
+    line: Vec<u8>,
+}
+
+impl Tail {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if *byte == b'\n' {
+                self.ends();
+            } else if self.line.len() < TAIL_LINE {
+                self.line.push(*byte);
+            }
+        }
+    }
+
+    fn ends(&mut self) {
+        let text = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
+        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if text.trim().is_empty() {
+            return;
+        }
+        if self.lines.len() == TAIL_LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(text.trim().to_owned());
+    }
+}
+
+async fn listen(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>) {
+    let mut buffer = vec![0; 8 * 1024];
+    while let Some(read) = next(&mut stderr, &mut buffer).await {
+        let mut tail = lock(&tail);
+        let before = tail.lines.len();
+        tail.add(&buffer[..read]);
+        for line in tail.lines.iter().skip(before) {
+            tracing::debug!(stderr = %line);
+        }
+    }
+    lock(&tail).ends();
+}
+
+/// The next bytes; none at the end.
+pub(crate) async fn next(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Option<usize> {
+    from.read(buffer).await.ok().filter(|read| *read > 0)
+}
+
+/// How a command ended: its status, and what it said last.
+fn last_words(program: &str, status: Option<ExitStatus>, tail: &Tail) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    let how = match status.map(|status| (status.code(), status.signal())) {
+        // What stands guard over it says so.
+        Some((Some(code @ 129..=192), _)) => format!("`{program}` was ended by signal {}", code - 128),
+        Some((Some(code), _)) => format!("`{program}` exited with status {code}"),
+        Some((None, Some(signal))) => format!("`{program}` was ended by signal {signal}"),
+        Some((None, None)) | None => format!("`{program}` has ended"),
+    };
+    match tail.lines.back() {
+        Some(line) => format!("{how}: {line}"),
+        None => how,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_stderr_the_last_lines_are_kept_and_no_more() {
+        let mut tail = Tail::default();
+        for n in 0..1_000 {
+            tail.add(format!("line {n}\n\n").as_bytes());
+        }
+        tail.add(&[b'x'; 10_000]);
+        tail.ends();
+        assert_eq!((tail.lines.len(), tail.lines[0].as_str()), (TAIL_LINES, "line 981"));
+        assert_eq!(tail.lines[TAIL_LINES - 1].len(), TAIL_LINE);
+        tail.add(b"\x1b[31mred\x07\n");
+        assert_eq!(tail.lines.back().map(String::as_str), Some("[31mred"));
+    }
+}

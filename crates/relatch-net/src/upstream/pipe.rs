@@ -1,0 +1,433 @@
+//! Attempts over the pipes of a command: one process is one session, and a session lives as long as its process.
+//!
+//! A request to a session whose process has ended is told to the core as refused by a server that does not know it: that
+//! it never ran is as certain. Messages of the server that answer nothing are sorted by the desk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, Weak};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use relatch_core::effect::What;
+use relatch_core::input::{Begun, Cut, CutKind, Input};
+use relatch_core::{AttemptId, Gen, LatchId};
+use relatch_wire::envelope::{Body, read_body};
+use relatch_wire::headers::SESSION_ID;
+use relatch_wire::line::{LineReader, one_line};
+use relatch_wire::{Envelope, Kind, RequestId};
+use tokio::io::AsyncWriteExt;
+use tokio::process::{ChildStdin, ChildStdout};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::attempt::{self, garbled};
+use super::child::{self, Child, Pipes};
+use super::command::Command;
+use super::job::Job;
+use crate::desk::{Kept, Refused, Sifted};
+use crate::driver::Upstream;
+use crate::lock;
+
+/// Lines that wait for a command that does not read, before whoever writes waits too.
+const LINES: usize = 16;
+
+/// A server that is a command, and the processes that run of it.
+#[derive(Debug)]
+pub(crate) struct Commands {
+    command: Command,
+    running: Mutex<BTreeMap<(LatchId, Gen), Arc<Pipe>>>,
+    /// Rung whenever a process that held a session has ended by itself.
+    pub(crate) ended: Arc<Notify>,
+}
+
+/// One process and what is asked of it.
+#[derive(Debug)]
+struct Pipe {
+    child: Arc<Child>,
+    lines: mpsc::Sender<Line>,
+    waiting: Arc<Waiting>,
+}
+
+/// Requests without an answer, by the id under which they travel.
+#[derive(Debug, Default)]
+struct Waiting {
+    asked: Mutex<HashMap<RequestId, (AttemptId, oneshot::Sender<Bytes>)>>,
+    /// What stood on stdout and was no message.
+    odd: Mutex<Option<String>>,
+    /// How much of what was written the process had read when it exited, where that is known.
+    read_to: Mutex<Option<u64>>,
+}
+
+/// A message to be written.
+#[derive(Debug)]
+struct Line {
+    message: Bytes,
+    /// Told where it ends in all that was written, once all of it was.
+    written: oneshot::Sender<u64>,
+}
+
+impl Commands {
+    pub(crate) fn new(command: Command) -> Commands {
+        Commands { command, running: Mutex::default(), ended: Arc::default() }
+    }
+
+    pub(crate) fn command(&self) -> &Command {
+        &self.command
+    }
+
+    /// How many processes run.
+    pub(crate) fn running(&self) -> usize {
+        lock(&self.running).len()
+    }
+
+    /// A session is over: its process ends.
+    pub(crate) fn forget(&self, latch: LatchId, generation: Gen) {
+        if let Some(pipe) = lock(&self.running).remove(&(latch, generation)) {
+            pipe.child.end();
+            // Held until it has ended by itself: whoever lets go of a child kills it.
+            tokio::spawn(async move { pipe.child.over().await });
+        }
+    }
+
+    /// Has every process end, and waits for that.
+    pub(crate) async fn close(&self) {
+        let all = std::mem::take(&mut *lock(&self.running));
+        for pipe in all.values() {
+            pipe.child.end();
+        }
+        for pipe in all.values() {
+            pipe.child.over().await;
+        }
+    }
+
+    fn get(&self, latch: LatchId, generation: Gen) -> Option<Arc<Pipe>> {
+        lock(&self.running).get(&(latch, generation)).cloned()
+    }
+}
+
+/// One attempt.
+pub(crate) async fn run(up: Arc<Upstream>, commands: &Commands, job: Job) {
+    let (attempt, latch, generation) = (job.attempt, job.latch, job.generation);
+    if let What::Initialize { .. } = job.what {
+        return open(&up, commands, &job).await;
+    }
+    let pipe = match commands.get(latch, generation) {
+        Some(pipe) if pipe.child.last_words().is_none() => pipe,
+        Some(pipe) => return gone(&up, attempt, pipe.child.last_words().unwrap_or_default()),
+        None => return gone(&up, attempt, "the process of this session has ended".to_owned()),
+    };
+    match &job.what {
+        What::Initialize { .. } => {}
+        What::Note(_) | What::Initialized => {
+            if pipe.write(&job.message).await.is_some() {
+                attempt::accept(&up, attempt);
+                up.answered(attempt, Kept::Answer(Bytes::new(), false));
+            } else {
+                gone(&up, attempt, pipe.child.over().await);
+            }
+        }
+        What::Exchange { .. } | What::Ping | What::SetLevel(_) | What::Subscribe(_) | What::List { .. } => {
+            match pipe.ask(&job).await {
+                Ok(text) => {
+                    attempt::accept(&up, attempt);
+                    let sse = up.desk(|desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_some()));
+                    attempt::deliver(&up, &job, &HeaderMap::new(), text, sse);
+                }
+                Err(Unanswered::Unwritten(words)) => gone(&up, attempt, words),
+                Err(Unanswered::Cut(words)) => cut(&up, attempt, true, words),
+            }
+        }
+        What::Stream => {
+            attempt::accept(&up, attempt);
+            up.fact_after(
+                |desk| desk.attempts.contains_key(&attempt),
+                Input::Begun { attempt, begun: Begun::Stream },
+            );
+            let words = pipe.child.over().await;
+            cut(&up, attempt, true, words);
+        }
+        // Nothing on a pipe is numbered.
+        What::Resume { .. } => {
+            up.finish(
+                attempt,
+                None,
+                Input::Cut { attempt, cut: garbled("a pipe can't be resumed".to_owned()) },
+            );
+        }
+        What::Delete => {
+            commands.forget(latch, generation);
+            up.answered(attempt, Kept::Answer(Bytes::new(), false));
+        }
+    }
+}
+
+/// Starts a process and opens its session.
+async fn open(up: &Arc<Upstream>, commands: &Commands, job: &Job) {
+    let (attempt, key) = (job.attempt, (job.latch, job.generation));
+    let pipe = match Pipe::start(up, &commands.command, key) {
+        Ok(pipe) => Arc::new(pipe),
+        Err(words) => return cut(up, attempt, false, words),
+    };
+    match pipe.ask(job).await {
+        Ok(text) => {
+            attempt::accept(up, attempt);
+            if matches!(Envelope::read(&text).map(|envelope| envelope.kind), Ok(Kind::Result { .. })) {
+                // Before the core hears of it, which sends at once.
+                lock(&commands.running).insert(key, Arc::clone(&pipe));
+                tokio::spawn(watch_over(
+                    Arc::downgrade(up),
+                    Arc::clone(&pipe),
+                    key,
+                    Arc::clone(&commands.ended),
+                ));
+            }
+            let mut head = HeaderMap::new();
+            let name = format!("process-{}", key.1.0);
+            if let Ok(id) = HeaderValue::from_str(&name) {
+                head.insert(SESSION_ID, id);
+            }
+            attempt::deliver(up, job, &head, text, false);
+        }
+        Err(Unanswered::Unwritten(words) | Unanswered::Cut(words)) => {
+            // That it began to read says nothing of what it did: a session that was not opened has run nothing.
+            let odd = lock(&pipe.waiting.odd).clone();
+            let odd = odd.map_or(String::new(), |line| {
+                format!("; on stdout it had said `{line}`, which is no message")
+            });
+            cut(up, attempt, false, format!("{words}{odd}"));
+        }
+    }
+}
+
+/// A process that ends by itself takes what it has asked of its client with it, and the core has to look.
+async fn watch_over(up: Weak<Upstream>, pipe: Arc<Pipe>, key: (LatchId, Gen), ended: Arc<Notify>) {
+    let mut told = pipe.child.ending();
+    tokio::select! {
+        _ = pipe.child.over() => {
+            if let Some(up) = up.upgrade() {
+                up.desk(|desk| desk.withdraw_session(key.0, key.1));
+                ended.notify_one();
+            }
+        }
+        _ = told.wait_for(|told| *told) => {}
+    }
+}
+
+/// The session of this attempt is over, and the attempt has not reached it.
+fn gone(up: &Arc<Upstream>, attempt: AttemptId, words: String) {
+    let refused = Refused {
+        status: StatusCode::NOT_FOUND,
+        headers: HeaderMap::new(),
+        body: words.into(),
+        retry_after: None,
+        location: None,
+    };
+    up.refused(attempt, refused);
+}
+
+fn cut(up: &Arc<Upstream>, attempt: AttemptId, wrote: bool, cause: String) {
+    let cut = Cut { wrote, kind: CutKind::Connection, cause, resumable: false, retry: None };
+    up.finish(attempt, None, Input::Cut { attempt, cut });
+}
+
+/// Why a request has no answer.
+enum Unanswered {
+    /// Not all of it was written, or not all of it was read: it can't have run.
+    Unwritten(String),
+    /// The process ended with it.
+    Cut(String),
+}
+
+impl Pipe {
+    fn start(up: &Arc<Upstream>, command: &Command, key: (LatchId, Gen)) -> Result<Pipe, String> {
+        let waiting = Arc::new(Waiting::default());
+        let (lines, to_write) = mpsc::channel(LINES);
+        let (weak, answers) = (Arc::downgrade(up), Arc::clone(&waiting));
+        let child = Child::start(command, |Pipes { input, output }, child| {
+            let writing = write(input, to_write, child.ending(), child.exited(), Arc::clone(&answers));
+            let reading = read(output, weak, key, answers);
+            async move {
+                tokio::join!(writing, reading);
+            }
+        })?;
+        Ok(Pipe { child, lines, waiting })
+    }
+
+    /// Where it ends in all that was written; none when not all of it was.
+    async fn write(&self, message: &Bytes) -> Option<u64> {
+        let (written, wrote) = oneshot::channel();
+        self.lines.send(Line { message: one_line(message), written }).await.ok()?;
+        // Who writes is gone with the process.
+        wrote.await.ok()
+    }
+
+    /// Writes a request and waits for its answer, which comes under the client's id.
+    async fn ask(&self, job: &Job) -> Result<Bytes, Unanswered> {
+        let Some(id) = job.id.clone() else {
+            return Err(Unanswered::Unwritten("the request has no id".to_owned()));
+        };
+        let (tell, answer) = oneshot::channel();
+        lock(&self.waiting.asked).insert(id.clone(), (job.attempt, tell));
+        // An attempt that is aborted waits no more.
+        let _asked = Asked { waiting: &self.waiting, id, attempt: job.attempt };
+        let Some(end) = self.write(&job.message).await else {
+            return Err(Unanswered::Unwritten(self.child.over().await));
+        };
+        // It comes, or its sender goes with the output of the process.
+        if let Ok(text) = answer.await {
+            return Ok(text);
+        }
+        let words = self.child.over().await;
+        let read_to = *lock(&self.waiting.read_to);
+        Err(if read_to.is_some_and(|read| read < end) {
+            Unanswered::Unwritten(words)
+        } else {
+            Unanswered::Cut(words)
+        })
+    }
+}
+
+/// A request that waits, until this is dropped.
+struct Asked<'a> {
+    waiting: &'a Waiting,
+    id: RequestId,
+    attempt: AttemptId,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut asked = lock(&self.waiting.asked);
+        if asked.get(&self.id).is_some_and(|(attempt, _)| *attempt == self.attempt) {
+            asked.remove(&self.id);
+        }
+    }
+}
+
+/// Writes whole lines in the order in which they come, until the process has exited or is to end. Its end closes the
+/// process' input.
+async fn write(
+    mut input: ChildStdin,
+    mut lines: mpsc::Receiver<Line>,
+    mut ending: watch::Receiver<bool>,
+    mut exited: watch::Receiver<bool>,
+    waiting: Arc<Waiting>,
+) {
+    let mut total = 0;
+    let work = async {
+        while let Some(Line { message, written }) = lines.recv().await {
+            for part in [&message[..], b"\n"] {
+                let mut rest = part;
+                while !rest.is_empty() {
+                    match input.write(rest).await {
+                        Ok(wrote) if wrote > 0 => {
+                            total += wrote as u64;
+                            rest = &rest[wrote..];
+                        }
+                        // Nobody reads any more: what that means, its exit tells.
+                        Ok(_) | Err(_) => return,
+                    }
+                }
+            }
+            // An attempt that was aborted does not care.
+            let _ = written.send(total - 1);
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        _ = ending.wait_for(|told| *told) => return,
+        _ = exited.wait_for(|exited| *exited) => {}
+    }
+    tokio::select! {
+        _ = ending.wait_for(|told| *told) => return,
+        _ = exited.wait_for(|exited| *exited) => {}
+    }
+    if let Some(unread) = unread(&input) {
+        *lock(&waiting.read_to) = Some(total.saturating_sub(unread));
+    }
+}
+
+/// How many bytes of a pipe nobody will ever read: what is in it when its last reader is gone.
+fn unread(input: &ChildStdin) -> Option<u64> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut state = [PollFd::new(input, PollFlags::OUT)];
+    poll(&mut state, Some(&Timespec::default())).ok()?;
+    let alone = state[0].revents().contains(PollFlags::ERR);
+    alone.then(|| rustix::io::ioctl_fionread(input).ok()).flatten()
+}
+
+/// Reads what a process says until its output ends: answers go to who waits for them, the rest is sorted by the desk.
+async fn read(mut output: ChildStdout, up: Weak<Upstream>, key: (LatchId, Gen), waiting: Arc<Waiting>) {
+    let mut reader = LineReader::new();
+    let mut buffer = BytesMut::zeroed(64 * 1024);
+    let mut lines = Vec::new();
+    loop {
+        match child::next(&mut output, &mut buffer).await {
+            Some(read) => reader.feed(&buffer[..read], &mut lines),
+            None => break,
+        }
+        for line in lines.drain(..) {
+            match line {
+                Ok(line) => said(&up, key, &waiting, line).await,
+                Err(fault) => *lock(&waiting.odd) = Some(fault.to_string()),
+            }
+        }
+    }
+    // A last line without an end is half a message.
+    lock(&waiting.asked).clear();
+}
+
+/// One line, which is a message or, on old revisions, a batch of them.
+async fn said(up: &Weak<Upstream>, key: (LatchId, Gen), waiting: &Waiting, line: Bytes) {
+    match read_body(&line) {
+        Ok(Body::One(envelope)) => one(up, key, waiting, line, &envelope).await,
+        Ok(Body::Batch(batch)) => {
+            for (span, envelope) in batch {
+                one(up, key, waiting, line.slice(span), &envelope).await;
+            }
+        }
+        Err(_) => {
+            let shown: String =
+                String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).take(100).collect();
+            tracing::debug!(stdout = %shown, "a line that is no message");
+            *lock(&waiting.odd) = Some(shown);
+        }
+    }
+}
+
+async fn one(
+    up: &Weak<Upstream>,
+    (latch, generation): (LatchId, Gen),
+    waiting: &Waiting,
+    text: Bytes,
+    envelope: &Envelope,
+) {
+    let answers = match &envelope.kind {
+        Kind::Result { id } | Kind::Error { id: Some(id), .. } => Some(id),
+        // Nobody can say whose it is.
+        Kind::Error { id: None, .. } => return,
+        Kind::Request { .. } | Kind::Notification { .. } => None,
+    };
+    if let Some(id) = answers {
+        let asked = lock(&waiting.asked).remove(id);
+        if let (Some((attempt, tell)), Some(up)) = (asked, up.upgrade()) {
+            let client_id = up.desk(|desk| desk.attempts.get(&attempt).and_then(|a| a.client_id.clone()));
+            let text = client_id.map_or_else(|| text.clone(), |id| envelope.with_id(&text, &id));
+            // Who was aborted meanwhile does not care.
+            let _ = tell.send(text);
+        }
+        return;
+    }
+    let Some(up) = up.upgrade() else { return };
+    if let Some(attempt) = up.desk(|desk| desk.host_of(latch, generation, &text, envelope)) {
+        // Before the first message in its stream, the client hears that there is one.
+        up.fact_after(
+            |desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_none()),
+            Input::Begun { attempt, begun: Begun::Stream },
+        );
+        up.desk(|desk| desk.stream_begins(attempt));
+    }
+    match up.desk(|desk| desk.sift_of_session(latch, generation, text, envelope)) {
+        Some(Sifted::Exchange(sink, text)) => sink.event(text).await,
+        Some(Sifted::Standing(outbox, text)) => outbox.push_in_turn(text).await,
+        Some(Sifted::Answer(_) | Sifted::Malformed(_)) | None => {}
+    }
+}
