@@ -92,7 +92,7 @@ fn server(name: &str, health: State) -> ServerStatus {
             open: 0,
         }],
         waiting: 0,
-        totals: Totals { calls: 120, relatched: 3, ..Totals::default() },
+        totals: Totals { calls: 120, relatched: 3, answered: 120, ..Totals::default() },
         latency_ms: LatencyStatus { p50: 3.0, p99: 40.0 },
     }
 }

@@ -311,9 +311,12 @@ impl Tracker {
         let Some(fresh) = Fresh::new(answer, now) else {
             return Judgement::Unknown { since: answer.plus(policy::FRESH_MS) };
         };
-        match shown.find(|c| c.kind.degrades) {
-            Some(c) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
-            None => Judgement::Healthy(fresh),
+        let hidden = self.conditions.values().find(|c| c.shows() > now && c.kind.degrades);
+        match (shown.find(|c| c.kind.degrades), hidden) {
+            (Some(c), _) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
+            // It may pass; where no session works, it is not called well for that.
+            (None, Some(c)) if self.facets.session != Some(true) => Judgement::Recovering { since: c.since },
+            (None, _) => Judgement::Healthy(fresh),
         }
     }
 

@@ -219,8 +219,11 @@ fn evidence(success: Option<&SuccessStatus>, now: Timestamp) -> String {
 
 fn latency(server: &ServerStatus) -> String {
     let latency = &server.latency_ms;
-    if latency.p99 == 0.0 {
+    if server.totals.answered == 0 {
         return "–".to_owned();
+    }
+    if latency.p99 < 1.0 {
+        return "<1 ms".to_owned();
     }
     let digits = |ms: f64| if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
     format!("{}/{} ms", digits(latency.p50), digits(latency.p99))
