@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use relatch_admin::control::{self, Control};
+use relatch_admin::history::ServerHistory;
 use relatch_admin::schema::{
     ClientStatus, ConditionStatus, LatencyStatus, ServerStatus, SessionStatus, SuccessStatus,
 };
@@ -56,6 +57,10 @@ impl Keeper for Still {
             .filter(|server| name.is_none_or(|name| name == server.name))
             .map(|server| ReconnectOutcome { name: server.name.clone(), latches: server.sessions.len() })
             .collect()
+    }
+
+    fn history(&self, _: Option<&str>, _: Option<Timestamp>) -> Vec<ServerHistory> {
+        Vec::new()
     }
 
     fn journal(&self) -> Arc<Journal> {
