@@ -115,6 +115,22 @@ impl relatch_admin::Keeper for Face {
         asked.into_iter().map(|(name, latches)| ReconnectOutcome { name, latches }).collect()
     }
 
+    fn history(&self, name: Option<&str>, from: Option<Timestamp>) -> Vec<ServerHistory> {
+        // What has turned since the last look belongs to it.
+        self.look();
+        let clock = self.keeper.clock();
+        let from = from.map_or(At(0), |from| {
+            let back = Timestamp::now().as_millisecond().saturating_sub(from.as_millisecond());
+            At(clock.now_ms().saturating_sub(u64::try_from(back).unwrap_or(0)))
+        });
+        let histories = self.histories();
+        let asked = self.urls.iter().filter(|(known, _)| name.is_none_or(|name| name == known));
+        let drawn = asked.filter_map(|(name, _)| {
+            Some(server_history(name, histories.get(name)?, from, &|at| clock.wall(at.0)))
+        });
+        drawn.collect()
+    }
+
     fn page(&self) -> Option<String> {
         let (base, page) = self.page.get()?;
         Some(format!("{base}{}", page.upgrade()?.one_time_path()))
@@ -126,21 +142,6 @@ impl relatch_admin::Keeper for Face {
 }
 
 impl Watched for Face {
-    fn history(&self, from: Option<Timestamp>) -> Vec<ServerHistory> {
-        // What has turned since the last look belongs to it.
-        self.look();
-        let clock = self.keeper.clock();
-        let from = from.map_or(At(0), |from| {
-            let back = Timestamp::now().as_millisecond().saturating_sub(from.as_millisecond());
-            At(clock.now_ms().saturating_sub(u64::try_from(back).unwrap_or(0)))
-        });
-        let histories = self.histories();
-        let drawn = self.urls.iter().filter_map(|(name, _)| {
-            Some(server_history(name, histories.get(name)?, from, &|at| clock.wall(at.0)))
-        });
-        drawn.collect()
-    }
-
     fn turns(&self) -> watch::Receiver<u64> {
         self.keeper.turns()
     }

@@ -2,7 +2,7 @@
 //!
 //! It decides nothing about connections. `cli/` has a file per command, `launch` what a keeper is started with, `keeper` a keeper
 //! from start to end, `face` what others see of it,
-//! `drill/` the rehearsal, and `render/` is the only place that prints.
+//! `drill/` the rehearsal, `tui/` the live view in the terminal, and `render/` is the only other place that prints.
 
 mod cli;
 mod drill;
@@ -13,6 +13,7 @@ mod launch;
 mod render;
 mod service;
 mod supervisor;
+mod tui;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
+        tui::restore();
         render::bug(&panic.to_string());
         std::process::exit(exit::BUG.into());
     }));

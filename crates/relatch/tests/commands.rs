@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use relatch_admin::control::{self, Control};
+use relatch_admin::history::ServerHistory;
 use relatch_admin::schema::{
     ClientStatus, ConditionStatus, LatencyStatus, ServerStatus, SessionStatus, SuccessStatus,
 };
@@ -56,6 +57,10 @@ impl Keeper for Still {
             .filter(|server| name.is_none_or(|name| name == server.name))
             .map(|server| ReconnectOutcome { name: server.name.clone(), latches: server.sessions.len() })
             .collect()
+    }
+
+    fn history(&self, _: Option<&str>, _: Option<Timestamp>) -> Vec<ServerHistory> {
+        Vec::new()
     }
 
     fn journal(&self) -> Arc<Journal> {
@@ -352,7 +357,7 @@ fn wrong_usage_has_its_own_words_and_never_repeats_a_secret() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    for command in ["stdio", "serve", "status", "reconnect", "log", "drill", "page", "explain"] {
+    for command in ["stdio", "serve", "status", "top", "reconnect", "log", "drill", "page", "explain"] {
         let (code, out, _) = typed(dir.path(), &[command, "--help"]);
         assert_eq!(code, 0);
         assert!(out.contains("Example"), "{out}");

@@ -14,6 +14,7 @@ mod serve;
 mod service;
 mod status;
 mod stdio;
+mod top;
 mod upstream;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ use crate::render::Failure;
   claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
   relatch serve gmail=http://127.0.0.1:8761/mcp        many clients, many servers
   relatch status                                       the truth about every connection
+  relatch top                                          the same, live
   relatch log --since 10m                              what happened in the last ten minutes
   relatch page                                         the same in the browser
 
@@ -52,6 +54,7 @@ enum Command {
     Stdio(stdio::Arguments),
     Serve(serve::Arguments),
     Status(status::Arguments),
+    Top(top::Arguments),
     Reconnect(reconnect::Arguments),
     Log(log::Arguments),
     Drill(drill::Arguments),
@@ -70,6 +73,7 @@ impl Cli {
             Command::Stdio(arguments) => stdio::run(arguments),
             Command::Serve(arguments) => serve::run(arguments),
             Command::Status(arguments) => wait_for(status::run(arguments)),
+            Command::Top(arguments) => wait_for(top::run(arguments)),
             Command::Reconnect(arguments) => wait_for(reconnect::run(arguments)),
             Command::Log(arguments) => wait_for(log::run(arguments)),
             Command::Drill(arguments) => wait_for(drill::run(arguments)),

@@ -130,6 +130,6 @@ fn text(status: &Status, arguments: &Arguments, width: Option<usize>) -> Result<
         .keepers
         .iter()
         .flat_map(|keeper| keeper.servers.iter().map(move |server| (keeper, server)))
-        .map(|(keeper, server)| render::status::story(keeper, server, now, style));
+        .map(|(keeper, server)| render::status::story(keeper, server, now, style, width));
     Ok(stories.collect::<Vec<String>>().join("\n"))
 }

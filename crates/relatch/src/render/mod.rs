@@ -95,6 +95,19 @@ pub(crate) enum Tint {
     Strong,
 }
 
+impl Tint {
+    /// Between `ESC [` and `m`.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Tint::Good => "32",
+            Tint::Busy => "33",
+            Tint::Bad => "31",
+            Tint::Faint => "2",
+            Tint::Strong => "1",
+        }
+    }
+}
+
 impl Style {
     pub(crate) fn stdout() -> Style {
         Style::of(io::stdout().is_terminal())
@@ -115,16 +128,9 @@ impl Style {
     }
 
     pub(crate) fn tint(self, tint: Tint, text: &str) -> String {
-        let code = match tint {
-            Tint::Good => "32",
-            Tint::Busy => "33",
-            Tint::Bad => "31",
-            Tint::Faint => "2",
-            Tint::Strong => "1",
-        };
         match self {
             Style::Plain => text.to_owned(),
-            Style::Coloured => format!("\x1b[{code}m{text}\x1b[0m"),
+            Style::Coloured => format!("\x1b[{}m{text}\x1b[0m", tint.code()),
         }
     }
 }

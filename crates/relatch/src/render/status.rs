@@ -68,8 +68,14 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style, width: Option
     text
 }
 
-/// One upstream of one keeper with its sessions and clients.
-pub(crate) fn story(keeper: &KeeperStatus, server: &ServerStatus, now: Timestamp, style: Style) -> String {
+/// One upstream of one keeper with its sessions and clients; `width` is that of the reader's terminal.
+pub(crate) fn story(
+    keeper: &KeeperStatus,
+    server: &ServerStatus,
+    now: Timestamp,
+    style: Style,
+    width: Option<usize>,
+) -> String {
     let (mark, tint) = mark(server.health);
     let word = style.tint(tint, &format!("{mark} {}", server.health.as_str()));
     let mut text = format!(
@@ -182,11 +188,13 @@ pub(crate) fn story(keeper: &KeeperStatus, server: &ServerStatus, now: Timestamp
         );
     }
     text.push('\n');
-    text.push_str(&table.render(style, "  "));
+    let width = width.map(|width| width.saturating_sub(2));
+    text.push_str(&table.fit(width, &["OPENED", "OPEN CALLS", "STATE"]).render(style, "  "));
     text
 }
 
-fn mark(state: State) -> (&'static str, Tint) {
+/// What a health looks like, with and without colours.
+pub(crate) fn mark(state: State) -> (&'static str, Tint) {
     match state {
         State::Healthy => ("✓", Tint::Good),
         State::Recovering => ("↻", Tint::Busy),
@@ -202,7 +210,7 @@ fn health(state: State) -> Cell {
 }
 
 /// The session that was bound last, by its generation and its age, and how many others there are: `g4 12m +2`.
-fn session(server: &ServerStatus, now: Timestamp) -> String {
+pub(crate) fn session(server: &ServerStatus, now: Timestamp) -> String {
     let bound = server.sessions.iter().filter_map(|session| Some((session.bound?, session.generation)));
     let Some((bound, generation)) = bound.max() else { return "–".to_owned() };
     let others = server.sessions.len() - 1;
@@ -217,7 +225,8 @@ fn evidence(success: Option<&SuccessStatus>, now: Timestamp) -> String {
     })
 }
 
-fn latency(server: &ServerStatus) -> String {
+/// p50 and p99 of `tools/call`.
+pub(crate) fn latency(server: &ServerStatus) -> String {
     let latency = &server.latency_ms;
     if server.totals.answered == 0 {
         return "–".to_owned();
@@ -230,7 +239,7 @@ fn latency(server: &ServerStatus) -> String {
 }
 
 /// Why it isn't healthy, and what comes next.
-fn reason(server: &ServerStatus, now: Timestamp) -> String {
+pub(crate) fn reason(server: &ServerStatus, now: Timestamp) -> String {
     let mut text = clean(server.reason.as_deref().unwrap_or("no reason known")).into_owned();
     if let Some(success) = server.last_success.as_ref().filter(|_| server.health == State::Unknown) {
         text.push_str(&format!(" (the last: {})", clean(&success.method)));
@@ -267,11 +276,19 @@ fn known(fact: Option<bool>, yes: &'static str, no: &'static str) -> &'static st
     }
 }
 
+/// What became of a wish for new sessions.
+pub(crate) fn asked(latches: usize) -> String {
+    match latches {
+        0 => "no client is attached, nothing to do".to_owned(),
+        latches => format!("relatching {}", count(latches, "session")),
+    }
+}
+
 pub(crate) fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
-fn ago(then: Timestamp, now: Timestamp) -> String {
+pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
     span(until(now, then))
 }
 
@@ -400,7 +417,7 @@ mod tests {
     #[test]
     fn the_story_of_one_upstream_has_its_sessions_and_clients() {
         let server = healthy();
-        insta::assert_snapshot!(story(&keeper(vec![]), &server, at(0), Style::Plain), @r"
+        insta::assert_snapshot!(story(&keeper(vec![]), &server, at(0), Style::Plain, None), @r"
         gmail  ✓ healthy for 12m
           address       http://127.0.0.1:8761/mcp
           server        gmail-mcp 1.4.0, MCP 2025-11-25 (legacy)
