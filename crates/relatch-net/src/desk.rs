@@ -3,7 +3,7 @@
 //! It lives behind the same lock as the machine, so that a fact and its effects see one state. It sorts the messages of
 //! a stream by whom they are for and decides nothing else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ pub(crate) struct Desk {
     pub(crate) attempts: HashMap<AttemptId, Attempt>,
     /// Upstream sessions that opened after their latch was over, with the credentials that opened them. They are ended.
     pub(crate) orphans: BTreeMap<(LatchId, Gen), (UpSession, Headers)>,
+    /// Lists in which the server itself has what `--tell` would add, as the last client that looked has seen them.
+    pub(crate) taken: BTreeSet<ListKind>,
 }
 
 /// A message of the client's with what came along.

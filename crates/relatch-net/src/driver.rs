@@ -21,7 +21,7 @@ use relatch_wire::{Envelope, method};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::desk::{Desk, Kept, Refused};
+use crate::desk::{Desk, Exchange, Kept, Refused};
 use crate::exchange::{Final, Piece, Shape};
 use crate::keeper::Common;
 use crate::upstream::attempt;
@@ -46,6 +46,8 @@ pub(crate) struct Upstream {
     pub(crate) headers: HeaderMap,
     pub(crate) dialer: Dialer,
     pub(crate) common: Arc<Common>,
+    /// Whether its clients are told how the connection is.
+    pub(crate) tells: bool,
     /// The path to which the server redirects, once known.
     pub(crate) path: Mutex<Option<Arc<str>>>,
     inside: Mutex<Inside>,
@@ -91,6 +93,7 @@ impl Upstream {
             headers,
             dialer,
             common,
+            tells: policy.tell,
             path: Mutex::new(None),
             inside: Mutex::new(Inside {
                 machine: Machine::new(policy, now, chance),
@@ -274,7 +277,7 @@ impl Upstream {
                     attempt.flowing.notify_one();
                 }
             }
-            Effect::Pass { ex, attempt } => self.pass(desk, ex, attempt, hints),
+            Effect::Pass { ex, attempt } => self.pass(desk, machine, (ex, attempt), later, hints),
             Effect::PassRefusal { ex, attempt, executed } => {
                 let refused = desk.attempts.remove(&attempt).and_then(|attempt| attempt.answer);
                 if let Some(exchange) = desk.close_exchange(ex) {
@@ -285,6 +288,7 @@ impl Upstream {
                         Some(Kept::Answer(text, _)) => text,
                         Some(Kept::Passed) | None => words::lost_answer(&self.name, &exchange.id),
                     };
+                    let text = self.told(desk, machine, &exchange, text, later);
                     exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
                 }
             }
@@ -347,8 +351,31 @@ impl Upstream {
         }
     }
 
+    /// What goes to the client in place of its server's answer, where `--tell` adds something.
+    fn told(
+        &self,
+        desk: &mut Desk,
+        machine: &Machine,
+        exchange: &Exchange,
+        text: Bytes,
+        later: &mut Later,
+    ) -> Bytes {
+        let (text, changed) = self.with_told(desk, exchange, text, &mut later.journal);
+        if changed {
+            self.record(desk, machine, exchange.latch);
+        }
+        text
+    }
+
     /// The attempt's answer goes to the client.
-    fn pass(&self, desk: &mut Desk, ex: ExId, attempt: AttemptId, hints: &mut Hints) {
+    fn pass(
+        &self,
+        desk: &mut Desk,
+        machine: &Machine,
+        (ex, attempt): (ExId, AttemptId),
+        later: &mut Later,
+        hints: &mut Hints,
+    ) {
         let (answer, numbered) = match desk.attempts.remove(&attempt) {
             Some(attempt) => (attempt.answer, attempt.last_event.is_some()),
             None => (None, false),
@@ -369,6 +396,7 @@ impl Upstream {
                         hints.push((exchange.latch, seen.collect()));
                     }
                 }
+                let text = self.told(desk, machine, &exchange, text, later);
                 Final::Message {
                     text,
                     shape: match (sse, numbered) {

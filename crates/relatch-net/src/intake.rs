@@ -166,6 +166,13 @@ impl Upstream {
 
     /// A client asks for something; `None` when its session is over.
     pub(crate) fn ask(self: &Arc<Self>, latch: LatchId, request: Request) -> Option<Asked> {
+        if let Some(text) = self.answer_itself(latch, &request) {
+            // It was never an exchange: nothing waits for the server, and nothing counts as a call.
+            let (ex, asked, exchange) = self.exchange(latch, request, false);
+            exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
+            tracing::debug!(upstream = %self.name, exchange = ex.0, "told a client how its connection is");
+            return Some(asked);
+        }
         let ask = ask_of(&request);
         let (ex, asked, exchange) = self.exchange(latch, request, false);
         let mut known = false;

@@ -91,6 +91,7 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
     let hooks = hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
     let urls = launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect();
     let face = Face::new(Arc::clone(&keeper), launch.kind, urls, Arc::clone(&journal));
+    keeper.tell_by(face.teller());
     // Without its control socket a keeper still serves; only `status` can't see it.
     let control =
         control::serve(Arc::clone(&face) as Arc<dyn relatch_admin::Keeper>, &runtime::runtime_dir());
@@ -271,6 +272,7 @@ fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         stateful: spec.stateful,
         replay: spec.replay.clone(),
         gateway_errors_refused: spec.gateway_errors_refused,
+        tell: spec.tell,
         local: target.nearness() != Nearness::Public,
         // Messages, journal and records show the address; a key in its query is none of theirs.
         ..Policy::new(spec.name.clone(), target.to_string())

@@ -10,4 +10,5 @@ mod page;
 mod restart;
 mod secrets;
 mod stage;
+mod tell;
 mod truth;
