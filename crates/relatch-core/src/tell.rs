@@ -103,9 +103,7 @@ pub fn words(upstream: &str, turn: Turn, reason: Option<&str>) -> (Level, String
         Turn::Down { .. } => {
             (Level::Warning, format!("`{upstream}` is down: {}", reason.unwrap_or("no reason known")))
         }
-        Turn::Recovered { ms, .. } => {
-            (Level::Notice, format!("`{upstream}` is back after {}", seconds(ms)))
-        }
+        Turn::Recovered { ms, .. } => (Level::Notice, format!("`{upstream}` is back after {}", seconds(ms))),
         Turn::Flapping { outages: 0 } => {
             (Level::Warning, format!("`{upstream}` refuses its new sessions one after the other"))
         }
@@ -159,7 +157,8 @@ mod tests {
 
     #[test]
     fn what_a_server_never_offered_it_does_not_have_whatever_it_answers() {
-        let table = [(-32601, true, true), (-32601, false, true), (-32603, false, true), (-32603, true, false)];
+        let table =
+            [(-32601, true, true), (-32601, false, true), (-32603, false, true), (-32603, true, false)];
         for (code, offered, expected) in table {
             assert_eq!(has_none(code, offered), expected, "{code} {offered}");
         }

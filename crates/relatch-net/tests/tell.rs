@@ -1,5 +1,7 @@
 //! `--tell`: what it adds inside the client, and that it adds nothing anywhere else.
 
+#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
 mod world;
 
 use std::net::SocketAddr;
@@ -149,8 +151,7 @@ async fn what_is_added_stands_behind_the_servers_own_bytes_and_is_answered_by_re
         r#"{"id":0,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true}, "logging":{},"x":1.10,"prompts":{"listChanged":true}},"serverInfo":{"name":"s","version":"1"}},"jsonrpc":"2.0"}"#
     );
     let tools = client.post(&ask(1, "tools/list", "{}")).await.text().await;
-    let own =
-        r#"{"id":1,"result":{"tools":[ {"name":"echo","x":1.10,"inputSchema":{"type":"object"}} ,{"name":"relatch_status","#;
+    let own = r#"{"id":1,"result":{"tools":[ {"name":"echo","x":1.10,"inputSchema":{"type":"object"}} ,{"name":"relatch_status","#;
     assert!(tools.starts_with(own) && tools.ends_with(r#"}]},"jsonrpc":"2.0"}"#), "{tools}");
     let tool = serde_json::from_str::<Value>(&tools).unwrap()["result"]["tools"][1].clone();
     assert_eq!(tool["annotations"]["readOnlyHint"], true);
@@ -377,7 +378,10 @@ async fn an_outage_is_logged_once_at_those_who_want_to_hear_of_it() {
     });
     for heard in [standing.event_json().await, warned.event_json().await] {
         assert_eq!(heard["method"], "notifications/message");
-        assert_eq!((&heard["params"]["level"], &heard["params"]["logger"]), (&value!("warning"), &value!("relatch")));
+        assert_eq!(
+            (&heard["params"]["level"], &heard["params"]["logger"]),
+            (&value!("warning"), &value!("relatch"))
+        );
         let said = heard["params"]["data"].as_str().unwrap();
         assert!(said.starts_with("`x` is down: ") && said.len() > "`x` is down: ".len(), "{said}");
     }
@@ -410,5 +414,8 @@ async fn on_stdio_it_is_the_same() {
     assert_eq!(answer["id"], 3, "the other call waits for the server");
     assert!(answer["result"]["structuredContent"]["health"].is_string());
     let logged = stdio.hear_json().await;
-    assert_eq!((&logged["method"], &logged["params"]["level"]), (&value!("notifications/message"), &value!("warning")));
+    assert_eq!(
+        (&logged["method"], &logged["params"]["level"]),
+        (&value!("notifications/message"), &value!("warning"))
+    );
 }

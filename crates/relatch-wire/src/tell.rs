@@ -117,8 +117,10 @@ pub fn list(id: &RequestId, kind: ListKind, item: &str) -> Bytes {
 /// The answer of the tool; `structured` is JSON for the sessions whose revision has it.
 pub fn tool_answer(id: &RequestId, text: &str, structured: Option<&str>) -> Bytes {
     let structured = structured.map_or_else(String::new, |json| format!(r#","structuredContent":{json}"#));
-    let raw =
-        format!(r#"{{"content":[{{"type":"text","text":{}}}]{structured},"isError":false}}"#, json::quote(text));
+    let raw = format!(
+        r#"{{"content":[{{"type":"text","text":{}}}]{structured},"isError":false}}"#,
+        json::quote(text)
+    );
     result(id, raw.as_bytes())
 }
 
@@ -179,7 +181,9 @@ mod tests {
     fn an_item_stands_behind_the_servers_own_whose_bytes_stay() {
         let tool = item(ListKind::Tools, Some(Revision::V2025_11_25), "{\"type\":\"object\"}").unwrap();
         let page = |list: &str| {
-            Bytes::from(format!(r#"{{"id":1,"result":{{"_meta":{{"n":1.10}},"tools":{list} }},"jsonrpc":"2.0"}}"#))
+            Bytes::from(format!(
+                r#"{{"id":1,"result":{{"_meta":{{"n":1.10}},"tools":{list} }},"jsonrpc":"2.0"}}"#
+            ))
         };
         assert_eq!(with_item(&page("[ ]"), ListKind::Tools, &tool), page(&format!("[ {tool}]")));
         let own = r#"[{"name":"a","x":1.10},{"name":"]"} "#;

@@ -135,9 +135,10 @@ impl Face {
 
 impl relatch_admin::Keeper for Face {
     fn status(&self) -> KeeperStatus {
-        let servers = self.urls.iter().filter_map(|(name, url)| {
-            Some(self.server(name, url, &self.keeper.report(name)?))
-        });
+        let servers = self
+            .urls
+            .iter()
+            .filter_map(|(name, url)| Some(self.server(name, url, &self.keeper.report(name)?)));
         self.keeper_status(servers.collect())
     }
 

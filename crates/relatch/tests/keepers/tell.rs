@@ -30,7 +30,8 @@ fn agree(home: &Home, name: &str, health: &str, mut ask: impl FnMut() -> Value) 
         let inside = result["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
         let (_, outside, err) = home.typed(&["status", name]);
         assert_eq!(err, "");
-        let same = words(inside) == words(&outside) && result["structuredContent"] == home.server_status(name);
+        let same =
+            words(inside) == words(&outside) && result["structuredContent"] == home.server_status(name);
         (same && result["structuredContent"]["health"] == health).then(|| answer.clone())
     })
 }
@@ -84,7 +85,10 @@ fn through_serve_a_client_is_told_of_its_own_server_and_its_own_session() {
     let result = &answer["result"];
     let sessions = result["structuredContent"]["sessions"].as_array().unwrap().clone();
     assert_eq!((sessions.len(), &sessions[0]["id"]), (1, &json!(mine[..8])));
-    assert!(result["content"][0]["text"].as_str().unwrap().ends_with(
-        "\n  1 more session is shown by `relatch status files`\n"
-    ));
+    assert!(
+        result["content"][0]["text"]
+            .as_str()
+            .unwrap()
+            .ends_with("\n  1 more session is shown by `relatch status files`\n")
+    );
 }
