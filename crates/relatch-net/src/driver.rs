@@ -150,6 +150,15 @@ impl Upstream {
             let Some(ending) = inside.desk.attempts.get_mut(&attempt) else { return };
             ending.ended = true;
             ending.answer = kept.clone();
+            if let Some(span) = ending.span.take() {
+                span.ends(&input);
+                if let Some(ex) = inside.desk.exchange_of(attempt)
+                    && let Some(span) = &mut ex.span
+                {
+                    span.waits();
+                }
+            }
+            let Some(ending) = inside.desk.attempts.get(&attempt) else { return };
             let (what, resumable) = (ending.what.clone(), ending.last_event.is_some());
             if let (What::Note(note), Some(Kept::Refused(refused))) = (&what, &kept)
                 && let Some(note) = inside.desk.notes.get_mut(note)
@@ -280,7 +289,8 @@ impl Upstream {
             Effect::Pass { ex, attempt } => self.pass(desk, machine, (ex, attempt), later, hints),
             Effect::PassRefusal { ex, attempt, executed } => {
                 let refused = desk.attempts.remove(&attempt).and_then(|attempt| attempt.answer);
-                if let Some(exchange) = desk.close_exchange(ex) {
+                if let Some(mut exchange) = desk.close_exchange(ex) {
+                    exchange.ends("refused", true);
                     let text = match refused {
                         Some(Kept::Refused(refused)) => {
                             words::passed_refusal(&self.name, &exchange.id, &refused, executed)
@@ -294,7 +304,8 @@ impl Upstream {
             }
             Effect::Challenge { ex, attempt } => {
                 let refused = desk.attempts.get(&attempt).and_then(|attempt| attempt.answer.clone());
-                let Some(exchange) = desk.close_exchange(ex) else { return };
+                let Some(mut exchange) = desk.close_exchange(ex) else { return };
+                exchange.ends("challenged", true);
                 exchange.sink.put(Piece::Final(match refused {
                     Some(Kept::Refused(Refused { status, headers, body, .. })) => Final::Challenge {
                         instead: words::challenge(&self.name, &exchange.id, status, &headers),
@@ -312,7 +323,8 @@ impl Upstream {
                 desk.attempts.remove(&attempt);
             }
             Effect::Answer { ex, failure } => {
-                if let Some(exchange) = desk.close_exchange(ex) {
+                if let Some(mut exchange) = desk.close_exchange(ex) {
+                    exchange.ends(failure.code.as_str(), true);
                     let text =
                         words::failure(&self.name, self.clock(), &failure).to_message(Some(&exchange.id));
                     exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
@@ -380,9 +392,14 @@ impl Upstream {
             Some(attempt) => (attempt.answer, attempt.last_event.is_some()),
             None => (None, false),
         };
-        let Some(exchange) = desk.close_exchange(ex) else { return };
+        let Some(mut exchange) = desk.close_exchange(ex) else { return };
         let last = match answer {
             Some(Kept::Answer(text, sse)) => {
+                if exchange.span.is_some() {
+                    let failed = Envelope::read(&text)
+                        .is_ok_and(|envelope| matches!(envelope.kind, relatch_wire::Kind::Error { .. }));
+                    exchange.ends(if failed { "error" } else { "answered" }, failed);
+                }
                 let text = if exchange.opening { advertise_list_changed(&text) } else { text };
                 if let (Some((kind, first)), Some(latch)) =
                     (exchange.list, desk.latches.get_mut(&exchange.latch))
@@ -406,7 +423,10 @@ impl Upstream {
                     },
                 }
             }
-            Some(Kept::Passed) => Final::Whole,
+            Some(Kept::Passed) => {
+                exchange.ends("answered", false);
+                Final::Whole
+            }
             Some(Kept::Refused(refused)) => Final::Message {
                 text: words::passed_refusal(
                     &self.name,

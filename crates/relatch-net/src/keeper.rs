@@ -21,6 +21,7 @@ use crate::driver::Upstream;
 use crate::entropy;
 use crate::records::Writer;
 use crate::sessions::Sessions;
+use crate::spans::Spans;
 use crate::tell::Teller;
 use crate::upstream::dial::{Dialer, Target, Tls};
 
@@ -101,6 +102,8 @@ pub(crate) struct Common {
     pub(crate) turned: watch::Sender<u64>,
     /// Who tells clients how their connection is.
     pub(crate) teller: OnceLock<Teller>,
+    /// Makes spans, where there is a collector.
+    pub(crate) spans: OnceLock<Spans>,
     bounds: Bounds,
     numbers: AtomicU64,
 }
@@ -140,6 +143,7 @@ impl Keeper {
             kept: Arc::new(Semaphore::new(bounds.kept_kib)),
             turned: watch::Sender::new(0),
             teller: OnceLock::new(),
+            spans: OnceLock::new(),
             bounds,
             numbers: AtomicU64::new(1),
         });

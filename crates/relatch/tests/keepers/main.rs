@@ -11,4 +11,6 @@ mod restart;
 mod secrets;
 mod stage;
 mod tell;
+#[cfg(feature = "otel")]
+mod traces;
 mod truth;
