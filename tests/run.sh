@@ -16,9 +16,13 @@ say "format, lints, documentation"
 cargo fmt --all --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+# The one optional feature.
+cargo clippy --locked -p relatch --features otel --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --locked -p relatch --features otel --no-deps --quiet
 
 say "Rust tests, and every kept fuzz input"
 cargo test --locked --workspace --quiet
+cargo test --locked -p relatch --features otel --quiet --test keepers traces
 
 say "the drill"
 cargo build --locked --quiet

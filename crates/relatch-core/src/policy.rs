@@ -19,6 +19,8 @@ pub struct Policy {
     pub gateway_errors_refused: bool,
     /// The address is loopback or private: looks and probes cost nobody anything.
     pub local: bool,
+    /// Inside the client, its user and its model may ask how the connection is, and are told when it is lost.
+    pub tell: bool,
 }
 
 impl Policy {
@@ -33,6 +35,7 @@ impl Policy {
             replay: Vec::new(),
             gateway_errors_refused: false,
             local: true,
+            tell: false,
         }
     }
 

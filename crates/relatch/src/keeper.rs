@@ -91,6 +91,9 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
     let hooks = hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
     let urls = launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect();
     let face = Face::new(Arc::clone(&keeper), launch.kind, urls, Arc::clone(&journal));
+    keeper.tell_by(face.teller());
+    #[cfg(feature = "otel")]
+    let traces = crate::traces::start(&keeper);
     // Without its control socket a keeper still serves; only `status` can't see it.
     let control =
         control::serve(Arc::clone(&face) as Arc<dyn relatch_admin::Keeper>, &runtime::runtime_dir());
@@ -106,6 +109,10 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
         KeeperKind::Serve => over_http(&launch, handed_over, keeper, face).await,
     };
     hooks.end().await;
+    #[cfg(feature = "otel")]
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     // On a thread of its own, so that a disk that hangs holds nothing up but this.
     let _ = tokio::task::spawn_blocking(move || journal.flush(JOURNAL_WITHIN)).await;
     done
@@ -271,6 +278,7 @@ fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         stateful: spec.stateful,
         replay: spec.replay.clone(),
         gateway_errors_refused: spec.gateway_errors_refused,
+        tell: spec.tell,
         local: target.nearness() != Nearness::Public,
         // Messages, journal and records show the address; a key in its query is none of theirs.
         ..Policy::new(spec.name.clone(), target.to_string())

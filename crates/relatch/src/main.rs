@@ -13,6 +13,8 @@ mod launch;
 mod render;
 mod service;
 mod supervisor;
+#[cfg(feature = "otel")]
+mod traces;
 mod tui;
 
 use std::process::ExitCode;

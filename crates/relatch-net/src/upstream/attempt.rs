@@ -28,6 +28,7 @@ use crate::exchange::Chunk;
 use crate::latch::UpSession;
 use crate::lock;
 use crate::redact;
+use crate::spans::AttemptSpan;
 
 /// An answer up to this size is whole here before its first byte goes on.
 pub(crate) const WHOLE: usize = 1024 * 1024;
@@ -54,7 +55,8 @@ pub(crate) enum End {
 
 /// Begins an attempt as a task of its own.
 pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
-    let built = job::build(up, desk, &send);
+    let span = span_of(desk, &send);
+    let built = job::build(up, desk, &send, span.as_ref());
     let Send { attempt, latch, generation, what, .. } = send;
     let (job, names) = match built {
         Some((job, names)) => (Some(job), Some(names)),
@@ -100,10 +102,29 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
             last_event: None,
             retry: None,
             answer: None,
+            span,
             ended: false,
             task,
         },
     );
+}
+
+/// The span of what is sent for an exchange that is traced.
+fn span_of(desk: &mut Desk, send: &Send) -> Option<AttemptSpan> {
+    let (ex, resumes) = match &send.what {
+        What::Exchange { ex, .. } | What::Initialize { ex: Some(ex) } => (*ex, false),
+        What::Resume { of } => (desk.attempts.get(of)?.ex()?, true),
+        What::Initialize { ex: None }
+        | What::Initialized
+        | What::Ping
+        | What::SetLevel(_)
+        | What::Subscribe(_)
+        | What::List { .. }
+        | What::Note(_)
+        | What::Stream
+        | What::Delete => return None,
+    };
+    Some(desk.exchanges.get_mut(&ex)?.span.as_mut()?.attempt(send.generation, resumes))
 }
 
 async fn run(up: Arc<Upstream>, job: Job) {

@@ -30,6 +30,11 @@ pub(crate) struct Treatment {
     /// `refused`: the proxy in front answers 502, 503 and 504 only when no server was behind it
     #[arg(long, value_name = "MEANING")]
     gateway_errors: Option<GatewayErrors>,
+
+    /// Add the tool and the prompt `relatch_status` to what the server offers, so that user and model can ask inside the
+    /// client how the connection is, and log there when it is lost and back
+    #[arg(long)]
+    tell: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,6 +54,7 @@ impl Treatment {
             stateful: self.stateful,
             replay: self.replay.clone(),
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
+            tell: self.tell,
         }
     }
 

@@ -10,5 +10,8 @@ mod page;
 mod restart;
 mod secrets;
 mod stage;
+mod tell;
 mod top;
+#[cfg(feature = "otel")]
+mod traces;
 mod truth;
