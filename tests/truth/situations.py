@@ -277,7 +277,7 @@ def all_situations():
         Situation("killed", "the server is killed", "py2", "ts1", down, "upstream-down", kill, start, AT_ONCE_S, away, back),
         Situation("piped", "the server is killed", "everything", "py2", down, "", kill, start, AT_ONCE_S, away, back, side="stdio"),
         Situation(
-            "stopped", "the server is stopped: it accepts and never answers", "ts1", "py1", down, "upstream-down",
+            "stopped", "the server is stopped: it accepts and never answers", "ts1", "py1", down, "upstream-silent",
             lambda place: place.stop_server(), wake_and_use, SILENT_S, ("probed",), (),
         ),
         Situation(

@@ -131,5 +131,6 @@ fn text(status: &Status, arguments: &Arguments, width: Option<usize>) -> Result<
         .iter()
         .flat_map(|keeper| keeper.servers.iter().map(move |server| (keeper, server)))
         .map(|(keeper, server)| render::status::story(keeper, server, now, style, width));
-    Ok(stories.collect::<Vec<String>>().join("\n"))
+    // One that gives no answer may have a server of this name, too.
+    Ok(stories.collect::<Vec<String>>().join("\n") + &render::status::unanswered(status, style))
 }

@@ -10,5 +10,6 @@ mod page;
 mod restart;
 mod secrets;
 mod stage;
+mod strangers;
 mod top;
 mod truth;
