@@ -62,7 +62,9 @@ async fn watch(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let status = match ask::status().await.and_then(|status| named(status, arguments)) {
             Ok(status) => Ok(status),
             // Both can come later.
-            Err(failure) if matches!(failure.exit, exit::NO_KEEPER | exit::USAGE) => Err(failure.what),
+            Err(failure) if matches!(failure.exit, exit::NO_KEEPER | exit::USAGE | exit::NO) => {
+                Err(failure.what)
+            }
             Err(failure) => return Err(failure),
         };
         let shown = match &status {

@@ -6,6 +6,7 @@ mod bad_input;
 mod hooks;
 mod journal;
 mod machines;
+mod one_report;
 mod page;
 mod restart;
 mod secrets;
