@@ -2,11 +2,14 @@
 """The truth tests: real servers go wrong in known ways, and every view of relatch is held against what is true.
 
 `RELATCH=target/debug/relatch python3 tests/truth/run.py` plays all situations at the same time beside two servers that stay
-well (about 90 s); `--quiet-minutes 5` has well servers alone and wants not a word of trouble. The table of who said what after
-how long is printed and kept in out/. Starts and ends processes; what is right is in situations.py, what was said in views.py.
+well, in about two minutes; `--quiet-minutes 5` has well servers alone and wants not a word of trouble; `--prove` plants lies.
+The table of who said what after how long is printed and kept in out/. Starts and ends processes; what is right is in
+situations.py, what was said in views.py.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import shutil
 import signal
@@ -23,7 +26,7 @@ from harness.peers import CLIENTS, SERVERS, relatch_path
 from harness.world import Missed
 from room import Place, Room
 from situations import Untrue, all_situations, asleep, everybody
-from views import FRESH_S, OF_STATUS, VIEWS, Watch
+from views import FRESH_S, VIEWS, Seen, Watch
 
 OUT = HERE / "out"
 # A busy client calls so often.
@@ -114,7 +117,7 @@ def play(situation, place, watch, report):
         report(situation, f"{type(fault).__name__}: {fault}")
 
 
-def situations(relatch, only):
+def situations(relatch, only, watching=Watch):
     """All of them at once; what was wrong, and the rows of the table."""
     chosen = [one for one in all_situations() if not only or one.name in only]
     sleeping = [one for one in [asleep()] if not only or one.name in only]
@@ -133,7 +136,7 @@ def situations(relatch, only):
         well = [Well(Place(room, name, server, client), busy) for name, server, client, busy in WELL]
         plays += [(one, Place(bedroom, one.name, one.server, one.client)) for one in sleeping]
         furnish(rooms)
-        watches = [Watch(one, 0.25) for one in rooms]
+        watches = [watching(one, 0.25) for one in rooms]
         for one in well:
             one.begin(watches[0])
         threads = [
@@ -186,17 +189,19 @@ def judged(watches):
     return wrong
 
 
-def quiet(relatch, seconds):
-    """Healthy servers, idle and busy, and not a word of trouble."""
+def quiet(relatch, seconds, places=WELL_LONG, harm=None):
+    """Healthy servers, idle and busy, and not a word of trouble. `harm` does something to one of them."""
     room = Room(relatch, OUT / "quiet")
     watch, wrong = None, []
     try:
-        well = [Well(Place(room, name, server, client), busy) for name, server, client, busy in WELL_LONG]
+        well = [Well(Place(room, name, server, client), busy) for name, server, client, busy in places]
         furnish([room])
         watch = Watch(room, 0.25)
         for one in well:
             one.begin(watch)
         watch.longest = 0.0
+        if harm:
+            harm(room.places[0])
         end = time.monotonic() + seconds
         while time.monotonic() < end and not watch.wrong and not any(one.fault for one in well):
             time.sleep(0.1)
@@ -217,6 +222,45 @@ def quiet(relatch, seconds):
             watch.over.set()
         room.close()
     return wrong
+
+
+class Liar(Watch):
+    """As if `/metrics` called everything healthy, always, and `/api/events` told nothing after its first word."""
+
+    def _metrics(self):
+        return {name: Seen(seen.asked, seen.at, "healthy") for name, seen in super()._metrics().items()}
+
+    def _add(self, view, name, seen):
+        if view != "/api/events" or (view, name) not in self.seen:
+            super()._add(view, name, seen)
+
+
+def disturb(place):
+    """Two things that nobody may miss: a relatch that was not needed, and a server that was away."""
+    done = place.room.relatch_says("reconnect", place.name)
+    place.until(lambda: place.room.api(place.name)["totals"]["relatched"] == 1, 10, f"reconnect did nothing: {done}")
+    place.restart_server()
+
+
+def prove(relatch):
+    """Plants two lies and two troubles; each has to be found. What was not found."""
+    plants = (
+        (lambda: situations(relatch, ["killed"], Liar)[0], ("/metrics says healthy of killed", "/api/events says Seen", "killed: not within")),
+        (lambda: quiet(relatch, 5, WELL, disturb), ("the log has reconnect", "the log has away", "/metrics counts relatched", "status says")),
+    )
+    missed = []
+    for plant, words in plants:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            wrong = plant()
+        for word in words:
+            found = any(word in what for what in wrong)
+            print(f"{'passed' if found else 'FAILED'}  found: {word}", flush=True)
+            if not found:
+                missed.append(f"nobody said `{word}`: {wrong}")
+        if missed:
+            print(said.getvalue())
+    return missed
 
 
 def table(rows):
@@ -257,6 +301,7 @@ def main():
     names = [one.name for one in [*all_situations(), asleep()]]
     parser.add_argument("--only", metavar="A,B", help=", ".join(names))
     parser.add_argument("--quiet-minutes", type=float, metavar="N", help="nothing goes wrong for so long; any word of trouble is a false alarm")
+    parser.add_argument("--prove", action="store_true", help="plants lies and troubles: each has to be found")
     asked = parser.parse_args()
     only = [name for name in (asked.only or "").split(",") if name]
     if strange := [name for name in only if name not in names]:
@@ -272,7 +317,9 @@ def main():
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
     began = time.monotonic()
-    if asked.quiet_minutes:
+    if asked.prove:
+        wrong = prove(relatch)
+    elif asked.quiet_minutes:
         wrong = quiet(relatch, asked.quiet_minutes * 60)
     else:
         wrong, rows = situations(relatch, only)

@@ -160,6 +160,8 @@ class Asleep(Situation):
         began, clock = time.monotonic(), time.time()
         everybody(place, watch, name, ("healthy",), began, BACK_S + AT_ONCE_S)
         self.again(place, watch, began, began)
+        entries(place, watch, name, woken, ("woke",), AT_ONCE_S)
+        self.row["log_back"] = logged(watch, name, began, clock, ("woke",))
         # The watch has held each `healthy` against the age of its evidence; here is the evidence.
         success = place.room.api(name)["last_success"]
         expect(when(success["at"]) >= woken - 0.05, f"healthy on evidence from before the sleep: {success}")

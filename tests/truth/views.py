@@ -75,6 +75,7 @@ class Watch:
         # What was asked by name, too: exit codes cost a process each.
         self.names = set()
         self.rounds, self.agreed, self.longest = 0, 0, 0.0
+        # Of each upstream the health that it has, and when it was first seen to have it.
         self.newest, self.unchanged = {}, {}
         self.counts = {}
         self.ready = set()
@@ -270,9 +271,14 @@ class Watch:
     def _agree(self, first, said, last, asked):
         """Where a server was the same before and after, whoever was asked in between has to say so, too."""
         for name, server in (last or {}).items():
-            now = steady(server)
-            if self.newest.get(name) != now:
-                self.newest[name], self.unchanged[name] = now, asked
+            now, turn = steady(server), (server["health"], server["since"])
+            if self.newest.get(name) != turn:
+                self.newest[name], self.unchanged[name] = turn, asked
+            event = self.last("/api/events", name)
+            if asked - self.unchanged[name] > EVENTS_LATE_S:
+                self.agreed += 1
+                if not event or event.word != server["health"]:
+                    self.wrong.append(f"/api/events says {event} of {name} while /api/status says {server['health']}")
             if not first or name not in first or steady(first[name]) != now:
                 continue
             health = server["health"]
@@ -283,8 +289,3 @@ class Watch:
                 self.agreed += 1
                 if seen.word != expected:
                     self.wrong.append(f"{view} says {seen.word} of {name} while /api/status says {expected}: {seen.told}")
-            event = self.last("/api/events", name)
-            if asked - self.unchanged[name] > EVENTS_LATE_S:
-                self.agreed += 1
-                if not event or event.word != health:
-                    self.wrong.append(f"/api/events says {event} of {name} while /api/status says {health}")
