@@ -184,6 +184,8 @@ def judged(watches):
             sep="\n        ",
             flush=True,
         )
+        if watch.ready != {200} and not any(place.name == "asleep" for place in watch.room.places):
+            wrong.append(f"/readyz in {name} says {sorted(watch.ready)}: 0 is no answer")
         if watch.agreed == 0:
             wrong.append(f"nothing was compared in {name}")
     return wrong
