@@ -283,7 +283,7 @@ def all_situations():
             lambda place: place.stop_server(), wake_and_use, SILENT_S, ("probed",), (),
         ),
         Situation(
-            "web", "its port is taken by a web server", "py1", "ts2", down, "",
+            "web", "its port is taken by a web server", "py1", "ts2", down, "endpoint-missing",
             # A server may say 501 of a session, so a new one is tried for once.
             lambda place: place.web_server(), free_and_start, AT_ONCE_S, away, back, also=("recovering",),
         ),
@@ -293,7 +293,7 @@ def all_situations():
         ),
         Situation(
             "gateway", "the server is killed behind nginx, which answers 502", "everything", "py1", down, "",
-            kill, start, PROBED_S, away, back, behind="nginx",
+            kill, start, AT_ONCE_S, away, back, behind="nginx",
         ),
         Situation(
             "credentials", "the credentials are revoked: 401 with a challenge", "fastmcp", "py2", ("degraded",), "credentials-refused",

@@ -360,6 +360,8 @@ impl Machine {
             self.gateway_seen = Some(self.now);
         }
         let code = match refusal.status {
+            // "Not implemented" is what a web server says to a POST.
+            501 => Code::EndpointMissing,
             429 | 500..=599 => Code::UpstreamDown,
             _ => Code::EndpointMissing,
         };

@@ -285,6 +285,13 @@ impl Machine {
         if self.tracker.is_silent() {
             return self.tracker.judge_silence();
         }
+        // Where no new session is to be had, that is what there is to say.
+        if self.away().is_none()
+            && self.unsettled.iter().all(|id| self.troubled.contains_key(id))
+            && let Some(judgement) = self.tracker.judge_trouble(now)
+        {
+            return judgement;
+        }
         if self.away().is_some() || !self.unsettled.is_empty() {
             let since = self.away().map_or(self.tracker.unsettled_since(now), |away| away.since);
             return Judgement::Recovering { since };

@@ -53,9 +53,6 @@ struct Upstream {
     conditions: &'static [&'static str],
 }
 
-/// A server that gives no sessions is asked for one again and again.
-const TRYING: &[&str] = &["recovering", "degraded"];
-
 /// Every state, and every condition that a server on loopback can be brought to within a test.
 const UPSTREAMS: &[Upstream] = &[
     Upstream { name: "well", mode: Mode::Well, health: &["healthy"], conditions: &[] },
@@ -67,9 +64,19 @@ const UPSTREAMS: &[Upstream] = &[
         health: &["degraded"],
         conditions: &["credentials-refused"],
     },
-    Upstream { name: "refusing", mode: Mode::Refusing, health: TRYING, conditions: &["handshake-refused"] },
-    Upstream { name: "flapping", mode: Mode::Flapping, health: TRYING, conditions: &["session-flapping"] },
-    Upstream { name: "moved", mode: Mode::Moved, health: TRYING, conditions: &["redirected"] },
+    Upstream {
+        name: "refusing",
+        mode: Mode::Refusing,
+        health: &["degraded"],
+        conditions: &["handshake-refused"],
+    },
+    Upstream {
+        name: "flapping",
+        mode: Mode::Flapping,
+        health: &["degraded"],
+        conditions: &["session-flapping"],
+    },
+    Upstream { name: "moved", mode: Mode::Moved, health: &["degraded"], conditions: &["redirected"] },
     Upstream { name: "web", mode: Mode::Web, health: &["down"], conditions: &["endpoint-missing"] },
 ];
 
