@@ -3,10 +3,10 @@
 #
 # Steps: format, lints, documentation; Rust tests with every kept fuzz input; the drill; tests/interop/setup.sh, which
 # installs the peers, nginx, Chromium and python3-venv; interoperation with real clients and servers (a part of the matrix;
-# all of it: `python3 tests/interop/run.py`); the proof that chaos would see a fault, and chaos for a minute; long answers
-# that break; metrics read by Prometheus' own client; `serve` under a service
-# manager; the page in a real Chromium; the official conformance suite, direct
-# and through relatch.
+# all of it: `python3 tests/interop/run.py`); the proof that chaos would see a fault, and chaos for a minute; servers that
+# go wrong while every view is held against what is true, and the proof that a lie would be found; long answers that break;
+# metrics read by Prometheus' own client; `serve` under a service manager; the page in a real Chromium; the official
+# conformance suite, direct and through relatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,6 +40,10 @@ say "chaos: a minute of kills, cuts and silence, and the proof that it would see
 python3 tests/chaos/test_judge.py
 python3 tests/chaos/run.py --prove
 python3 tests/chaos/run.py
+
+say "truth: every view while servers go wrong, and the proof that a lie would be found"
+python3 tests/truth/run.py --prove
+python3 tests/truth/run.py
 
 say "long answers that break: 2 clients"
 python3 tests/interop/long.py --ci

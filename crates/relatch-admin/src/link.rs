@@ -1,11 +1,11 @@
 //! The asking end of the control socket: finds every keeper of this user and asks it.
 //!
 //! A keeper gets [`PATIENCE`] to answer; one that hangs is reported as such, never waited for and never skipped.
-//! Sockets whose process is gone are removed on the way.
+//! Sockets whose process is gone, or is another one by now, are removed on the way.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -16,10 +16,14 @@ use crate::control::{ANSWER_LIMIT, Answer, Request, read_line};
 use crate::history::ServerHistory;
 use crate::journal::Dated;
 use crate::keeper::ReconnectOutcome;
-use crate::schema::{KeeperStatus, SCHEMA, Status, Unanswered};
+use crate::schema::{KeeperStatus, NoAnswer, SCHEMA, Status, Unanswered};
 
 /// How long a keeper may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// A keeper that starts has its socket for a moment before it listens on it, and no longer.
+const STARTING: Duration = Duration::from_secs(5);
+/// This version of relatch.
+const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A keeper that runs, by its socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,18 @@ pub enum LinkError {
         pid: u32,
         /// How.
         cause: io::Error,
+    },
+    /// It is another version, and its answer can't be read.
+    #[error(
+        "process {pid} runs relatch {version}, and this is relatch {OWN_VERSION}, which can't read its answer: {cause}"
+    )]
+    OtherVersion {
+        /// The process.
+        pid: u32,
+        /// Its version.
+        version: String,
+        /// What could not be read.
+        cause: String,
     },
     /// It answered something that this version does not understand.
     #[error("process {pid} answered what this version of relatch does not understand: {cause}")]
@@ -106,12 +122,25 @@ pub async fn status_of_all(dir: &Path) -> io::Result<Status> {
     while let Some(answer) = asked.join_next().await {
         match answer.map_err(io::Error::other)? {
             (_, Ok(keeper)) => status.keepers.push(keeper),
-            (pid, Err(cause)) => status.unanswered.push(Unanswered { pid, cause: cause.to_string() }),
+            (pid, Err(cause)) => status.unanswered.push(cause.told(pid)),
         }
     }
     status.keepers.sort_by_key(|keeper| (keeper.since, keeper.pid));
     status.unanswered.sort_by_key(|keeper| keeper.pid);
     Ok(status)
+}
+
+impl LinkError {
+    /// As the status has it.
+    fn told(&self, pid: u32) -> Unanswered {
+        let (how, version) = match self {
+            LinkError::Hangs { .. } => (NoAnswer::Hangs, None),
+            LinkError::Broken { .. } => (NoAnswer::BrokenOff, None),
+            LinkError::OtherVersion { version, .. } => (NoAnswer::Unread, Some(version.clone())),
+            LinkError::Strange { .. } => (NoAnswer::Unread, None),
+        };
+        Unanswered { pid, how, version, cause: self.to_string() }
+    }
 }
 
 impl KeeperLink {
@@ -194,7 +223,8 @@ impl KeeperLink {
     /// Whether a failed connect means that there is no keeper any more; removes the socket of one that died.
     fn gone(&self, cause: &io::Error) -> bool {
         match cause.kind() {
-            io::ErrorKind::ConnectionRefused if !lives(self.pid) => {
+            // A process that lives may be another one by now: nobody listens on a socket that is not new.
+            io::ErrorKind::ConnectionRefused if !lives(self.pid) || is_old(&self.path) => {
                 let _ = std::fs::remove_file(&self.path);
                 true
             }
@@ -334,12 +364,25 @@ impl Conversation {
         let line = read_line(&mut self.read, ANSWER_LIMIT)
             .await
             .map_err(|cause| LinkError::Broken { pid, cause })?;
-        line.map(|line| {
-            serde_json::from_slice(&line)
-                .map_err(|cause| LinkError::Strange { pid, cause: cause.to_string() })
-        })
-        .transpose()
+        line.map(|line| serde_json::from_slice(&line).map_err(|cause| unread(pid, &line, &cause))).transpose()
     }
+}
+
+/// Why an answer could not be read: a status names the version that wrote it.
+fn unread(pid: u32, line: &[u8], cause: &serde_json::Error) -> LinkError {
+    let cause = cause.to_string();
+    let answer: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
+    match answer["status"]["version"].as_str() {
+        Some(version) if version != OWN_VERSION => {
+            LinkError::OtherVersion { pid, version: version.chars().take(40).collect(), cause }
+        }
+        Some(_) | None => LinkError::Strange { pid, cause },
+    }
+}
+
+fn is_old(socket: &Path) -> bool {
+    let made = std::fs::symlink_metadata(socket).and_then(|found| found.modified());
+    made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > STARTING))
 }
 
 fn pid_of(path: &Path) -> Option<u32> {

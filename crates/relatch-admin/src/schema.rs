@@ -23,13 +23,32 @@ pub struct Status {
     pub unanswered: Vec<Unanswered>,
 }
 
-/// A keeper that runs and gives no answer.
+/// A keeper that runs and gives no answer that can be shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unanswered {
     /// Its process.
     pub pid: u32,
+    /// In which way.
+    #[serde(default)]
+    pub how: NoAnswer,
+    /// Its version of relatch, where that much could be read.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Why there is no answer, for people.
     pub cause: String,
+}
+
+/// In which way a keeper gave no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoAnswer {
+    /// It takes the question and says nothing.
+    #[default]
+    Hangs,
+    /// The connection to it failed.
+    BrokenOff,
+    /// It answered what this version of relatch can't read.
+    Unread,
 }
 
 /// What sort of keeper.

@@ -164,6 +164,8 @@ pub const TIMEOUTS_DOWN: u32 = 3;
 pub const IDLE_LOOK_MS: u64 = 1_500;
 /// An idle upstream is probed this often while a client is attached.
 pub const PROBE_MS: u64 = 30_000;
+/// One that let a probe go unanswered is asked again after this, until it is called down.
+pub const PROBE_AGAIN_MS: u64 = 10_000;
 
 #[cfg(test)]
 mod tests {

@@ -298,6 +298,12 @@ impl Tracker {
         }
     }
 
+    /// A trouble that stands, if it is shown by now and degrades.
+    pub(crate) fn judge_trouble(&self, now: At) -> Option<Judgement> {
+        let trouble = self.conditions.values().find(|c| c.shows() <= now && c.kind.degrades)?;
+        Some(Judgement::Degraded { since: trouble.since, cause: trouble.cause.clone() })
+    }
+
     /// Without an outage or a relatch: what the evidence says.
     pub(crate) fn judge(&self, now: At) -> Judgement {
         let mut shown = self.conditions.values().filter(|c| c.shows() <= now);

@@ -1,7 +1,7 @@
 //! The truth about every upstream: a table that is read in two seconds, and the story of one.
 
 use jiff::Timestamp;
-use relatch_admin::schema::{ConditionStatus, SuccessStatus};
+use relatch_admin::schema::{ConditionStatus, NoAnswer, SuccessStatus, Unanswered};
 use relatch_admin::{KeeperStatus, ServerStatus, Status};
 use relatch_core::health::State;
 
@@ -48,14 +48,7 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style, width: Option
         }
     }
     let mut text = table.fit(width, &["KEEPER", "P50/P99", "SESSION", "CALLS"]).render(style, "");
-    for keeper in &status.unanswered {
-        text.push_str(&format!(
-            "keeper {}  {}  {}\n",
-            keeper.pid,
-            style.tint(Tint::Bad, "✗ hangs"),
-            clean(&keeper.cause)
-        ));
-    }
+    text.push_str(&unanswered(status, style));
     for keeper in &status.keepers {
         if let Some(fault) = &keeper.journal.fault {
             text.push_str(&format!(
@@ -66,6 +59,19 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style, width: Option
         }
     }
     text
+}
+
+/// Keepers that run and of whose upstreams nothing can be told, a line each.
+pub(crate) fn unanswered(status: &Status, style: Style) -> String {
+    let line = |keeper: &Unanswered| {
+        let (word, tint) = match keeper.how {
+            NoAnswer::Hangs => ("✗ hangs", Tint::Bad),
+            NoAnswer::BrokenOff => ("✗ broken off", Tint::Bad),
+            NoAnswer::Unread => ("? unread", Tint::Faint),
+        };
+        format!("keeper {}  {}  {}\n", keeper.pid, style.tint(tint, word), clean(&keeper.cause))
+    };
+    status.unanswered.iter().map(line).collect()
 }
 
 /// One upstream of one keeper with its sessions and clients; `width` is that of the reader's terminal.
@@ -301,7 +307,6 @@ mod tests {
     use relatch_admin::KeeperKind;
     use relatch_admin::schema::{
         ClientStatus, FailureStatus, JournalStatus, LatencyStatus, PeerStatus, SCHEMA, SessionStatus,
-        Unanswered,
     };
     use relatch_core::health::{Facets, Totals};
 
@@ -402,7 +407,12 @@ mod tests {
         let status = Status {
             schema: SCHEMA,
             keepers: vec![keeper(vec![healthy(), down()])],
-            unanswered: vec![Unanswered { pid: 99, cause: "process 99 gave no answer within 2 s".into() }],
+            unanswered: vec![Unanswered {
+                pid: 99,
+                how: NoAnswer::Hangs,
+                version: None,
+                cause: "process 99 gave no answer within 2 s".into(),
+            }],
         };
         insta::assert_snapshot!(table(&status, at(0), Style::Plain, None), @r"
         NAME    HEALTH        FOR  SESSION  CALLS  RELATCHED  GIVEN BACK    P50/P99  KEEPER      EVIDENCE

@@ -73,7 +73,15 @@ pub(super) fn server(name: &str, health: State) -> ServerStatus {
             open: 1,
         }],
         waiting: 0,
-        totals: Totals { calls: 120, relatched: 3, resent: 2, held: 1, given_back: 1, ..Totals::default() },
+        totals: Totals {
+            calls: 120,
+            relatched: 3,
+            resent: 2,
+            held: 1,
+            given_back: 1,
+            answered: 118,
+            ..Totals::default()
+        },
         latency_ms: LatencyStatus { p50: 3.25, p99: 41.0 },
     }
 }

@@ -6,10 +6,12 @@ mod bad_input;
 mod hooks;
 mod journal;
 mod machines;
+mod one_report;
 mod page;
 mod restart;
 mod secrets;
 mod stage;
+mod strangers;
 mod tell;
 mod top;
 #[cfg(feature = "otel")]

@@ -213,7 +213,7 @@ fn a_server_that_refuses_the_handshake_is_not_called_unknown() {
     let mut client = Piped::start(&home, &peer.url(), &["--name", "x"]);
     assert!(client.initialize().get("error").is_some());
     // At first it may be a server that has just begun to listen.
-    assert_eq!(home.server_status("x")["health"], "recovering");
+    assert_eq!(home.server_status("x")["health"], "unknown");
     let server = stage::until("the refusal to be shown", || {
         Some(home.server_status("x")).filter(|server| server["health"] == "degraded")
     });
