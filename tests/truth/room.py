@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "interop"))
 
 from harness.peers import CLIENTS, SERVERS
 from harness.world import Link, Missed, World
+from terminal import Terminal
 
 # A world's own time limit is for one short story.
 LONG_S = 24 * 3600
@@ -31,17 +32,19 @@ class Room(World):
         super().__init__(None, None, "http", out, relatch=relatch)
         self.deadline = self.started + LONG_S
         self.places, self.served, self.token = [], [], ""
+        self.terminal = None
 
     def serve(self):
         self.served = [place.name for place in self.places if place.side == "http"]
         command = [self.relatch, "serve", *(f"{place.name}={place.upstream}" for place in self.places if place.side == "http")]
-        command += ["--listen", "127.0.0.1:0", "--state-dir", str(self.folder / "keeper")]
+        command += ["--listen", "127.0.0.1:0", "--state-dir", str(self.folder / "keeper"), "--tell"]
         said = self.out / "relatch.stdout"
         with open(said, "w") as out:
             self.keeper = self.spawn("relatch", command, stdout=out)
         printed = self.until(lambda: "claude mcp add" in (text := said.read_text()) and text, 20, "relatch serve does not say where it listens")
         self.keeper_port = int(printed.split("/mcp", 1)[0].rsplit(":", 1)[1].split("/")[0])
         self.token = (self.folder / "keeper" / "token").read_text().strip()
+        self.terminal = Terminal(self)
 
     def relatch_says(self, *line):
         return subprocess.run([self.relatch, *line], env=self.environment(), capture_output=True, text=True, timeout=30)
@@ -60,6 +63,8 @@ class Room(World):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.keeper.pid, signal.SIGCONT)
         super().close()
+        if self.terminal:
+            self.terminal.close()
 
 
 class Place(World):
@@ -69,7 +74,9 @@ class Place(World):
         super().__init__(SERVERS[server], CLIENTS[client], side, room.out / name, relatch=room.relatch)
         self.deadline = self.started + LONG_S
         self.room, self.name, self.behind = room, name, behind
-        self.treatment = ["--name", name]
+        self.treatment = ["--name", name, "--tell"]
+        # Its client can't be asked.
+        self.asleep = False
         self.link = self.door = self.noise = None
         room.places.append(self)
         if behind == "door":

@@ -10,7 +10,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from views import FRESH_S, OF_CODES, OF_STATUS, SLACK_S, VIEWS, when
+from views import BY_NAME, FRESH_S, LIVE, OF_CODES, OF_STATUS, SLACK_S, VIEWS, when
 
 AT_ONCE_S = 5
 PROBE_S = 30
@@ -143,6 +143,7 @@ class Asleep(Situation):
         everybody(place, watch, name, ("healthy",), time.monotonic(), 30)
         self.row.update(situation=name, truth=self.truth, server=self.server, client=self.client, side=self.side, views={})
         everyone = (room.keeper, place.server, place.link.process)
+        place.asleep = True
         for process in everyone:
             os.killpg(process.pid, signal.SIGSTOP)
         began, clock = time.monotonic(), time.time()
@@ -158,6 +159,7 @@ class Asleep(Situation):
         for process in everyone:
             os.killpg(process.pid, signal.SIGCONT)
         place.note("all wake")
+        place.asleep = False
         began, clock = time.monotonic(), time.time()
         everybody(place, watch, name, ("healthy",), began, BACK_S + AT_ONCE_S)
         self.again(place, watch, began, began)
@@ -187,14 +189,14 @@ def expect(holds, what):
 def everybody(place, watch, name, words, since, within, code=""):
     """Waits until every view that was asked since then says one of these words, and every one that has codes this one."""
     views = OF_STATUS if place.side == "stdio" else VIEWS
-    views = [view for view in views if name in watch.names or view not in ("status NAME", "exit code")]
+    views = [view for view in views if name in watch.names or view not in BY_NAME]
 
     def late():
         found = []
         for view in views:
             last = watch.last(view, name)
-            # Events come when something changes: what was told last still holds.
-            fresh = last and (view == "/api/events" or last.asked >= since)
+            # What these have told last still holds.
+            fresh = last and (view in LIVE or last.asked >= since)
             if not fresh or last.word not in spoken(view, words) or (view in OF_CODES and code not in last.told):
                 found.append(f"{view} ({last.word}: {last.told})" if last else view)
         return found

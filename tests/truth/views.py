@@ -12,16 +12,20 @@ from dataclasses import dataclass
 from datetime import datetime
 
 # Health in a word, of one upstream.
-OF_STATUS = ("status --json", "status", "status NAME", "exit code")
+OF_STATUS = ("status --json", "status", "status NAME", "exit code", "relatch_status", "relatch top")
 OF_SERVE = ("/api/status", "/api/events", "/metrics")
+# These cost a process or a client's call for each upstream.
+BY_NAME = ("status NAME", "exit code", "relatch_status")
+# These speak by themselves.
+LIVE = ("/api/events", "relatch top")
 # These name conditions by their codes.
 OF_CODES = ("status --json", "/api/status", "/api/events", "/metrics")
 VIEWS = (*OF_STATUS, *OF_SERVE)
 # Evidence may be so old and still count; the rest is for the asking itself.
 FRESH_S = 60
 SLACK_S = 2
-# `/api/events` looks every second at what no event announces, and tells what happens within 250 ms together.
-EVENTS_LATE_S = 3
+# They look every second at what nothing announces, and tell what happens within 250 ms together.
+LIVE_LATE_S = 3
 ROW = re.compile(r"^(\S+)\s+[✓↻!✗?] (\w+)\s")
 STORY = re.compile(r"^(\S+)  [✓↻!✗?] (\w+) for ")
 METRIC = re.compile(r'^relatch_upstream_health\{upstream="([^"]+)",state="([^"]+)"\} 1$', re.M)
@@ -132,6 +136,9 @@ class Watch:
             for view, seen in self._named(name).items():
                 said[view, name] = seen
                 self._add(view, name, seen)
+        drawn = self.room.terminal.at
+        for name, word in self.room.terminal.health().items():
+            self._add("relatch top", name, Seen(drawn, drawn, word))
         self._log()
         asked = time.monotonic()
         self.ready.add((self._get("/readyz", token=False) or (0, ""))[0])
@@ -218,10 +225,23 @@ class Watch:
         lines = done.stdout.splitlines() or [""]
         story = STORY.match(lines[0])
         word = story[2] if story else "no answer"
-        return {
+        said = {
             "status NAME": Seen(asked, at, word, lines[1].strip() if len(lines) > 1 else ""),
             "exit code": Seen(asked, at, str(done.returncode), done.stderr.strip()),
         }
+        place = next(place for place in self.room.places if place.name == name)
+        if not place.asleep:
+            said["relatch_status"] = self._inside(place)
+        return said
+
+    def _inside(self, place):
+        """What the client's own user or model is told, by the tool."""
+        asked = time.monotonic()
+        line = place.link.answer(place.link.send("call", tool="relatch_status", args={}), 20)
+        at = time.monotonic()
+        content = (line.get("result") or {}).get("content") or [{}]
+        story = STORY.match(content[0].get("text", ""))
+        return Seen(asked, at, story[2] if story else "no answer", content[0].get("text", json.dumps(line)[:200]).split("\n")[0])
 
     def _metrics(self):
         asked = time.monotonic()
@@ -274,11 +294,11 @@ class Watch:
             now, turn = steady(server), (server["health"], server["since"])
             if self.newest.get(name) != turn:
                 self.newest[name], self.unchanged[name] = turn, asked
-            event = self.last("/api/events", name)
-            if asked - self.unchanged[name] > EVENTS_LATE_S:
+            for view in LIVE if asked - self.unchanged[name] > LIVE_LATE_S else ():
                 self.agreed += 1
-                if not event or event.word != server["health"]:
-                    self.wrong.append(f"/api/events says {event} of {name} while /api/status says {server['health']}")
+                live = self.last(view, name)
+                if not live or live.word != server["health"]:
+                    self.wrong.append(f"{view} says {live} of {name} while /api/status says {server['health']}")
             if not first or name not in first or steady(first[name]) != now:
                 continue
             health = server["health"]
