@@ -149,9 +149,9 @@ class Asleep(Situation):
         began, clock = time.monotonic(), time.time()
         place.note("all sleep")
         place.downtime(FRESH_S + 3)
-        lies = [view for view in ("status --json", "status", "status NAME", "/api/status", "/metrics") if healthy(watch, view, name, began + 1)]
+        lies = [view for view in ("status --json", "status", "status NAME", "relatch top", "/api/status", "/metrics") if healthy(watch, view, name, began + AT_ONCE_S)]
         expect(not lies, f"these say `healthy` of a keeper that sleeps: {lies}")
-        for view in ("status --json", "status"):
+        for view in ("status --json", "status", "relatch top"):
             seen = watch.first(view, name, began, ("hangs",))
             expect(seen, f"{view} does not say that the keeper hangs")
             self.row["views"][view] = {"says": "hangs", "told": "", "after": seen.at - began}

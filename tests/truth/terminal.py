@@ -17,6 +17,7 @@ COLUMNS, LINES = 200, 60
 # A picture is whole at its end: `?2026l` closes what `?2026h` has begun.
 PART = re.compile(r"\x1b\[(\?)?([0-9;]*)([A-Za-z])|\x1b[()][A-Z0-9]|\x1b[=>78M]|(.)", re.S)
 WHOLE = "\x1b[?2026l"
+HANGS = re.compile(r"^[▸ ]*keeper \d+\s+✗ hangs")
 ROW = re.compile(r"^[▸ ]*(\S+)\s+[✓↻!✗?] (\w+)\b")
 
 
@@ -70,9 +71,10 @@ class Terminal:
             self.row += {"A": -numbers[0], "B": numbers[0]}.get(command, 0)
             self.column += {"C": numbers[0], "D": -numbers[0]}.get(command, 0)
 
-    def health(self):
-        """What the picture says of each upstream: name to word."""
-        return {row[1]: row[2] for row in map(ROW.match, self.picture) if row}
+    def health(self, served):
+        """What the picture says of each upstream: name to word. A keeper that hangs hangs with all that it serves."""
+        hangs = {name: "hangs" for name in served} if any(map(HANGS.match, self.picture)) else {}
+        return {**hangs, **{row[1]: row[2] for row in map(ROW.match, self.picture) if row}}
 
     def close(self):
         with contextlib.suppress(OSError):

@@ -137,7 +137,7 @@ class Watch:
                 said[view, name] = seen
                 self._add(view, name, seen)
         drawn = self.room.terminal.at
-        for name, word in self.room.terminal.health().items():
+        for name, word in self.room.terminal.health(self.room.served).items():
             self._add("relatch top", name, Seen(drawn, drawn, word))
         self._log()
         asked = time.monotonic()

@@ -19,6 +19,7 @@ const VIEWS: &[View] = &[
     ("status", status_table),
     ("status NAME", status_story),
     ("exit codes", exit_codes),
+    ("relatch_status", inside_the_client),
     ("/api/events", events),
     ("/api/events history", history),
     ("/metrics", metrics),
@@ -98,6 +99,7 @@ fn every_view_tells_the_same_of_an_upstream_whatever_state_it_is_in() {
     let mut line: Vec<String> =
         UPSTREAMS.iter().zip(&peers).map(|(up, peer)| format!("{}={}", up.name, peer.url())).collect();
     line.extend([format!("killed={}", killed.url()), "unasked=http://127.0.0.1:9/mcp".to_owned()]);
+    line.push("--tell".to_owned());
     let serve = Serve::start(&home, &line.iter().map(String::as_str).collect::<Vec<_>>());
     let feed = Feed::of(&serve);
 
@@ -146,7 +148,9 @@ fn every_view_tells_the_same_of_an_upstream_whatever_state_it_is_in() {
             if !health.contains(&text(&before["health"])) {
                 return None;
             }
-            let told = Told::of(&home, &serve, &feed, name);
+            let session =
+                sessions.iter().find(|(known, _)| known == name).map(|(_, session)| session.as_str());
+            let told = Told::of(&home, &serve, &feed, name, session);
             let wrong: Vec<String> = VIEWS
                 .iter()
                 .flat_map(|(view, read)| {
@@ -317,22 +321,28 @@ struct Told {
     table: (i32, String),
     story: (i32, String),
     metrics: String,
+    /// Without a session there is nobody to ask.
+    tool: Option<Value>,
     event: Value,
     turns: Vec<Value>,
 }
 
 impl Told {
-    fn of(home: &Home, serve: &Serve, feed: &Feed, name: &str) -> Told {
+    fn of(home: &Home, serve: &Serve, feed: &Feed, name: &str, session: Option<&str>) -> Told {
         let typed = |line: &[&str]| {
             let (code, out, err) = home.typed(line);
             assert_eq!(err, "", "{line:?}");
             (code, out)
         };
+        let params = json!({"name": "relatch_status", "arguments": {}});
+        let asked = json!({"jsonrpc": "2.0", "id": 90, "method": "tools/call", "params": params});
         Told {
             json: home.server_status(name),
             table: typed(&["status"]),
             story: typed(&["status", name]),
             metrics: get(serve, "/metrics"),
+            tool: session
+                .map(|session| serve.post(name, Some(session), &[], &asked).message()["result"].clone()),
             event: feed.status.lock().unwrap().clone(),
             turns: feed.turns.lock().unwrap().clone(),
         }
@@ -382,6 +392,19 @@ fn exit_codes(told: &Told, server: &Value) -> Vec<String> {
         told.table.0 == 1,
         format!("`status` exits with {}, and not all are healthy", told.table.0),
     ));
+    wrong
+}
+
+/// The tool: the same data, and the same story in words.
+fn inside_the_client(told: &Told, server: &Value) -> Vec<String> {
+    let Some(tool) = &told.tool else { return Vec::new() };
+    let mut wrong = that(tool["structuredContent"] == *server, format!("{tool:#}"));
+    let (inside, outside) = (text(&tool["content"][0]["text"]), told.story.1.as_str());
+    // Each second may be another one.
+    let words =
+        |story: &str| story.lines().next().unwrap_or_default().split(" for ").next().map(str::to_owned);
+    wrong.extend(that(words(inside) == words(outside), format!("the story is {inside}")));
+    wrong.extend(troubles(inside, server));
     wrong
 }
 
