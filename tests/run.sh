@@ -1,12 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the tests need and runs all of them: `bash tests/run.sh`.
 #
-# Steps: format, lints, documentation; Rust tests with every kept fuzz input; the drill; tests/interop/setup.sh, which
-# installs the peers, nginx, Chromium and python3-venv; interoperation with real clients and servers (a part of the matrix;
-# all of it: `python3 tests/interop/run.py`); the proof that chaos would see a fault, and chaos for a minute; servers that
-# go wrong while every view is held against what is true, and the proof that a lie would be found; long answers that break;
-# metrics read by Prometheus' own client; `serve` under a service manager; the page in a real Chromium; the official
-# conformance suite, direct and through relatch.
+# Each `say` below names a step. Peers, nginx, Chromium and python3-venv are installed by tests/interop/setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,6 +42,9 @@ python3 tests/truth/run.py
 
 say "long answers that break: 2 clients"
 python3 tests/interop/long.py --ci
+
+say "the doctor: 16 transcripts of real servers, and of relatch itself"
+python3 tests/interop/doctor/run.py
 
 say "metrics, read by Prometheus' own client"
 tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py

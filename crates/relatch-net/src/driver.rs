@@ -471,12 +471,7 @@ impl Upstream {
     pub(crate) fn refused(self: &Arc<Self>, attempt: AttemptId, refused: Refused) {
         let body = String::from_utf8_lossy(&refused.body).into_owned();
         let envelope = Envelope::read(&refused.body).ok();
-        let rpc_code = envelope.as_ref().and_then(|envelope| match envelope.kind {
-            relatch_wire::Kind::Error { code, .. } => Some(code),
-            relatch_wire::Kind::Request { .. }
-            | relatch_wire::Kind::Notification { .. }
-            | relatch_wire::Kind::Result { .. } => None,
-        });
+        let rpc_code = envelope.as_ref().and_then(Envelope::error_code);
         let without_id = match &envelope {
             Some(envelope) => envelope.with_id(&refused.body, &relatch_wire::RequestId::number(0)),
             None => refused.body.clone(),

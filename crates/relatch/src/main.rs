@@ -5,6 +5,7 @@
 //! `drill/` the rehearsal, `tui/` the live view in the terminal, and `render/` is the only other place that prints.
 
 mod cli;
+mod doctor;
 mod drill;
 mod exit;
 mod face;

@@ -149,7 +149,8 @@ fn contains(text: &str, word: &str) -> bool {
 }
 
 /// Whether a text begins as a web page does.
-pub(crate) fn looks_like_html(body: &str) -> bool {
+#[must_use]
+pub fn looks_like_html(body: &str) -> bool {
     let start = body.trim_start();
     start.get(..5).is_some_and(|s| s.eq_ignore_ascii_case("<html"))
         || start.get(..9).is_some_and(|s| s.eq_ignore_ascii_case("<!doctype"))

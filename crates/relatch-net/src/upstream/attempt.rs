@@ -475,7 +475,7 @@ fn refused(head: &http::response::Parts, body: Bytes) -> Refused {
         status: head.status,
         headers,
         body: Bytes::copy_from_slice(&body),
-        retry_after: text(&RETRY_AFTER).and_then(pause),
+        retry_after: text(&RETRY_AFTER).and_then(retry_after),
         location: text(&LOCATION).map(shown_location),
     }
 }
@@ -490,7 +490,8 @@ fn shown_location(location: &str) -> String {
 }
 
 /// `Retry-After` in milliseconds: seconds, or a date.
-fn pause(text: &str) -> Option<u64> {
+#[must_use]
+pub fn retry_after(text: &str) -> Option<u64> {
     if let Ok(seconds) = text.trim().parse::<u64>() {
         return Some(seconds.saturating_mul(1_000));
     }
@@ -582,8 +583,8 @@ mod tests {
 
     #[test]
     fn a_pause_is_seconds_or_a_date() {
-        assert_eq!(pause("120"), Some(120_000));
-        assert_eq!(pause("Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
-        assert_eq!(pause("soon"), None);
+        assert_eq!(retry_after("120"), Some(120_000));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
+        assert_eq!(retry_after("soon"), None);
     }
 }

@@ -7,3 +7,5 @@ pub(crate) mod events;
 pub(crate) mod job;
 pub mod socket;
 pub mod target;
+
+pub use attempt::retry_after;

@@ -1,6 +1,7 @@
 //! The command line: a file per command. Reads and checks what was typed; what a command finds, `render` prints.
 
 mod ask;
+mod doctor;
 mod drill;
 mod explain;
 mod hooks;
@@ -58,6 +59,7 @@ enum Command {
     Reconnect(reconnect::Arguments),
     Log(log::Arguments),
     Drill(drill::Arguments),
+    Doctor(doctor::Arguments),
     Page(page::Arguments),
     Service(service::Arguments),
     Explain(explain::Arguments),
@@ -77,6 +79,7 @@ impl Cli {
             Command::Reconnect(arguments) => wait_for(reconnect::run(arguments)),
             Command::Log(arguments) => wait_for(log::run(arguments)),
             Command::Drill(arguments) => wait_for(drill::run(arguments)),
+            Command::Doctor(arguments) => wait_for(doctor::run(arguments)),
             Command::Page(arguments) => wait_for(page::run(arguments)),
             Command::Service(arguments) => service::run(arguments),
             Command::Explain(arguments) => explain::run(&arguments),

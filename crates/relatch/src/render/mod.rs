@@ -3,6 +3,7 @@
 //! The files below turn what is known into text and print nothing; [`out`] and [`failure`] print. Text from the
 //! network passes [`clean`] first, so that no server writes to a terminal.
 
+pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod explain;
 pub(crate) mod log;

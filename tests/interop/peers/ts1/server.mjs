@@ -44,4 +44,4 @@ serve(asked.port, async (options) => {
   const transport = new StreamableHTTPServerTransport({ ...options, enableJsonResponse: asked.json });
   await build().connect(transport);
   return transport;
-});
+}, asked.stateless);
