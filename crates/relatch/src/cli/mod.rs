@@ -1,5 +1,6 @@
 //! The command line: a file per command. Reads and checks what was typed; what a command finds, `render` prints.
 
+mod adopt;
 mod ask;
 mod drill;
 mod explain;
@@ -8,8 +9,9 @@ mod log;
 mod moment;
 mod page;
 mod paper;
-mod parse;
+pub(crate) mod parse;
 mod reconnect;
+mod release;
 mod serve;
 mod service;
 mod status;
@@ -59,6 +61,8 @@ enum Command {
     Log(log::Arguments),
     Drill(drill::Arguments),
     Page(page::Arguments),
+    Adopt(adopt::Arguments),
+    Release(release::Arguments),
     Service(service::Arguments),
     Explain(explain::Arguments),
     Completions(paper::CompletionArguments),
@@ -78,6 +82,8 @@ impl Cli {
             Command::Log(arguments) => wait_for(log::run(arguments)),
             Command::Drill(arguments) => wait_for(drill::run(arguments)),
             Command::Page(arguments) => wait_for(page::run(arguments)),
+            Command::Adopt(arguments) => wait_for(adopt::run(arguments)),
+            Command::Release(arguments) => release::run(&arguments),
             Command::Service(arguments) => service::run(arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Completions(arguments) => Ok(paper::completions(&arguments)),
