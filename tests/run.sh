@@ -4,7 +4,7 @@
 # Steps: format, lints, documentation; Rust tests with every kept fuzz input; the drill; tests/interop/setup.sh, which
 # installs the peers, nginx, Chromium and python3-venv; interoperation with real clients and servers (a part of the matrix;
 # all of it: `python3 tests/interop/run.py`); the proof that chaos would see a fault, and chaos for a minute; long answers
-# that break; metrics read by Prometheus' own client; `serve` under a service
+# that break; clients' files adopted and released; metrics read by Prometheus' own client; `serve` under a service
 # manager; the page in a real Chromium; the official conformance suite, direct
 # and through relatch.
 set -euo pipefail
@@ -43,6 +43,9 @@ python3 tests/chaos/run.py
 
 say "long answers that break: 2 clients"
 python3 tests/interop/long.py --ci
+
+say "clients' files adopted, what they say started, and released: 2 servers, 2 clients"
+python3 tests/interop/adopt.py
 
 say "metrics, read by Prometheus' own client"
 tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py

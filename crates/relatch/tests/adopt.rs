@@ -145,7 +145,7 @@ fn one_client_and_one_server_can_be_picked() {
     );
     let ran = home.adopt(&["--client", "emacs"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.err.contains("the known clients are claude-code, claude-desktop, cursor,"), "{}", ran.err);
+    assert!(ran.err.contains("[possible values: claude-code, claude-desktop, cursor,"), "{}", ran.err);
     // One that is switched off is taken when it is named.
     assert_eq!(home.adopt(&["--server", "asleep"]).code, 0);
     assert!(

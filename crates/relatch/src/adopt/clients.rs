@@ -212,6 +212,7 @@ pub(crate) fn called(id: &str) -> Option<&'static Client> {
     CLIENTS.iter().find(|client| client.id == id)
 }
 
+/// The word of most clients, and others that files are found with.
 const HTTP: &[&str] = &["http", "streamable-http", "streamableHttp", "streamable_http"];
 const COMMON: &[&[&str]] = &[&["mcpServers"]];
 
@@ -226,7 +227,8 @@ pub(crate) const CLIENTS: &[Client] = &[
         addresses: &[("url", Bare::Nothing)],
         headers: "headers",
         stdio: Some("stdio"),
-        http: HTTP,
+        // It skips a server of any other type.
+        http: &["http", "streamable-http"],
         http_itself: true,
         credentials: &["headersHelper", "oauth"],
         off: None,
@@ -376,7 +378,7 @@ pub(crate) const CLIENTS: &[Client] = &[
         addresses: &[("url", Bare::Sse)],
         headers: "headers",
         stdio: Some("stdio"),
-        http: HTTP,
+        http: &["streamableHttp", "http", "streamable-http"],
         http_itself: true,
         credentials: &["oauth"],
         off: Some(("disabled", true)),
@@ -467,6 +469,7 @@ mod tests {
         for (id, entry, expected) in [
             ("claude-code", r#"{"type": "http", "url": "http://h/mcp"}"#, Reached::Http("url")),
             ("claude-code", r#"{"type": "streamable-http", "url": "http://h/mcp"}"#, Reached::Http("url")),
+            ("claude-code", r#"{"type": "streamableHttp", "url": "http://h/mcp"}"#, Reached::Unsaid),
             ("claude-code", r#"{"type": "sse", "url": "http://h/mcp"}"#, Reached::Sse),
             ("claude-code", r#"{"url": "http://h/mcp"}"#, Reached::Unsaid),
             ("claude-code", r#"{"type": "ws", "url": "http://h/mcp"}"#, Reached::Unsaid),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
@@ -55,7 +56,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct Which {
     /// Only this client; may be repeated
-    #[arg(long = "client", value_name = "NAME", value_parser = client)]
+    #[arg(long = "client", value_name = "NAME", value_parser = known_clients())]
     clients: Vec<&'static Client>,
 
     /// Only the servers of this name; may be repeated
@@ -221,12 +222,10 @@ impl Which {
     }
 }
 
-/// `--client NAME`.
-fn client(id: &str) -> Result<&'static Client, String> {
-    clients::called(id).ok_or_else(|| {
-        let known: Vec<&str> = CLIENTS.iter().map(|client| client.id).collect();
-        format!("the known clients are {}", known.join(", "))
-    })
+/// The clients that `--client` takes.
+fn known_clients() -> impl TypedValueParser<Value = &'static Client> {
+    let ids: Vec<&str> = CLIENTS.iter().map(|client| client.id).collect();
+    PossibleValuesParser::new(ids).try_map(|id| clients::called(&id).ok_or("no client that relatch knows"))
 }
 
 pub(crate) fn places() -> Result<Places, Failure> {
