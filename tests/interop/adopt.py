@@ -12,6 +12,7 @@ read from the files: `claude mcp list`, `codex mcp list`, `gemini mcp list`. The
 import argparse
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,36 @@ def play(relatch, server, client, number, out):
         shutil.rmtree(home, ignore_errors=True)
 
 
+def asked(relatch):
+    """On a terminal it asks, and only a yes is one."""
+    home = Path(tempfile.mkdtemp(prefix="relatch-adopt-"))
+    file = home / ".cursor/mcp.json"
+    file.parent.mkdir()
+    text = '{"mcpServers": {"a": {"url": "http://127.0.0.1:9/mcp"}}}'
+    file.write_text(text)
+    try:
+        for answer, ends, changes in (("", 1, False), ("n", 1, False), ("yes", 0, True)):
+            pid, terminal = pty.fork()
+            if pid == 0:
+                os.environ.update(HOME=str(home), NO_COLOR="1")
+                for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+                    os.environ.pop(name, None)
+                os.execv(relatch, [relatch, "adopt", "--no-probe"])
+            said = b""
+            while b"[y/N] " not in said:
+                said += os.read(terminal, 4096)
+            os.write(terminal, answer.encode() + b"\n")
+            ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            os.close(terminal)
+            must(ended == ends, f"after the answer {answer!r} it ended with {ended}")
+            must((file.read_text() != text) == changes, f"after the answer {answer!r} the file is {file.read_text()}")
+        print("adopt: on a terminal it asks, and only a yes is one")
+    except Missed as missed:
+        sys.exit(f"adopt: {missed}")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def listed(relatch, folder, out):
     """What the clients themselves read from adopted files, and whether they reach the server by it."""
     world = World(SERVERS["ts1"], CLIENTS["ts1"], "stdio", out, relatch=relatch)
@@ -172,6 +203,7 @@ def main():
     typed = words.parse_args()
     relatch = os.environ.get("RELATCH") or sys.exit("adopt: set RELATCH=/path/to/relatch")
     relatch = str(Path(relatch).resolve())
+    asked(relatch)
     pairs = [("ts1", "py1"), ("py1", "ts1")]
     with tempfile.TemporaryDirectory() as out:
         for number in range(len(files(""))):

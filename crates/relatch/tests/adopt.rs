@@ -330,6 +330,29 @@ fn the_files_of_a_project_get_no_absolute_path_and_only_when_they_are_meant() {
     assert_eq!(home.text("project/.mcp.json"), include_str!("clients/mcp.json"));
 }
 
+#[test]
+fn an_entry_whose_relatch_is_gone_is_named() {
+    let home = Home::with(&[
+        (
+            ".claude.json",
+            "{\"mcpServers\": {\"a\": {\"command\": \"/nowhere/relatch\", \"args\": [\"stdio\", \"http://h/\"]}}}",
+        ),
+        (".config/Claude/claude_desktop_config.json", include_str!("clients/claude_desktop_config.json")),
+    ]);
+    let ran = home.adopt(&[]);
+    assert_eq!(ran.code, 0);
+    assert!(
+        ran.out.contains("· a: left alone, it starts `/nowhere/relatch`, which is not there;"),
+        "{}",
+        ran.out
+    );
+    assert!(
+        ran.out.contains("· docs: left alone, it reaches its server through `mcp-remote`;"),
+        "{}",
+        ran.out
+    );
+}
+
 /// Answers one request with this and gives what was asked.
 fn answering(answer: &'static str) -> (u16, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

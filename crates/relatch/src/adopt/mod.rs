@@ -12,4 +12,6 @@ pub(crate) mod json;
 pub(crate) mod plan;
 pub(crate) mod probe;
 pub(crate) mod store;
+#[cfg(test)]
+mod tests;
 pub(crate) mod undo;

@@ -379,8 +379,18 @@ fn prepared(sheet: &Sheet<Judgement>, places: &Places) -> (FileReport, Option<Ch
                 }
                 None => Outcome::Left("its file can't be changed".to_owned()),
             },
-            Judgement::Adopted => Outcome::Already,
+            Judgement::Adopted => match gone(entry) {
+                Some(program) => Outcome::Left(format!(
+                    "it starts `{program}`, which is not there; `relatch release` it and adopt it anew"
+                )),
+                None => Outcome::Already,
+            },
             Judgement::Left(why) => Outcome::Left(why.clone()),
+            Judgement::Program if is_bridge(entry) => Outcome::Left(
+                "it reaches its server through `mcp-remote`; where that needs no login, `relatch stdio URL` can stand in \
+                 its place"
+                    .to_owned(),
+            ),
             Judgement::Program => {
                 Outcome::Left("it is a program, and relatch can't stand in front of programs yet".to_owned())
             }
@@ -396,6 +406,16 @@ fn prepared(sheet: &Sheet<Judgement>, places: &Places) -> (FileReport, Option<Ch
         });
     }
     (report, changed.map(|(text, _)| Changed { text, records }))
+}
+
+/// The relatch that an entry starts, when it is not there: moved, or gone with an update.
+fn gone(entry: &Entry) -> Option<&str> {
+    entry.text("command").filter(|program| Path::new(program).is_absolute() && !Path::new(program).exists())
+}
+
+/// Whether a program only brings its client to an HTTP server.
+fn is_bridge(entry: &Entry) -> bool {
+    plan::arguments(entry).iter().any(|word| *word == "mcp-remote" || word.starts_with("mcp-remote@"))
 }
 
 /// What is not to be shown of these texts of an entry.
