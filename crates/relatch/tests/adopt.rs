@@ -146,12 +146,12 @@ fn one_client_and_one_server_can_be_picked() {
     let ran = home.adopt(&["--client", "emacs"]);
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("[possible values: claude-code, claude-desktop, cursor,"), "{}", ran.err);
+    let ran = home.adopt(&["--via", "serve"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.starts_with("error: `--via serve` is not available yet\n"), "{}", ran.err);
     // One that is switched off is taken when it is named.
     assert_eq!(home.adopt(&["--server", "asleep"]).code, 0);
-    assert!(
-        home.text(".cursor/mcp.json").contains("\"asleep\", ")
-            || home.text(".cursor/mcp.json").contains("8764/mcp\", \"--name\"")
-    );
+    assert!(home.text(".cursor/mcp.json").contains("8764/mcp\", \"--name\", \"asleep\"]"));
 }
 
 #[test]
@@ -326,6 +326,14 @@ fn the_files_of_a_project_get_no_absolute_path_and_only_when_they_are_meant() {
                 && !text.contains(&*home.0.path().to_string_lossy())
         );
     }
+    let ran = home.run(&["release", "--yes"]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.err.starts_with("Adopted, and not looked at now:\n"), "{}", ran.err);
+    assert!(
+        ran.err.contains("/project/.mcp.json\n") && ran.err.contains("`relatch release --scope project`"),
+        "{}",
+        ran.err
+    );
     assert_eq!(home.run(&["release", "--yes", "--scope", "project"]).code, 0);
     assert_eq!(home.text("project/.mcp.json"), include_str!("clients/mcp.json"));
 }

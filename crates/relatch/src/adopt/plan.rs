@@ -312,6 +312,9 @@ fn adoption(
 fn checked(client: &Client, url: &str) -> Result<Option<String>, String> {
     if has_variable(client, url) {
         nested(client, url)?;
+        if client.variables == Variables::Shell && !has_whole_variables(url) {
+            return Err(format!("its address has a `$` that {} reads otherwise in `env`", client.title));
+        }
         let scheme = url.split(['$', '%']).next().unwrap_or_default();
         if !scheme.is_empty() && !scheme.starts_with("http") {
             return Err("its address is neither `http` nor `https`".to_owned());
@@ -429,8 +432,20 @@ fn has_variable(client: &Client, text: &str) -> bool {
     match client.variables {
         Variables::None => false,
         Variables::Braces | Variables::BracesOnce => text.contains("${"),
-        Variables::Shell => text.contains(['$', '%']),
+        Variables::Shell => text.contains('$') || has_percent_variable(text),
     }
+}
+
+/// `%NAME%`, which Gemini CLI knows on Windows.
+fn has_percent_variable(text: &str) -> bool {
+    let pieces: Vec<&str> = text.split('%').collect();
+    let inner = pieces.get(1..pieces.len().saturating_sub(1)).unwrap_or_default();
+    inner.iter().any(|piece| is_variable_name(piece))
+}
+
+fn is_variable_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// Claude Code looks into a default inside a default in headers only.
@@ -450,14 +465,18 @@ fn nested(client: &Client, text: &str) -> Result<(), String> {
 
 /// No `$`, or only variables that stand by themselves: `$KEY`, `Bearer ${KEY}`.
 fn is_whole_variable(value: &str) -> bool {
-    value.split(' ').all(|word| {
-        let name = match word.strip_prefix('$') {
-            None => return !word.contains(['$', '%']),
-            Some(rest) => rest.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(rest),
-        };
-        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    value.split(' ').all(|word| match word.strip_prefix('$') {
+        None => !word.contains('$') && !has_percent_variable(word),
+        Some(rest) => {
+            is_variable_name(rest.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(rest))
+        }
     })
+}
+
+/// The same in an address, where parts are set off by `/`: `https://$HOST/mcp`, `${BASE}/mcp`.
+fn has_whole_variables(url: &str) -> bool {
+    let path = url.split('?').next().unwrap_or_default();
+    !url[path.len()..].contains('$') && path.split('/').all(is_whole_variable)
 }
 
 /// The server's name as relatch's own tables can show it.

@@ -128,6 +128,15 @@ impl Store {
         self.book.entries.iter().filter(move |record| record.file == file)
     }
 
+    /// The other files that have records.
+    pub(crate) fn files_but(&self, looked: &[&Path]) -> Vec<&Path> {
+        let mut files: Vec<&Path> = self.book.entries.iter().map(|record| record.file.as_path()).collect();
+        files.sort_unstable();
+        files.dedup();
+        files.retain(|file| !looked.contains(file));
+        files
+    }
+
     /// Keeps records, in place of older ones of the same entries, and takes others off; then writes all of them.
     ///
     /// # Errors

@@ -204,6 +204,8 @@ fn what_can_not_be_kept_in_effect_is_left_with_its_reason() {
             "`env` besides",
         ),
         ("cursor", r#"{"url": "http://h/", "headers": "x"}"#, "are no table"),
+        ("gemini", r#"{"httpUrl": "http://h/mcp?$top=1"}"#, "its address has a `$`"),
+        ("gemini", r#"{"httpUrl": "http://h/", "headers": {"A": "a $1"}}"#, "`A` has a `$`"),
         ("vscode", r#"{"type": "http", "url": "unix:///tmp/s.sock"}"#, "neither `http` nor `https`"),
     ] {
         let client = called(id).unwrap();
@@ -236,6 +238,26 @@ fn values_are_veiled_and_variables_are_not() {
     let text = r#"{"type": "http", "url": "http://h/?k=1", "headers": {"A": "s", "B": "Bearer ${T}", "C": "x${T}"}}"#;
     assert_eq!(secrets(client, &[text.to_owned()]), ["\"s\"", "\"x${T}\"", "\"http://h/?k=1\""]);
     assert_eq!(secrets(client, &["{broken".to_owned()]), ["{broken"]);
+}
+
+#[test]
+fn an_address_with_a_variable_is_filled_in_where_the_client_does_it() {
+    for (id, key, url, carried) in [
+        ("gemini", "httpUrl", "https://$HOST/mcp", true),
+        ("gemini", "httpUrl", "${BASE}/mcp", true),
+        ("gemini", "httpUrl", "https://h/a%20b", false),
+        ("cursor", "url", "${env:BASE}/mcp", true),
+        ("cursor", "url", "https://h/$BASE/mcp", false),
+        ("zed", "url", "https://h/mcp", false),
+    ] {
+        let client = called(id).unwrap();
+        let text = format!("{{\"{}\": {{\"a\": {{\"{key}\": \"{url}\"}}}}}}", client.tables[0][0]);
+        let (after, changed, said) = adopted(client, &text);
+        assert_eq!(changed.len(), 1, "{said}");
+        let in_env = after.contains(&format!("\"env\": {{ \"{ADDRESS}\": \"{url}\" }}"));
+        assert_eq!(in_env, carried, "{after}");
+        assert_eq!(after.contains(&format!("\"stdio\", \"{url}\"")), !carried, "{after}");
+    }
 }
 
 #[test]

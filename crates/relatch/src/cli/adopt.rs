@@ -39,6 +39,11 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     which: Which,
 
+    /// What the entries say afterwards: `stdio` starts a relatch for each client, `serve` is the address of a
+    /// running `relatch serve`
+    #[arg(long, value_name = "SIDE", default_value = "stdio")]
+    via: Via,
+
     /// Show what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -69,6 +74,14 @@ pub(crate) struct Which {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Via {
+    /// `relatch stdio` with the server's address
+    Stdio,
+    /// Not available yet
+    Serve,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Scope {
     /// Your own files
     User,
@@ -84,6 +97,14 @@ pub(crate) struct Sheet<T> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    match arguments.via {
+        Via::Stdio => {}
+        Via::Serve => {
+            return Err(Failure::usage("`--via serve` is not available yet")
+                .cause("the servers would have to go into a configuration of `relatch serve`, which `adopt` can't write yet")
+                .hint("Leave it out: each entry then starts `relatch stdio`"));
+        }
+    }
     let places = places()?;
     let state = state_dir(None)?;
     let front = arguments.which.front()?;
@@ -206,6 +227,11 @@ impl Which {
             }
         }
         (sheets, reports)
+    }
+
+    /// Whether no client and no server was picked.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.clients.is_empty() && self.servers.is_empty()
     }
 
     /// A server that was named and is nowhere is a mistake.

@@ -73,6 +73,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         work.extend(changed.map(|changed| (sheet, changed)));
     }
     let _ = render::out(&render::adopt::plan(&reports, Style::stdout()));
+    if arguments.which.is_everything() {
+        let looked: Vec<&Path> = sheets.iter().map(|sheet| sheet.loaded.target.as_path()).collect();
+        let elsewhere: Vec<String> = store.files_but(&looked).iter().map(|file| places.shown(file)).collect();
+        render::say(&render::adopt::elsewhere(&elsewhere));
+    }
     let left = reports.iter().any(|report| {
         report.fault.is_some()
             || report

@@ -97,6 +97,21 @@ pub(crate) fn nothing(reports: &[FileReport], verb: &str) -> String {
     }
 }
 
+/// Files that were adopted, and were not looked at now: those of projects, or of folders that have moved.
+pub(crate) fn elsewhere(files: &[String]) -> String {
+    if files.is_empty() {
+        return String::new();
+    }
+    let mut text = "Adopted, and not looked at now:\n".to_owned();
+    for file in files {
+        text.push_str(&format!("  {}\n", clean(file)));
+    }
+    text.push_str(
+        "hint: Files of a project are released by `relatch release --scope project` in its folder\n",
+    );
+    text
+}
+
 fn one(server: &ServerReport, style: Style) -> String {
     let name = match &server.project {
         Some(project) => format!("{} in {}", clean(&server.name), clean(project)),
