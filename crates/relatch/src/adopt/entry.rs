@@ -81,6 +81,8 @@ pub(crate) enum Change {
     /// The key stays, its value is another.
     Set(Field, New),
     Remove(Field),
+    /// A first field in a table that has none.
+    Insert(usize, (String, New)),
     /// A stretch goes.
     Cut(Range<usize>),
     /// The same inside a table of the entry.
@@ -136,20 +138,28 @@ impl Entry {
 
 /// The changes to one entry as edits.
 pub(crate) fn edits(layout: &Layout, changes: &[Change]) -> Vec<Edit> {
-    changes.iter().map(|change| edit(layout, change)).collect()
+    changes.iter().flat_map(|change| edits_of(layout, change)).collect()
 }
 
-fn edit(layout: &Layout, change: &Change) -> Edit {
+fn edits_of(layout: &Layout, change: &Change) -> Vec<Edit> {
+    let one = |at: &Range<usize>, text: String| vec![Edit { at: at.clone(), text }];
     match change {
-        Change::Rename(at, name) => Edit { at: at.clone(), text: key(layout.language, name) },
+        Change::Rename(at, name) => one(at, key(layout.language, name)),
         Change::Replace(field, new) => {
-            let pairs: Vec<String> = new.iter().map(|(name, value)| pair(layout, name, value)).collect();
-            Edit { at: field.key_at.start..field.value_at.end, text: pairs.join(&layout.between) }
+            let Some(((name, first), rest)) = new.split_first() else { return Vec::new() };
+            let mut text = value(layout, first);
+            for (name, value) in rest {
+                text.push_str(&layout.between);
+                text.push_str(&pair(layout, name, value));
+            }
+            // What stands between key and value, a comment even, stays.
+            [one(&field.key_at, key(layout.language, name)), one(&field.value_at, text)].concat()
         }
-        Change::Set(field, new) => Edit { at: field.value_at.clone(), text: value(layout, new) },
-        Change::Remove(field) => Edit { at: field.whole.clone(), text: String::new() },
-        Change::Cut(at) => Edit { at: at.clone(), text: String::new() },
-        Change::Within(layout, change) => edit(layout, change),
+        Change::Set(field, new) => one(&field.value_at, value(layout, new)),
+        Change::Remove(field) => one(&field.whole, String::new()),
+        Change::Insert(at, (name, value)) => one(&(*at..*at), pair(layout, name, value)),
+        Change::Cut(at) => one(at, String::new()),
+        Change::Within(layout, change) => edits_of(layout, change),
     }
 }
 

@@ -281,7 +281,7 @@ fn adoption(
                 changes.push(Change::Within(layout.clone(), Box::new(change)));
             }
             if let (Some(carried), true) = (carried, fields.is_empty()) {
-                changes.push(Change::Set(holder.clone(), New::Table(vec![carried])));
+                changes.push(Change::Insert(holder.value_at.start + 1, carried));
             }
         }
         (None, Some(carried)) => instead.push(("env".to_owned(), New::Table(vec![carried]))),

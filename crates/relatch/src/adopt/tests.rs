@@ -5,6 +5,8 @@ use super::entry::{Change, Entry};
 use super::plan::*;
 use super::undo::{self, Kept, Undoing};
 
+use proptest::prelude::*;
+
 const FILES: &[(&str, &str)] = &[
     ("claude-code", include_str!("../../tests/clients/claude.json")),
     ("claude-code", include_str!("../../tests/clients/mcp.json")),
@@ -271,4 +273,94 @@ fn headers_that_would_share_a_variable_get_their_own() {
             r#""--header-env", "X-A=RELATCH_HEADER_X_A", "--header-env", "x_a=RELATCH_HEADER_X_A_2""#
         )
     );
+}
+
+/// What may stand between two tokens.
+fn gap() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => Just(String::new()),
+        4 => Just(" ".to_owned()),
+        3 => "\\n[ \\t]{0,6}",
+        2 => "\\r\\n {0,4}",
+        1 => "/\\* [a-z,{}:\"]{0,5} \\*/",
+        1 => " // [a-z,{}\"]{0,5}\\n",
+    ]
+}
+
+/// An entry with its keys in any order, anything between its tokens, and a comma at its end or none.
+fn any_entry() -> impl Strategy<Value = String> {
+    let headers = proptest::collection::vec(("[A-Za-z-]{1,8}", "[ -!#-\\[\\]-~]{0,12}"), 0..3);
+    let fields =
+        (proptest::bool::ANY, proptest::option::of(headers), proptest::bool::ANY, proptest::bool::ANY);
+    let gaps = proptest::collection::vec(gap(), 60);
+    (
+        fields,
+        proptest::sample::subsequence(vec![0, 1, 2, 3], 4),
+        gaps,
+        proptest::bool::ANY,
+        proptest::bool::ANY,
+    )
+        .prop_flat_map(|(fields, order, gaps, comma, keyed)| {
+            (Just((fields, gaps, comma, keyed)), Just(order).prop_shuffle())
+        })
+        .prop_map(|((fields, gaps, comma, keyed), order)| {
+            let mut gaps = gaps.into_iter().cycle();
+            let mut gap = || gaps.next().unwrap();
+            let (kind, headers, timeout, _) = fields;
+            let mut pairs = Vec::new();
+            for at in order {
+                match at {
+                    0 => {
+                        let query = if keyed { "?k=1" } else { "" };
+                        pairs.push(("url".to_owned(), format!("\"http://127.0.0.1:8761/mcp{query}\"")));
+                    }
+                    1 if kind => pairs.push(("type".to_owned(), "\"http\"".to_owned())),
+                    2 => {
+                        let Some(headers) = &headers else { continue };
+                        let mut text = format!("{{{}", gap());
+                        for (n, (name, value)) in headers.iter().enumerate() {
+                            let comma = if n == 0 { "" } else { "," };
+                            // Names of their own, and none that relatch refuses.
+                            text.push_str(&format!(
+                                "{comma}{}\"X{n}-{name}\"{}:{}\"{value}\"{}",
+                                gap(),
+                                gap(),
+                                gap(),
+                                gap()
+                            ));
+                        }
+                        text.push('}');
+                        pairs.push(("headers".to_owned(), text));
+                    }
+                    3 if timeout => pairs.push(("timeout".to_owned(), "6e1".to_owned())),
+                    _ => {}
+                }
+            }
+            let mut text = format!("{{{}", gap());
+            for (n, (key, value)) in pairs.iter().enumerate() {
+                let comma = if n == 0 { "" } else { "," };
+                text.push_str(&format!("{comma}{}\"{key}\"{}:{}{value}{}", gap(), gap(), gap(), gap()));
+            }
+            format!("{text}{}{}}}", if comma { "," } else { "" }, gap())
+        })
+}
+
+proptest! {
+    #[test]
+    fn however_a_file_is_laid_out_release_gives_back_every_byte(entries in proptest::collection::vec((any_entry(), gap()), 1..4)) {
+        let mut text = "{\"mcpServers\":{".to_owned();
+        for (n, (entry, gap)) in entries.iter().enumerate() {
+            let comma = if n == 0 { "" } else { "," };
+            text.push_str(&format!("{comma}{gap}\"s{n}\":{entry}"));
+        }
+        text.push_str("}}");
+        let client = called("cursor").unwrap();
+        let (after, changed, said) = adopted(client, &text);
+        prop_assert_eq!(changed.len(), entries.len(), "{}\n{}", said, text);
+        prop_assert_eq!(released(client, &after, &kept(&text, &changed)), text.clone());
+        // Comments are all still there.
+        prop_assert_eq!(after.matches("/*").count(), text.matches("/*").count());
+        prop_assert_eq!(after.matches(" // ").count(), text.matches(" // ").count());
+        prop_assert_eq!(adopted(client, &after).0, after);
+    }
 }
