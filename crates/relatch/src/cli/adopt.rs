@@ -22,10 +22,10 @@ use crate::render::{self, Failure, Style};
 /// Put relatch in front of the servers that your clients have configured
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Looks at Claude Code, Claude Desktop, Cursor, VS Code, Codex, Gemini CLI, Windsurf, Zed and Cline, shows
-what it would change, and asks. Every HTTP server's entry then starts `relatch stdio`; the rest of the
-file stays byte for byte, a copy is kept, and `relatch release` puts it back. Left alone: servers that
-the client logs in to itself (OAuth), servers that are programs, and what is switched off.
+    after_help = "Looks at Claude Code, Claude Desktop, Cursor, VS Code, Codex, Gemini CLI, Windsurf, Zed and Cline, \
+shows what it would change, and asks. Every HTTP server's entry then starts `relatch stdio`; the rest of the file stays \
+byte for byte, a copy is kept, and `relatch release` puts it back. Left alone: servers that the client logs in to itself \
+(OAuth), servers that are programs, and what is switched off.
 
 Exits with 1 when nothing was changed for want of a yes, or a file could not be used.
 

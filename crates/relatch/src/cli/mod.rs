@@ -36,6 +36,7 @@ use crate::render::Failure;
     after_help = "Examples:
   relatch drill                                        see it work, with nothing set up
   claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
+  relatch adopt                                        put it in front of what your clients have
   relatch serve gmail=http://127.0.0.1:8761/mcp        many clients, many servers
   relatch status                                       the truth about every connection
   relatch top                                          the same, live

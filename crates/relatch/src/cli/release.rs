@@ -20,8 +20,8 @@ use crate::render::{self, Failure, Style};
 /// Take relatch out of your clients' configuration again
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Puts back what `relatch adopt` found, into the place of the entry only: whatever else was edited
-since stays. An entry that was itself edited since is shown and left alone, unless `--force` is given.
+    after_help = "Puts back what `relatch adopt` found, into the place of the entry only: whatever else was edited since \
+stays. An entry that was itself edited since is shown and left alone, unless `--force` is given.
 
 Exits with 1 when nothing was changed for want of a yes, or something could not be put back.
 
