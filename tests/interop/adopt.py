@@ -178,13 +178,19 @@ def listed(relatch, folder, out):
     try:
         world.start_server()
         world.start_nginx(wants=WANTS)
-        for name, program, line in (("claude-code", "claude", "mcp list"), ("codex", "codex", "mcp list"), ("gemini", "gemini", "mcp list")):
+        # Claude Code fills its own variables in, in address and header.
+        env["GATED_BASE"] = world.upstream.removesuffix("/mcp")
+        filled = {"type": "http", "url": "${GATED_BASE}/mcp", "headers": {"Authorization": "Bearer ${GATED_TOKEN:-none}"}}
+        filled = json.dumps({"mcpServers": {"gated": filled}})
+        ways = (("claude-code", "claude", None), ("claude-code", "claude", filled), ("codex", "codex", None), ("gemini", "gemini", None))
+        for name, program, other in ways:
+            line = "mcp list"
             if not (Path(folder) / program).exists():
                 print(f"adopt: {program} is not in {folder}")
                 continue
             path, text = next((path, text) for known, path, text, _ in files(world.upstream) if known == name)
             (home / path).parent.mkdir(parents=True, exist_ok=True)
-            (home / path).write_text(text)
+            (home / path).write_text(other or text)
             run(relatch, home, "adopt", "--yes", "--client", name)
             ran = subprocess.run([Path(folder) / program, *line.split()], env=env, capture_output=True, text=True, timeout=120, cwd=home)
             said = [row.strip() for row in (ran.stdout + ran.stderr).splitlines() if "gated" in row]

@@ -182,6 +182,10 @@ fn a_file_that_is_not_what_it_should_be_is_named_and_the_others_go_on() {
     assert!(home.text(".cursor/mcp.json").contains("\"stdio\""));
     assert!(ran.err.contains("~/.cursor/mcp.json: adopted"), "{}", ran.err);
     assert_eq!(home.text(".gemini/settings.json"), "");
+    // One that is asked for by name may be in what can't be read.
+    let ran = home.adopt(&["--server", "mail"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.out.contains("~/.claude.json\n  ✗ line 3"), "{}", ran.out);
 }
 
 #[cfg(unix)]

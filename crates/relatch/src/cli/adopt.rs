@@ -112,7 +112,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let named = arguments.which.servers.contains(&entry.name);
         plan::judge(client, text, entry, &front, named)
     });
-    arguments.which.all_found(&sheets)?;
+    arguments.which.all_found(&sheets, &reports)?;
     if !arguments.no_probe {
         leave_challenged(&mut sheets).await;
     }
@@ -235,9 +235,11 @@ impl Which {
     }
 
     /// A server that was named and is nowhere is a mistake.
-    pub(crate) fn all_found<T>(&self, sheets: &[Sheet<T>]) -> Result<(), Failure> {
+    pub(crate) fn all_found<T>(&self, sheets: &[Sheet<T>], faulty: &[FileReport]) -> Result<(), Failure> {
         for name in &self.servers {
             if !sheets.iter().any(|sheet| sheet.servers.iter().any(|(entry, _)| entry.name == *name)) {
+                // It may be in one of these.
+                let _ = render::out(&render::adopt::plan(faulty, Style::stdout()));
                 return Err(Failure::usage(format!(
                     "No client that was looked at has a server called `{name}`"
                 ))

@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     };
     let (sheets, mut reports) = arguments.which.sheets(&places, |_, _, _| ());
-    arguments.which.all_found(&sheets)?;
+    arguments.which.all_found(&sheets, &reports)?;
     let mut work = Vec::new();
     for sheet in &sheets {
         let (report, changed) = prepared(sheet, &store, &places, arguments.force);

@@ -181,3 +181,61 @@ fn outdented(text: &str) -> String {
         .collect();
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(outcome: Outcome) -> FileReport {
+        let server = ServerReport { name: "a\x1b[2J".into(), project: Some("/p".into()), outcome };
+        FileReport { servers: vec![server], ..FileReport::of("Cursor", "~/.cursor/mcp.json".into()) }
+    }
+
+    #[test]
+    fn a_change_is_shown_line_by_line_and_without_its_secret() {
+        let text = plan(
+            &[report(Outcome::Changed {
+                before: vec![
+                    "{\r\n\t\t\"url\": \"h\",\r\n\t\t\"headers\": {\"A\": \"s3cret\"}\r\n\t}".into(),
+                ],
+                after: vec!["{\r\n\t\t\"command\": \"r\",\r\n\t\t\"env\": {\"B\": \"s3cret\"}\r\n\t}".into()],
+                secrets: vec!["\"s3cret\"".into()],
+            })],
+            Style::Plain,
+        );
+        let expected = [
+            "Cursor  ~/.cursor/mcp.json",
+            "  a [2J in /p",
+            "    {",
+            "  -   \"url\": \"h\",",
+            "  -   \"headers\": {\"A\": \"…\"}",
+            "  +   \"command\": \"r\",",
+            "  +   \"env\": {\"B\": \"…\"}",
+            "    }",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn what_was_put_together_or_edited_is_called_so() {
+        let (before, after) = (vec!["{}".to_owned()], vec!["{ }".to_owned()]);
+        for (outcome, said) in [
+            (
+                Outcome::Restored {
+                    before: before.clone(),
+                    after: after.clone(),
+                    rebuilt: Some(vec!["--hold".into()]),
+                    secrets: Vec::new(),
+                },
+                "in /p; nothing was kept, so this is put together from the entry, without --hold\n  - {}\n  + { }\n",
+            ),
+            (
+                Outcome::Edited { original: after, now: before, secrets: Vec::new() },
+                "in /p: left alone, it was edited since; `--force` puts back what is marked `+`\n  - {}\n  + { }\n",
+            ),
+        ] {
+            let text = plan(&[report(outcome)], Style::Plain);
+            assert!(text.ends_with(said), "{text}");
+        }
+    }
+}
