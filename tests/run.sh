@@ -46,6 +46,9 @@ python3 tests/interop/long.py --ci
 say "the doctor: 16 transcripts of real servers, and of relatch itself"
 python3 tests/interop/doctor/run.py
 
+say "clients' files adopted, what they say started, and released: 2 servers, 2 clients"
+python3 tests/interop/adopt.py
+
 say "metrics, read by Prometheus' own client"
 tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py
 

@@ -4,6 +4,7 @@
 //! from start to end, `face` what others see of it,
 //! `drill/` the rehearsal, `tui/` the live view in the terminal, and `render/` is the only other place that prints.
 
+mod adopt;
 mod cli;
 mod doctor;
 mod drill;

@@ -1,5 +1,6 @@
 //! The command line: a file per command. Reads and checks what was typed; what a command finds, `render` prints.
 
+mod adopt;
 mod ask;
 mod doctor;
 mod drill;
@@ -9,8 +10,9 @@ mod log;
 mod moment;
 mod page;
 mod paper;
-mod parse;
+pub(crate) mod parse;
 mod reconnect;
+mod release;
 mod serve;
 mod service;
 mod status;
@@ -35,6 +37,7 @@ use crate::render::Failure;
     after_help = "Examples:
   relatch drill                                        see it work, with nothing set up
   claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
+  relatch adopt                                        put it in front of what your clients have
   relatch serve gmail=http://127.0.0.1:8761/mcp        many clients, many servers
   relatch status                                       the truth about every connection
   relatch top                                          the same, live
@@ -61,6 +64,8 @@ enum Command {
     Drill(drill::Arguments),
     Doctor(doctor::Arguments),
     Page(page::Arguments),
+    Adopt(adopt::Arguments),
+    Release(release::Arguments),
     Service(service::Arguments),
     Explain(explain::Arguments),
     Completions(paper::CompletionArguments),
@@ -81,6 +86,8 @@ impl Cli {
             Command::Drill(arguments) => wait_for(drill::run(arguments)),
             Command::Doctor(arguments) => wait_for(doctor::run(arguments)),
             Command::Page(arguments) => wait_for(page::run(arguments)),
+            Command::Adopt(arguments) => wait_for(adopt::run(arguments)),
+            Command::Release(arguments) => release::run(&arguments),
             Command::Service(arguments) => service::run(arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Completions(arguments) => Ok(paper::completions(&arguments)),

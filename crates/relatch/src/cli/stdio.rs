@@ -17,10 +17,15 @@ use crate::render::Failure;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
-  relatch stdio https://mcp.example.com/mcp --header 'Authorization: Bearer …' --hold 5m")]
+  relatch stdio https://mcp.example.com/mcp --header 'Authorization: Bearer ${TOKEN}' --hold 5m
+  relatch stdio https://mcp.example.com/mcp --header-env Authorization=MCP_AUTHORIZATION")]
 pub(crate) struct Arguments {
-    /// The server's address, such as http://127.0.0.1:8761/mcp
+    /// The server's address, such as http://127.0.0.1:8761/mcp; `env:NAME` takes it from the environment
     url: String,
+
+    /// Send a header whose whole value is in an environment variable, so that it is on no command line; may be repeated
+    #[arg(long = "header-env", value_name = "K=NAME")]
+    headers_env: Vec<String>,
 
     /// How the server is called in `relatch status` [default: from the address]
     #[arg(long)]
@@ -38,12 +43,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
-    let url = parse::address(&arguments.url)?;
+    let url = parse::address_or_variable(&arguments.url)?;
     let name = match &arguments.name {
         Some(name) => parse::name(name)?,
         None => name_of(&url),
     };
-    let headers = arguments.treatment.headers()?;
+    let mut headers = arguments.treatment.headers()?;
+    for text in &arguments.headers_env {
+        headers.push(parse::header_env(text)?);
+    }
     Ok(Launch {
         kind: KeeperKind::Stdio,
         servers: vec![arguments.treatment.spec(name, &url, headers)],

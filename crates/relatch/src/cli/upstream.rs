@@ -8,7 +8,8 @@ use crate::render::Failure;
 
 #[derive(Debug, Args)]
 pub(crate) struct Treatment {
-    /// Send a header with every request to the server; may be repeated. Where `serve` has several servers, write
+    /// Send a header with every request to the server; may be repeated. `${NAME}` in it is filled in from the
+    /// environment: what stands on a command line can be seen by others. Where `serve` has several servers, write
     /// `NAME=K:V`
     #[arg(long = "header", value_name = "K:V")]
     pub(crate) headers: Vec<String>,

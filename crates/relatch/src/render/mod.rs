@@ -3,6 +3,7 @@
 //! The files below turn what is known into text and print nothing; [`out`] and [`failure`] print. Text from the
 //! network passes [`clean`] first, so that no server writes to a terminal.
 
+pub(crate) mod adopt;
 pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod explain;
@@ -160,6 +161,11 @@ pub(crate) fn redraw(text: &str, first: bool) -> bool {
 /// Prints words. Nobody listening is no failure.
 pub(crate) fn say(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Whether somebody sees a question, and can answer it.
+pub(crate) fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
 /// Prints why a command could not do its work.
