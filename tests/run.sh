@@ -1,12 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the tests need and runs all of them: `bash tests/run.sh`.
 #
-# Steps: format, lints, documentation; Rust tests with every kept fuzz input; the drill; tests/interop/setup.sh, which
-# installs the peers, nginx, Chromium and python3-venv; interoperation with real clients and servers (a part of the matrix;
-# all of it: `python3 tests/interop/run.py`); the proof that chaos would see a fault, and chaos for a minute; long answers
-# that break; metrics read by Prometheus' own client; `serve` under a service
-# manager; the page in a real Chromium; the official conformance suite, direct
-# and through relatch.
+# Each `say` below names a step. Peers, nginx, Chromium and python3-venv are installed by tests/interop/setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,9 +11,13 @@ say "format, lints, documentation"
 cargo fmt --all --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+# The one optional feature.
+cargo clippy --locked -p relatch --features otel --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --locked -p relatch --features otel --no-deps --quiet
 
 say "Rust tests, and every kept fuzz input"
 cargo test --locked --workspace --quiet
+cargo test --locked -p relatch --features otel --quiet --test keepers traces
 
 say "the drill"
 cargo build --locked --quiet
@@ -37,8 +36,18 @@ python3 tests/chaos/test_judge.py
 python3 tests/chaos/run.py --prove
 python3 tests/chaos/run.py
 
+say "truth: every view while servers go wrong, and the proof that a lie would be found"
+python3 tests/truth/run.py --prove
+python3 tests/truth/run.py
+
 say "long answers that break: 2 clients"
 python3 tests/interop/long.py --ci
+
+say "the doctor: 16 transcripts of real servers, and of relatch itself"
+python3 tests/interop/doctor/run.py
+
+say "clients' files adopted, what they say started, and released: 2 servers, 2 clients"
+python3 tests/interop/adopt.py
 
 say "metrics, read by Prometheus' own client"
 tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py

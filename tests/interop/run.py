@@ -141,6 +141,7 @@ def play(story, cases, server, client, side, asked, report, stop):
                 if world is None:
                     world = World(server, client, side, out, asked.direct, asked.relatch)
                     world.deadline = began + CASE_SECONDS
+                    world.treatment = list(story.treatment)
                     if story.nginx:
                         world.start_nginx()
                     world.start_server(json=story.json)

@@ -1,7 +1,8 @@
 //! The control socket: one request, one line of JSON; answers likewise.
 //!
 //! `{"op":"status"}` · `{"op":"page"}` · `{"op":"reconnect","name":"gmail"}` (all upstreams without `name`) ·
-//! `{"op":"log","since":"RFC 3339","name":"gmail","follow":true}`. It decides nothing; it asks the [`Keeper`].
+//! `{"op":"history","since":"RFC 3339","name":"gmail"}` · `{"op":"log","since":"RFC 3339","name":"gmail","follow":true}`.
+//! It decides nothing; it asks the [`Keeper`].
 //! Access is by file modes: the socket is 0600 in a folder of 0700.
 
 use std::io;
@@ -17,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::AbortHandle;
 
+use crate::history::ServerHistory;
 use crate::journal::Dated;
 use crate::keeper::{Keeper, ReconnectOutcome};
 use crate::runtime::private_dir;
@@ -41,6 +43,13 @@ pub(crate) enum Request {
         name: Option<String>,
     },
     Page,
+    /// Of one upstream or all, from `since` on.
+    History {
+        #[serde(default)]
+        since: Option<Timestamp>,
+        #[serde(default)]
+        name: Option<String>,
+    },
     Log {
         #[serde(default)]
         since: Option<Timestamp>,
@@ -59,6 +68,7 @@ pub(crate) enum Answer {
     Reconnected(Vec<ReconnectOutcome>),
     /// A one-time address, or nothing where there is no page.
     Page(Option<String>),
+    History(Vec<ServerHistory>),
     Entry(Dated),
     /// This many entries were missed.
     Missed(u64),
@@ -156,6 +166,9 @@ async fn converse(stream: UnixStream, keeper: &dyn Keeper) -> io::Result<()> {
                 send(&mut write, &Answer::Reconnected(keeper.reconnect(name.as_deref()))).await?;
             }
             Ok(Request::Page) => send(&mut write, &Answer::Page(keeper.page())).await?,
+            Ok(Request::History { since, name }) => {
+                send(&mut write, &Answer::History(keeper.history(name.as_deref(), since))).await?;
+            }
             Ok(Request::Log { since, name, follow }) => {
                 let wanted = |entry: &Dated| name.as_ref().is_none_or(|name| *name == entry.upstream);
                 let (past, coming) = keeper.journal().follow(since);

@@ -1,4 +1,4 @@
-//! The last day of an upstream, with dates: the JSON that `/api/events` tells.
+//! The last day of an upstream, with dates: the JSON that `/api/events` and the control socket tell.
 //!
 //! Drawn from [`History`], which is fed with the one health report; nothing is
 //! computed here but dates.
@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use relatch_core::At;
 use relatch_core::health::State;
 use relatch_core::health::history::History;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::schema::LatencyStatus;
 
 /// What a day saw of one upstream; like all of the schema, fields are added and never renamed.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerHistory {
     /// The configured name.
     pub name: String,
@@ -23,7 +23,7 @@ pub struct ServerHistory {
 }
 
 /// Health turned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TurnStatus {
     /// When.
     pub at: Timestamp,
@@ -34,7 +34,7 @@ pub struct TurnStatus {
 }
 
 /// What was counted within one minute.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MinuteStatus {
     /// When it began.
     pub at: Timestamp,

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::history::ServerHistory;
 use crate::journal::Journal;
 use crate::schema::KeeperStatus;
 
@@ -17,6 +19,9 @@ pub trait Keeper: Send + Sync + 'static {
     /// Asks for a relatch of every latch of `name`, or of all upstreams. An upstream that this keeper does not have
     /// yields no outcome.
     fn reconnect(&self, name: Option<&str>) -> Vec<ReconnectOutcome>;
+
+    /// What the last day of `name`, or of each upstream, saw; of all that from `from` on.
+    fn history(&self, name: Option<&str>, from: Option<Timestamp>) -> Vec<ServerHistory>;
 
     /// An address that opens its page, signed in, once and soon; `None` where there is no page.
     fn page(&self) -> Option<String> {

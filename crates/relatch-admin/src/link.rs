@@ -1,11 +1,11 @@
 //! The asking end of the control socket: finds every keeper of this user and asks it.
 //!
 //! A keeper gets [`PATIENCE`] to answer; one that hangs is reported as such, never waited for and never skipped.
-//! Sockets whose process is gone are removed on the way.
+//! Sockets whose process is gone, or is another one by now, are removed on the way.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -13,12 +13,17 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::control::{ANSWER_LIMIT, Answer, Request, read_line};
+use crate::history::ServerHistory;
 use crate::journal::Dated;
 use crate::keeper::ReconnectOutcome;
-use crate::schema::{KeeperStatus, SCHEMA, Status, Unanswered};
+use crate::schema::{KeeperStatus, NoAnswer, SCHEMA, Status, Unanswered};
 
 /// How long a keeper may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// A keeper that starts has its socket for a moment before it listens on it, and no longer.
+const STARTING: Duration = Duration::from_secs(5);
+/// This version of relatch.
+const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A keeper that runs, by its socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +50,18 @@ pub enum LinkError {
         /// How.
         cause: io::Error,
     },
+    /// It is another version, and its answer can't be read.
+    #[error(
+        "process {pid} runs relatch {version}, and this is relatch {OWN_VERSION}, which can't read its answer: {cause}"
+    )]
+    OtherVersion {
+        /// The process.
+        pid: u32,
+        /// Its version.
+        version: String,
+        /// What could not be read.
+        cause: String,
+    },
     /// It answered something that this version does not understand.
     #[error("process {pid} answered what this version of relatch does not understand: {cause}")]
     Strange {
@@ -61,22 +78,31 @@ pub enum LinkError {
 /// When the folder is there and can't be read.
 pub async fn all_keepers(dir: &Path) -> io::Result<Vec<KeeperLink>> {
     let mut keepers = Vec::new();
-    let listed = match std::fs::read_dir(dir) {
-        Ok(listed) => listed,
+    for keeper in listed(dir)? {
+        // A hanging keeper may have a full backlog; it is a keeper all the same.
+        match tokio::time::timeout(PATIENCE, UnixStream::connect(&keeper.path)).await {
+            Ok(Err(cause)) if keeper.gone(&cause) => {}
+            Ok(_) | Err(_) => keepers.push(keeper),
+        }
+    }
+    Ok(keepers)
+}
+
+/// The keepers whose sockets are in `dir`, by process id, without a look whether they are there.
+///
+/// # Errors
+/// When the folder is there and can't be read.
+pub fn listed(dir: &Path) -> io::Result<Vec<KeeperLink>> {
+    let mut keepers = Vec::new();
+    let files = match std::fs::read_dir(dir) {
+        Ok(files) => files,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(keepers),
         Err(cause) => return Err(cause),
     };
-    for file in listed {
+    for file in files {
         let path = file?.path();
-        let Some(pid) = pid_of(&path) else { continue };
-        // A hanging keeper may have a full backlog; it is a keeper all the same.
-        let reached = tokio::time::timeout(PATIENCE, UnixStream::connect(&path)).await;
-        match reached {
-            Ok(Err(cause)) if cause.kind() == io::ErrorKind::ConnectionRefused && !lives(pid) => {
-                let _ = std::fs::remove_file(&path);
-            }
-            Ok(Err(cause)) if cause.kind() == io::ErrorKind::NotFound => {}
-            Ok(_) | Err(_) => keepers.push(KeeperLink { pid, path }),
+        if let Some(pid) = pid_of(&path) {
+            keepers.push(KeeperLink { pid, path });
         }
     }
     keepers.sort_by_key(|keeper| keeper.pid);
@@ -96,12 +122,25 @@ pub async fn status_of_all(dir: &Path) -> io::Result<Status> {
     while let Some(answer) = asked.join_next().await {
         match answer.map_err(io::Error::other)? {
             (_, Ok(keeper)) => status.keepers.push(keeper),
-            (pid, Err(cause)) => status.unanswered.push(Unanswered { pid, cause: cause.to_string() }),
+            (pid, Err(cause)) => status.unanswered.push(cause.told(pid)),
         }
     }
     status.keepers.sort_by_key(|keeper| (keeper.since, keeper.pid));
     status.unanswered.sort_by_key(|keeper| keeper.pid);
     Ok(status)
+}
+
+impl LinkError {
+    /// As the status has it.
+    fn told(&self, pid: u32) -> Unanswered {
+        let (how, version) = match self {
+            LinkError::Hangs { .. } => (NoAnswer::Hangs, None),
+            LinkError::Broken { .. } => (NoAnswer::BrokenOff, None),
+            LinkError::OtherVersion { version, .. } => (NoAnswer::Unread, Some(version.clone())),
+            LinkError::Strange { .. } => (NoAnswer::Unread, None),
+        };
+        Unanswered { pid, how, version, cause: self.to_string() }
+    }
 }
 
 impl KeeperLink {
@@ -153,26 +192,109 @@ impl KeeperLink {
         Ok(LogLines { conversation: self.ask(&request).await?, follow })
     }
 
+    /// A conversation for those who ask again and again. `None` when the keeper is gone; its socket is removed then.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn talk(&self) -> Result<Option<Talk>, LinkError> {
+        match tokio::time::timeout(PATIENCE, self.connect()).await {
+            Ok(Ok(conversation)) => Ok(Some(Talk(conversation))),
+            Ok(Err(cause)) if self.gone(&cause) => Ok(None),
+            Ok(Err(cause)) => Err(LinkError::Broken { pid: self.pid, cause }),
+            Err(_) => Err(LinkError::Hangs { pid: self.pid }),
+        }
+    }
+
     async fn ask(&self, request: &Request) -> Result<Conversation, LinkError> {
         let broken = |cause| LinkError::Broken { pid: self.pid, cause };
-        let mut line = serde_json::to_vec(request).map_err(|cause| broken(cause.into()))?;
-        line.push(b'\n');
         let sent = tokio::time::timeout(PATIENCE, async {
-            let (read, mut write) = UnixStream::connect(&self.path).await?.into_split();
-            write.write_all(&line).await?;
-            Ok((read, write))
+            let mut conversation = self.connect().await.map_err(broken)?;
+            conversation.send(request).await?;
+            Ok(conversation)
         });
-        let (read, write) = sent.await.map_err(|_| LinkError::Hangs { pid: self.pid })?.map_err(broken)?;
-        Ok(Conversation { pid: self.pid, read: BufReader::new(read), _write: write })
+        sent.await.map_err(|_| LinkError::Hangs { pid: self.pid })?
+    }
+
+    async fn connect(&self) -> io::Result<Conversation> {
+        let (read, write) = UnixStream::connect(&self.path).await?.into_split();
+        Ok(Conversation { pid: self.pid, read: BufReader::new(read), write })
+    }
+
+    /// Whether a failed connect means that there is no keeper any more; removes the socket of one that died.
+    fn gone(&self, cause: &io::Error) -> bool {
+        match cause.kind() {
+            // A process that lives may be another one by now: nobody listens on a socket that is not new.
+            io::ErrorKind::ConnectionRefused if !lives(self.pid) || is_old(&self.path) => {
+                let _ = std::fs::remove_file(&self.path);
+                true
+            }
+            kind => kind == io::ErrorKind::NotFound,
+        }
     }
 
     fn strange(&self, answer: &Answer) -> LinkError {
-        let cause = match answer {
-            Answer::Error(cause) => cause.clone(),
-            other => format!("{other:?}").chars().take(100).collect(),
-        };
-        LinkError::Strange { pid: self.pid, cause }
+        strange(self.pid, answer)
     }
+}
+
+/// Questions to one keeper over one connection, one after the other. It has no patience of its own: whoever asks
+/// decides how long an answer may take, and drops the conversation, or waits on, when it comes late.
+#[derive(Debug)]
+pub struct Talk(Conversation);
+
+impl Talk {
+    /// What it knows about its upstreams.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn status(&mut self) -> Result<KeeperStatus, LinkError> {
+        match self.ask(&Request::Status).await? {
+            Answer::Status(status) => Ok(status),
+            other => Err(strange(self.0.pid, &other)),
+        }
+    }
+
+    /// What the last day of `name`, or of each upstream, saw from `since` on; `None` when the keeper is of a version that
+    /// does not tell.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn history(
+        &mut self,
+        name: Option<&str>,
+        since: Option<Timestamp>,
+    ) -> Result<Option<Vec<ServerHistory>>, LinkError> {
+        match self.ask(&Request::History { since, name: name.map(str::to_owned) }).await? {
+            Answer::History(servers) => Ok(Some(servers)),
+            Answer::Error(_) => Ok(None),
+            other => Err(strange(self.0.pid, &other)),
+        }
+    }
+
+    /// Asks for a relatch of `name`; `None` where it has none of that name.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn reconnect(&mut self, name: &str) -> Result<Option<ReconnectOutcome>, LinkError> {
+        match self.ask(&Request::Reconnect { name: Some(name.to_owned()) }).await? {
+            Answer::Reconnected(outcomes) => Ok(outcomes.into_iter().next()),
+            other => Err(strange(self.0.pid, &other)),
+        }
+    }
+
+    async fn ask(&mut self, request: &Request) -> Result<Answer, LinkError> {
+        self.0.send(request).await?;
+        let answer = self.0.next().await?;
+        answer.ok_or(LinkError::Broken { pid: self.0.pid, cause: io::ErrorKind::UnexpectedEof.into() })
+    }
+}
+
+fn strange(pid: u32, answer: &Answer) -> LinkError {
+    let cause = match answer {
+        Answer::Error(cause) => cause.clone(),
+        other => format!("{other:?}").chars().take(100).collect(),
+    };
+    LinkError::Strange { pid, cause }
 }
 
 /// A line of a journal as it arrives.
@@ -218,11 +340,18 @@ impl LogLines {
 struct Conversation {
     pid: u32,
     read: BufReader<OwnedReadHalf>,
-    // Kept open: its end would tell the keeper to stop.
-    _write: OwnedWriteHalf,
+    // Kept open after the last question: its end would tell the keeper to stop.
+    write: OwnedWriteHalf,
 }
 
 impl Conversation {
+    async fn send(&mut self, request: &Request) -> Result<(), LinkError> {
+        let broken = |cause| LinkError::Broken { pid: self.pid, cause };
+        let mut line = serde_json::to_vec(request).map_err(|cause| broken(cause.into()))?;
+        line.push(b'\n');
+        self.write.write_all(&line).await.map_err(broken)
+    }
+
     async fn next_in_time(&mut self) -> Result<Answer, LinkError> {
         let pid = self.pid;
         let answer =
@@ -235,12 +364,25 @@ impl Conversation {
         let line = read_line(&mut self.read, ANSWER_LIMIT)
             .await
             .map_err(|cause| LinkError::Broken { pid, cause })?;
-        line.map(|line| {
-            serde_json::from_slice(&line)
-                .map_err(|cause| LinkError::Strange { pid, cause: cause.to_string() })
-        })
-        .transpose()
+        line.map(|line| serde_json::from_slice(&line).map_err(|cause| unread(pid, &line, &cause))).transpose()
     }
+}
+
+/// Why an answer could not be read: a status names the version that wrote it.
+fn unread(pid: u32, line: &[u8], cause: &serde_json::Error) -> LinkError {
+    let cause = cause.to_string();
+    let answer: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
+    match answer["status"]["version"].as_str() {
+        Some(version) if version != OWN_VERSION => {
+            LinkError::OtherVersion { pid, version: version.chars().take(40).collect(), cause }
+        }
+        Some(_) | None => LinkError::Strange { pid, cause },
+    }
+}
+
+fn is_old(socket: &Path) -> bool {
+    let made = std::fs::symlink_metadata(socket).and_then(|found| found.modified());
+    made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > STARTING))
 }
 
 fn pid_of(path: &Path) -> Option<u32> {

@@ -23,13 +23,32 @@ pub struct Status {
     pub unanswered: Vec<Unanswered>,
 }
 
-/// A keeper that runs and gives no answer.
+/// A keeper that runs and gives no answer that can be shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unanswered {
     /// Its process.
     pub pid: u32,
+    /// In which way.
+    #[serde(default)]
+    pub how: NoAnswer,
+    /// Its version of relatch, where that much could be read.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Why there is no answer, for people.
     pub cause: String,
+}
+
+/// In which way a keeper gave no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoAnswer {
+    /// It takes the question and says nothing.
+    #[default]
+    Hangs,
+    /// The connection to it failed.
+    BrokenOff,
+    /// It answered what this version of relatch can't read.
+    Unread,
 }
 
 /// What sort of keeper.
@@ -289,6 +308,57 @@ pub fn server_status(
     }
 }
 
+/// The JSON schema of a [`ServerStatus`], as far as it is promised: fields are added, never renamed.
+#[must_use]
+pub fn server_schema() -> serde_json::Value {
+    use serde_json::json;
+    let date = json!({"type": "string", "description": "RFC 3339"});
+    let known = json!({"type": ["boolean", "null"]});
+    let count = json!({"type": "integer", "minimum": 0});
+    json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "url": {"type": "string"},
+            "health": {"type": "string", "enum": ["healthy", "recovering", "degraded", "down", "unknown"]},
+            "since": date,
+            "reason": {"type": ["string", "null"]},
+            "facets": {
+                "type": "object",
+                "properties": {
+                    "reachable": known, "session": known, "credentials": known, "last_call": known,
+                },
+            },
+            "conditions": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "code": {"type": "string"},
+                        "since": date,
+                        "cause": {"type": "string"},
+                        "effect": {"type": "string"},
+                        "hint": {"type": "string"},
+                    },
+                    "required": ["code", "since", "cause", "effect", "hint"],
+                },
+            },
+            "last_success": {"type": ["object", "null"]},
+            "last_failure": {"type": ["object", "null"]},
+            "next_attempt": {"type": ["string", "null"]},
+            "server": {"type": ["object", "null"]},
+            "sessions": {"type": "array", "items": {"type": "object"}},
+            "waiting": count,
+            "totals": {"type": "object", "additionalProperties": count},
+            "latency_ms": {"type": "object"},
+        },
+        "required": [
+            "name", "url", "health", "since", "reason", "conditions", "last_success", "last_failure",
+            "next_attempt", "server", "sessions", "totals", "latency_ms",
+        ],
+    })
+}
+
 /// An address as it may be shown: user, password and fragment are dropped and the values of its query hidden.
 #[must_use]
 pub fn shown_url(url: &str) -> String {
@@ -415,6 +485,32 @@ mod tests {
         assert_eq!(server["server"]["era"], "legacy");
         assert_eq!(server["totals"]["given_back"], 0);
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+    }
+
+    #[test]
+    fn the_schema_names_what_the_json_has() {
+        let drawn = server_status("gmail", "http://127.0.0.1:8761/mcp", &report(), &date, &|_| String::new());
+        let (drawn, schema) = (serde_json::to_value(drawn).unwrap(), server_schema());
+        for (name, of) in schema["properties"].as_object().unwrap() {
+            let value = drawn.get(name).unwrap_or_else(|| panic!("`{name}` is promised and missing"));
+            let kinds = match &of["type"] {
+                serde_json::Value::Array(kinds) => kinds.clone(),
+                one => vec![one.clone()],
+            };
+            let kind = match value {
+                serde_json::Value::Null => "null",
+                serde_json::Value::String(_) => "string",
+                serde_json::Value::Object(_) => "object",
+                serde_json::Value::Array(_) => "array",
+                serde_json::Value::Number(_) => "integer",
+                serde_json::Value::Bool(_) => "boolean",
+            };
+            assert!(kinds.iter().any(|known| known == kind), "`{name}` is {value}");
+        }
+        for state in [State::Healthy, State::Recovering, State::Degraded, State::Down, State::Unknown] {
+            let words = schema["properties"]["health"]["enum"].as_array().unwrap();
+            assert!(words.iter().any(|word| word == state.as_str()), "{state:?}");
+        }
     }
 
     #[test]

@@ -7,8 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use relatch_admin::link::{LinkError, LogLine, all_keepers, status_of_all};
+use relatch_admin::history::{ServerHistory, TurnStatus};
+use relatch_admin::link::{LinkError, LogLine, all_keepers, listed, status_of_all};
 use relatch_admin::{Journal, Keeper, KeeperKind, KeeperStatus, ReconnectOutcome, control};
+use relatch_core::health::State;
 use relatch_core::journal::{Entry, What};
 
 struct Still {
@@ -33,6 +35,21 @@ impl Keeper for Still {
             .filter(|known| name.is_none_or(|name| name == **known))
             .map(|known| ReconnectOutcome { name: (*known).to_owned(), latches: 1 })
             .collect()
+    }
+
+    fn history(&self, name: Option<&str>, from: Option<Timestamp>) -> Vec<ServerHistory> {
+        let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let turns = [(1, State::Healthy), (5, State::Down)].map(|(second, health)| TurnStatus {
+            at: at(second),
+            health,
+            reason: None,
+        });
+        let of = |known: &&str| ServerHistory {
+            name: (*known).to_owned(),
+            turns: turns.iter().filter(|turn| from.is_none_or(|from| turn.at >= from)).cloned().collect(),
+            minutes: vec![],
+        };
+        ["gmail", "files"].iter().filter(|known| name.is_none_or(|name| name == **known)).map(of).collect()
     }
 
     fn journal(&self) -> Arc<Journal> {
@@ -67,6 +84,41 @@ async fn a_keeper_answers_status_and_reconnect_and_leaves_no_socket_behind() {
     drop(control);
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
     assert!(status_of_all(&dir).await.unwrap().keepers.is_empty());
+}
+
+#[tokio::test]
+async fn one_connection_serves_question_after_question_and_an_older_keeper_that_knows_one_less() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = control::serve(still(), dir.path()).unwrap();
+    let link = listed(dir.path()).unwrap().remove(0);
+    let mut talk = link.talk().await.unwrap().unwrap();
+    assert_eq!(talk.status().await.unwrap().pid, std::process::id());
+    let all = talk.history(None, None).await.unwrap().unwrap();
+    assert_eq!(
+        all.iter().map(|server| (server.name.as_str(), server.turns.len())).collect::<Vec<_>>(),
+        [("gmail", 2), ("files", 2)]
+    );
+    let since = Timestamp::from_second(1_700_000_002).unwrap();
+    let one = talk.history(Some("files"), Some(since)).await.unwrap().unwrap();
+    assert_eq!((one.len(), one[0].turns.len(), one[0].turns[0].health), (1, 1, State::Down));
+    assert_eq!(talk.reconnect("files").await.unwrap().unwrap().latches, 1);
+    assert!(talk.reconnect("unknown").await.unwrap().is_none());
+    drop(control);
+    assert!(matches!(link.talk().await, Ok(None)), "a keeper that is gone is no trouble");
+
+    // A keeper that was built before there was such a question says so, and goes on.
+    let older = dir.path().join(format!("{}.sock", std::process::id()));
+    let listener = std::os::unix::net::UnixListener::bind(&older).unwrap();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut asked).unwrap();
+        stream.write_all(b"{\"error\":\"not a request: unknown variant `history`\"}\n").unwrap();
+        asked
+    });
+    let link = listed(dir.path()).unwrap().remove(0);
+    assert_eq!(link.talk().await.unwrap().unwrap().history(None, None).await.unwrap(), None);
+    assert_eq!(answering.join().unwrap(), "{\"op\":\"history\",\"since\":null,\"name\":null}\n");
 }
 
 #[tokio::test]

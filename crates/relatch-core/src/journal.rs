@@ -75,7 +75,8 @@ pub enum What {
     CredentialsRefused,
     /// A list differs from what the client last saw; the client was told.
     ListChanged,
-    /// A step of rebuilding was refused or took too long, and was skipped.
+    /// A step of rebuilding was refused or took too long, and was skipped; or `--tell` adds nothing, since the server
+    /// has something of that name itself.
     Skipped,
     /// Somebody asked for a relatch.
     Reconnect,

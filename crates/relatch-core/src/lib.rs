@@ -17,6 +17,7 @@ pub mod journal;
 pub mod latch;
 pub mod policy;
 pub mod record;
+pub mod tell;
 pub mod upstream;
 
 pub use effect::Effect;

@@ -21,6 +21,8 @@ pub struct Policy {
     pub local: bool,
     /// Each session is a process of its own: nobody else answers for it, and what refuses is its end.
     pub process: bool,
+    /// Inside the client, its user and its model may ask how the connection is, and are told when it is lost.
+    pub tell: bool,
 }
 
 impl Policy {
@@ -36,6 +38,7 @@ impl Policy {
             gateway_errors_refused: false,
             local: true,
             process: false,
+            tell: false,
         }
     }
 
@@ -164,6 +167,8 @@ pub const TIMEOUTS_DOWN: u32 = 3;
 pub const IDLE_LOOK_MS: u64 = 1_500;
 /// An idle upstream is probed this often while a client is attached.
 pub const PROBE_MS: u64 = 30_000;
+/// One that let a probe go unanswered is asked again after this, until it is called down.
+pub const PROBE_AGAIN_MS: u64 = 10_000;
 
 #[cfg(test)]
 mod tests {

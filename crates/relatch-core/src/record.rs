@@ -46,9 +46,25 @@ pub struct Record {
     /// Annotations of tools seen in lists, for the retry class: tool to (read-only, idempotent).
     #[serde(default)]
     pub hints: BTreeMap<String, (bool, bool)>,
+    /// What the client was told of beside what the server offers; `None` when nothing was added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tell: Option<TellRecord>,
     /// Members that this version does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
+}
+
+/// Of a session that was opened with `--tell`: which capabilities are the server's own, and what its client has set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TellRecord {
+    /// The server has tools.
+    pub tools: bool,
+    /// The server has prompts.
+    pub prompts: bool,
+    /// The server takes `logging/setLevel`.
+    pub logging: bool,
+    /// The least level of log messages that the client has set.
+    pub level: Option<String>,
 }
 
 /// The upstream's half of a record.

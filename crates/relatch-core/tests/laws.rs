@@ -141,7 +141,11 @@ proptest! {
             Reading::WrongPlace => said.status == 421,
             Reading::Gateway => matches!(said.status, 502 | 504 | 520..=529),
             Reading::Redirected => (300..400).contains(&said.status),
-            Reading::NotMcp => (200..300).contains(&said.status) || said.status == 404 && !has_id,
+            Reading::NotMcp => {
+                (200..300).contains(&said.status)
+                    || said.status == 404 && !has_id
+                    || said.status == 501 && said.rpc_code.is_none()
+            }
             // What may have run, or may not be about the session, is asked about.
             Reading::Suspected => {
                 !matches!(said.status, 300..=399 | 404..=406 | 410 | 413 | 415 | 421 | 429 | 502 | 504 | 520..=529)

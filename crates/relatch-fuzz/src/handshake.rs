@@ -1,4 +1,4 @@
-//! What relatch reads and rewrites of a handshake: only `protocolVersion` and `listChanged` move.
+//! What relatch reads and rewrites of a handshake: only `protocolVersion` and `listChanged` move, and `--tell` only adds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,8 +7,9 @@ use bytes::Bytes;
 use relatch_wire::handshake::{
     ServerHello, advertise_list_changed, cancelled_message, initialize_message, request_message,
 };
+use relatch_wire::method::ListKind;
 use relatch_wire::params::{client_identity, protocol_version};
-use relatch_wire::{Envelope, Kind, RequestId, digest};
+use relatch_wire::{Envelope, Kind, RequestId, digest, tell};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -18,6 +19,7 @@ use crate::is_json;
 pub(crate) fn handshake(input: &[u8]) {
     asked_again(input);
     answered(input);
+    told(input);
     let _ = client_identity(input);
     if let Ok(text) = std::str::from_utf8(input) {
         // Any text can stand in a reason or a method.
@@ -122,6 +124,37 @@ fn answered(input: &[u8]) {
                 assert_eq!(hello.instructions_digest, digest::digest(instructions.as_bytes()));
             }
         }
+    }
+}
+
+/// An answer with what `--tell` adds.
+fn told(input: &[u8]) {
+    let message = Bytes::copy_from_slice(input);
+    let offered = tell::advertise(&message);
+    assert_eq!(tell::advertise(&offered), offered, "told twice is told once");
+    let item = tell::item(ListKind::Tools, None, "{}").expect("a tool");
+    let listed = tell::with_item(&message, ListKind::Tools, &item);
+    for told in [&offered, &listed] {
+        assert_eq!(Envelope::read(told).map(|e| e.kind).ok(), Envelope::read(&message).map(|e| e.kind).ok());
+    }
+    // By the word of another parser: take what was added away again, and nothing differs.
+    let value = |text: &[u8]| serde_json::from_slice::<Value>(text).ok();
+    let (Some(before), Some(mut offered)) = (value(&message), value(&offered)) else { return };
+    let had = before.pointer("/result/capabilities").and_then(Value::as_object);
+    if let (Some(had), Some(has)) =
+        (had, offered.pointer_mut("/result/capabilities").and_then(Value::as_object_mut))
+    {
+        has.retain(|name, _| had.get(name).is_some_and(|value| !value.is_null()));
+        let had = had.iter().filter(|(_, value)| !value.is_null());
+        assert!(has.iter().all(|(name, value)| before["result"]["capabilities"][name] == *value));
+        assert_eq!(has.len(), had.count(), "something else moved");
+    }
+    if listed != message
+        && let Some(mut listed) = value(&listed)
+    {
+        let tools = listed.pointer_mut("/result/tools").and_then(Value::as_array_mut);
+        let added = tools.and_then(Vec::pop).expect("an item");
+        assert_eq!((&added["name"], &listed), (&Value::from(tell::NAME), &before), "something else moved");
     }
 }
 

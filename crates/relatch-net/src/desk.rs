@@ -3,7 +3,7 @@
 //! It lives behind the same lock as the machine, so that a fact and its effects see one state. It sorts the messages of
 //! a stream by whom they are for and decides nothing else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use crate::exchange::{Piece, Sink};
 use crate::latch::{Headers, Latch, Pending, UpSession};
 use crate::outbox::Outbox;
+use crate::spans::{AttemptSpan, ExchangeSpan};
 
 /// The most requests of a server that one latch keeps open.
 const PENDING: usize = 1_000;
@@ -34,6 +35,8 @@ pub(crate) struct Desk {
     pub(crate) attempts: HashMap<AttemptId, Attempt>,
     /// Upstream sessions that opened after their latch was over, with the credentials that opened them. They are ended.
     pub(crate) orphans: BTreeMap<(LatchId, Gen), (UpSession, Headers)>,
+    /// Lists in which the server itself has what `--tell` would add, as the last client that looked has seen them.
+    pub(crate) taken: BTreeSet<ListKind>,
 }
 
 /// A message of the client's with what came along.
@@ -64,6 +67,8 @@ pub(crate) struct Exchange {
     pub(crate) list: Option<(ListKind, bool)>,
     /// Whether it is the client's `initialize`.
     pub(crate) opening: bool,
+    /// Its span, where it is traced.
+    pub(crate) span: Option<Box<ExchangeSpan>>,
     /// Its share of what this keeper may keep.
     pub(crate) _kept: Option<OwnedSemaphorePermit>,
 }
@@ -107,6 +112,8 @@ pub(crate) struct Attempt {
     pub(crate) last_event: Option<String>,
     pub(crate) retry: Option<u64>,
     pub(crate) answer: Option<Kept>,
+    /// Its span, where it is traced.
+    pub(crate) span: Option<AttemptSpan>,
     /// Its last fact has been reported.
     pub(crate) ended: bool,
     pub(crate) task: Option<AbortHandle>,
@@ -154,6 +161,15 @@ struct Home {
     flow: Option<ExId>,
 }
 
+impl Exchange {
+    /// It is over with this outcome; `failed` when its client got something else than an answer.
+    pub(crate) fn ends(&mut self, outcome: &str, failed: bool) {
+        if let Some(span) = &mut self.span {
+            span.ends(outcome, failed);
+        }
+    }
+}
+
 impl Attempt {
     /// The exchange that it was made for.
     pub(crate) fn ex(&self) -> Option<ExId> {
@@ -174,6 +190,15 @@ impl Attempt {
 }
 
 impl Desk {
+    /// The exchange that an attempt is for, or whose stream it resumes.
+    pub(crate) fn exchange_of(&mut self, attempt: AttemptId) -> Option<&mut Exchange> {
+        let ex = match &self.attempts.get(&attempt)?.what {
+            What::Resume { of } => self.attempts.get(of)?.ex()?,
+            _ => self.attempts.get(&attempt)?.ex()?,
+        };
+        self.exchanges.get_mut(&ex)
+    }
+
     /// Takes an exchange off the desk, with what is left of its attempts.
     pub(crate) fn close_exchange(&mut self, ex: ExId) -> Option<Exchange> {
         let exchange = self.exchanges.remove(&ex)?;

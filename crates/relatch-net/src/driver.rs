@@ -21,7 +21,7 @@ use relatch_wire::{Envelope, method};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::desk::{Desk, Kept, Refused};
+use crate::desk::{Desk, Exchange, Kept, Refused};
 use crate::exchange::{Final, Piece, Shape};
 use crate::keeper::Common;
 use crate::upstream::attempt;
@@ -46,6 +46,8 @@ pub(crate) struct Upstream {
     pub(crate) headers: HeaderMap,
     pub(crate) way: Way,
     pub(crate) common: Arc<Common>,
+    /// Whether its clients are told how the connection is.
+    pub(crate) tells: bool,
     /// The path to which the server redirects, once known.
     pub(crate) path: Mutex<Option<Arc<str>>>,
     inside: Mutex<Inside>,
@@ -91,6 +93,7 @@ impl Upstream {
             headers,
             way,
             common,
+            tells: policy.tell,
             path: Mutex::new(None),
             inside: Mutex::new(Inside {
                 machine: Machine::new(policy, now, chance),
@@ -147,6 +150,15 @@ impl Upstream {
             let Some(ending) = inside.desk.attempts.get_mut(&attempt) else { return };
             ending.ended = true;
             ending.answer = kept.clone();
+            if let Some(span) = ending.span.take() {
+                span.ends(&input);
+                if let Some(ex) = inside.desk.exchange_of(attempt)
+                    && let Some(span) = &mut ex.span
+                {
+                    span.waits();
+                }
+            }
+            let Some(ending) = inside.desk.attempts.get(&attempt) else { return };
             let (what, resumable) = (ending.what.clone(), ending.last_event.is_some());
             if let (What::Note(note), Some(Kept::Refused(refused))) = (&what, &kept)
                 && let Some(note) = inside.desk.notes.get_mut(note)
@@ -274,10 +286,11 @@ impl Upstream {
                     attempt.flowing.notify_one();
                 }
             }
-            Effect::Pass { ex, attempt } => self.pass(desk, ex, attempt, hints),
+            Effect::Pass { ex, attempt } => self.pass(desk, machine, (ex, attempt), later, hints),
             Effect::PassRefusal { ex, attempt, executed } => {
                 let refused = desk.attempts.remove(&attempt).and_then(|attempt| attempt.answer);
-                if let Some(exchange) = desk.close_exchange(ex) {
+                if let Some(mut exchange) = desk.close_exchange(ex) {
+                    exchange.ends("refused", true);
                     let text = match refused {
                         Some(Kept::Refused(refused)) => {
                             words::passed_refusal(&self.name, &exchange.id, &refused, executed)
@@ -285,12 +298,14 @@ impl Upstream {
                         Some(Kept::Answer(text, _)) => text,
                         Some(Kept::Passed) | None => words::lost_answer(&self.name, &exchange.id),
                     };
+                    let text = self.told(desk, machine, &exchange, text, later);
                     exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
                 }
             }
             Effect::Challenge { ex, attempt } => {
                 let refused = desk.attempts.get(&attempt).and_then(|attempt| attempt.answer.clone());
-                let Some(exchange) = desk.close_exchange(ex) else { return };
+                let Some(mut exchange) = desk.close_exchange(ex) else { return };
+                exchange.ends("challenged", true);
                 exchange.sink.put(Piece::Final(match refused {
                     Some(Kept::Refused(Refused { status, headers, body, .. })) => Final::Challenge {
                         instead: words::challenge(&self.name, &exchange.id, status, &headers),
@@ -308,7 +323,8 @@ impl Upstream {
                 desk.attempts.remove(&attempt);
             }
             Effect::Answer { ex, failure } => {
-                if let Some(exchange) = desk.close_exchange(ex) {
+                if let Some(mut exchange) = desk.close_exchange(ex) {
+                    exchange.ends(failure.code.as_str(), true);
                     let text =
                         words::failure(&self.name, self.clock(), &failure).to_message(Some(&exchange.id));
                     exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
@@ -348,15 +364,43 @@ impl Upstream {
         }
     }
 
+    /// What goes to the client in place of its server's answer, where `--tell` adds something.
+    fn told(
+        &self,
+        desk: &mut Desk,
+        machine: &Machine,
+        exchange: &Exchange,
+        text: Bytes,
+        later: &mut Later,
+    ) -> Bytes {
+        let (text, changed) = self.with_told(desk, exchange, text, &mut later.journal);
+        if changed {
+            self.record(desk, machine, exchange.latch);
+        }
+        text
+    }
+
     /// The attempt's answer goes to the client.
-    fn pass(&self, desk: &mut Desk, ex: ExId, attempt: AttemptId, hints: &mut Hints) {
+    fn pass(
+        &self,
+        desk: &mut Desk,
+        machine: &Machine,
+        (ex, attempt): (ExId, AttemptId),
+        later: &mut Later,
+        hints: &mut Hints,
+    ) {
         let (answer, numbered) = match desk.attempts.remove(&attempt) {
             Some(attempt) => (attempt.answer, attempt.last_event.is_some()),
             None => (None, false),
         };
-        let Some(exchange) = desk.close_exchange(ex) else { return };
+        let Some(mut exchange) = desk.close_exchange(ex) else { return };
         let last = match answer {
             Some(Kept::Answer(text, sse)) => {
+                if exchange.span.is_some() {
+                    let failed = Envelope::read(&text)
+                        .is_ok_and(|envelope| matches!(envelope.kind, relatch_wire::Kind::Error { .. }));
+                    exchange.ends(if failed { "error" } else { "answered" }, failed);
+                }
                 let text = if exchange.opening { advertise_list_changed(&text) } else { text };
                 if let (Some((kind, first)), Some(latch)) =
                     (exchange.list, desk.latches.get_mut(&exchange.latch))
@@ -370,6 +414,7 @@ impl Upstream {
                         hints.push((exchange.latch, seen.collect()));
                     }
                 }
+                let text = self.told(desk, machine, &exchange, text, later);
                 Final::Message {
                     text,
                     shape: match (sse, numbered) {
@@ -379,7 +424,10 @@ impl Upstream {
                     },
                 }
             }
-            Some(Kept::Passed) => Final::Whole,
+            Some(Kept::Passed) => {
+                exchange.ends("answered", false);
+                Final::Whole
+            }
             Some(Kept::Refused(refused)) => Final::Message {
                 text: words::passed_refusal(
                     &self.name,
@@ -424,12 +472,7 @@ impl Upstream {
     pub(crate) fn refused(self: &Arc<Self>, attempt: AttemptId, refused: Refused) {
         let body = String::from_utf8_lossy(&refused.body).into_owned();
         let envelope = Envelope::read(&refused.body).ok();
-        let rpc_code = envelope.as_ref().and_then(|envelope| match envelope.kind {
-            relatch_wire::Kind::Error { code, .. } => Some(code),
-            relatch_wire::Kind::Request { .. }
-            | relatch_wire::Kind::Notification { .. }
-            | relatch_wire::Kind::Result { .. } => None,
-        });
+        let rpc_code = envelope.as_ref().and_then(Envelope::error_code);
         let without_id = match &envelope {
             Some(envelope) => envelope.with_id(&refused.body, &relatch_wire::RequestId::number(0)),
             None => refused.body.clone(),

@@ -166,6 +166,14 @@ impl Upstream {
 
     /// A client asks for something; `None` when its session is over.
     pub(crate) fn ask(self: &Arc<Self>, latch: LatchId, request: Request) -> Option<Asked> {
+        if let Some(text) = self.answer_itself(latch, &request) {
+            // It was never an exchange: nothing waits for the server, and nothing counts as a call.
+            let (ex, asked, mut exchange) = self.exchange(latch, request, false);
+            exchange.ends("told", false);
+            exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
+            tracing::debug!(upstream = %self.name, exchange = ex.0, "told a client how its connection is");
+            return Some(asked);
+        }
         let ask = ask_of(&request);
         let (ex, asked, exchange) = self.exchange(latch, request, false);
         let mut known = false;
@@ -284,7 +292,8 @@ impl Upstream {
         for (ex, sent) in self.desk(|desk| desk.to_drain(all)) {
             self.fact_after(
                 |desk| {
-                    let Some(exchange) = desk.close_exchange(ex) else { return false };
+                    let Some(mut exchange) = desk.close_exchange(ex) else { return false };
+                    exchange.ends("draining", true);
                     let text = words::draining(&self.name, &exchange.id, sent);
                     exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
                     true
@@ -315,6 +324,7 @@ impl Upstream {
             .and_then(ListKind::from_method)
             .map(|kind| (kind, params::cursor(raw).is_none()));
         let token = params::progress_token(raw);
+        let span = self.common.spans.get().and_then(|spans| spans.begin(&self.name, &arrival));
         let exchange = Exchange {
             latch,
             id: id.clone(),
@@ -325,6 +335,7 @@ impl Upstream {
             progress: None,
             list,
             opening,
+            span,
             _kept: kept,
         };
         (ex, Asked { up: Arc::clone(self), ex, latch, id, pieces, token, held: None }, exchange)

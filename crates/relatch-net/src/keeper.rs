@@ -3,8 +3,8 @@
 //! What happens to a call is decided in the core, one machine per upstream.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -21,6 +21,8 @@ use crate::driver::Upstream;
 use crate::entropy;
 use crate::records::Writer;
 use crate::sessions::Sessions;
+use crate::spans::Spans;
+use crate::tell::Teller;
 use crate::upstream::dial::Tls;
 use crate::upstream::way::{Place, Way};
 
@@ -99,6 +101,10 @@ pub(crate) struct Common {
     pub(crate) kept: Arc<Semaphore>,
     /// How often the health of any upstream has turned by a fact.
     pub(crate) turned: watch::Sender<u64>,
+    /// Who tells clients how their connection is.
+    pub(crate) teller: OnceLock<Teller>,
+    /// Makes spans, where there is a collector.
+    pub(crate) spans: OnceLock<Spans>,
     bounds: Bounds,
     numbers: AtomicU64,
 }
@@ -137,6 +143,8 @@ impl Keeper {
             journal: config.journal,
             kept: Arc::new(Semaphore::new(bounds.kept_kib)),
             turned: watch::Sender::new(0),
+            teller: OnceLock::new(),
+            spans: OnceLock::new(),
             bounds,
             numbers: AtomicU64::new(1),
         });
@@ -400,6 +408,7 @@ mod tests {
             subscriptions: BTreeMap::new(),
             lists: BTreeMap::new(),
             hints: BTreeMap::new(),
+            tell: None,
             unknown: BTreeMap::new(),
         };
         upstream.restore(latch, &record);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use http::HeaderMap;
-use relatch_core::record::{FORMAT, Record, SessionRecord};
+use relatch_core::record::{FORMAT, Record, SessionRecord, TellRecord};
 use relatch_core::upstream::Snapshot;
 use relatch_core::{AttemptId, ExId, Gen};
 use relatch_wire::RequestId;
@@ -42,6 +42,8 @@ pub(crate) struct Latch {
     pub(crate) inherited: Option<Gen>,
     /// Lists as the client last saw them, and as relatch is fetching them.
     pub(crate) lists: Lists,
+    /// What its client was told of beside what the server offers; `None` when nothing was added.
+    pub(crate) tell: Option<TellRecord>,
     /// Members of its record that this version does not know.
     pub(crate) unknown: BTreeMap<String, serde_json::Value>,
 }
@@ -98,6 +100,7 @@ impl Latch {
             pending: HashMap::new(),
             inherited: None,
             lists: Lists::default(),
+            tell: None,
             unknown: BTreeMap::new(),
         }
     }
@@ -121,6 +124,7 @@ impl Latch {
             );
         }
         latch.lists = Lists::restored(&record.lists, &record.hints);
+        latch.tell = record.tell.clone();
         latch.unknown = record.unknown.clone();
         latch
     }
@@ -153,6 +157,7 @@ impl Latch {
             subscriptions: snapshot.subscriptions,
             lists: self.lists.to_record(),
             hints: self.lists.hints().clone(),
+            tell: self.tell.clone(),
             unknown: self.unknown.clone(),
         })
     }
@@ -219,7 +224,8 @@ mod tests {
     fn what_a_newer_version_put_into_a_record_is_still_there_when_it_is_written_again() {
         let text = r#"{"format":1,"id":"s","upstream":"x","url":"u","opened":1,"last_used":2,"initialize":"{}",
             "revision":"2025-11-25","initialized":true,"generation":3,"level":null,"subscriptions":{},
-            "session":{"id":"up","revision":"2025-11-25","server":["n","1"],"added":[1]},"added":{"x":null}}"#;
+            "session":{"id":"up","revision":"2025-11-25","server":["n","1"],"added":[1]},"added":{"x":null},
+            "tell":{"tools":true,"prompts":false,"logging":false,"level":"error"}}"#;
         let record = Record::read(text).unwrap();
         let snapshot = Snapshot {
             bound: Some(Gen(3)),

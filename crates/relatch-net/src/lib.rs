@@ -21,6 +21,8 @@ mod outbox;
 mod records;
 pub mod redact;
 mod sessions;
+pub mod spans;
+pub mod tell;
 pub mod upstream;
 mod words;
 

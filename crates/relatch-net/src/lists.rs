@@ -53,6 +53,11 @@ impl Lists {
         self.seen.keys().copied().collect()
     }
 
+    /// Whether the server's list, as far as the client saw it, has an item of this key; `None` when it has not looked.
+    pub(crate) fn has(&self, kind: ListKind, key: &str) -> Option<bool> {
+        self.seen.get(&kind).map(|seen| seen.items.contains_key(key))
+    }
+
     /// A page went to the client; the first one begins the list anew.
     pub(crate) fn passed(&mut self, kind: ListKind, first: bool, page: &Page) {
         let seen = self.seen.entry(kind).or_default();

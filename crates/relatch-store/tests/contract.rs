@@ -31,6 +31,7 @@ fn record(id: &str, last_used: i64) -> Record {
         subscriptions: BTreeMap::from([("file:///a".to_owned(), "{}".to_owned())]),
         lists: BTreeMap::from([("tools".to_owned(), BTreeMap::from([("write".to_owned(), u64::MAX)]))]),
         hints: BTreeMap::from([("write".to_owned(), (false, true))]),
+        tell: None,
         unknown: BTreeMap::from([("added_later".to_owned(), serde_json::json!({"a": [1, null]}))]),
     }
 }

@@ -49,6 +49,7 @@ fn record(id: u8, upstream: u8, last_used: i64, newer: bool) -> Record {
         subscriptions: BTreeMap::new(),
         lists: BTreeMap::new(),
         hints: BTreeMap::new(),
+        tell: None,
         unknown: BTreeMap::new(),
     }
 }

@@ -126,6 +126,14 @@ impl Envelope {
         bytes.get(self.error.clone()?)
     }
 
+    /// The code, where the message is an error.
+    pub fn error_code(&self) -> Option<i64> {
+        match self.kind {
+            Kind::Error { code, .. } => Some(code),
+            Kind::Request { .. } | Kind::Notification { .. } | Kind::Result { .. } => None,
+        }
+    }
+
     /// The id, if the message has one.
     pub fn id(&self) -> Option<&RequestId> {
         match &self.kind {

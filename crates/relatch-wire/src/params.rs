@@ -85,6 +85,11 @@ pub fn meta_protocol_version(params: &[u8]) -> Option<String> {
     json::find_text(params, &["_meta", "io.modelcontextprotocol/protocolVersion"])
 }
 
+/// The trace that a request belongs to (`_meta.traceparent`, W3C trace context).
+pub fn traceparent(params: &[u8]) -> Option<String> {
+    json::find_text(params, &["_meta", "traceparent"])
+}
+
 /// `clientInfo` of `initialize`; a missing version is empty.
 pub fn client_identity(params: &[u8]) -> Option<Identity> {
     Some(Identity {

@@ -27,7 +27,10 @@ pub enum Exception {
     DroppedProgress,
     /// On stdio, line breaks between tokens become spaces ([`crate::line::one_line`]).
     LineBreaks,
-    /// What `--tell` adds for the user to read.
+    /// Under `--tell` the answer to `initialize` gains the capabilities `tools`, `prompts` and `logging` where the server
+    /// has none ([`crate::tell::advertise`]), and the last page of its tools and of its prompts one item behind its own
+    /// ([`crate::tell::with_item`]); a refusal that says that it has none becomes the list of that one item, or the answer
+    /// that the log level is set.
     Tell,
 }
 
@@ -56,7 +59,9 @@ impl Exception {
                 "progress of a second attempt that does not exceed what was told: dropped"
             }
             Self::LineBreaks => "line breaks between tokens on stdio: spaces",
-            Self::Tell => "what `--tell` adds",
+            Self::Tell => {
+                "with `--tell`: capabilities that the server lacks, and `relatch_status` behind its tools and prompts"
+            }
         }
     }
 }

@@ -10,11 +10,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use relatch_admin::history::{ServerHistory, server_history};
 use relatch_admin::page::{Page, Watched};
-use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, schema};
+use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, ServerStatus, schema};
+use relatch_core::health::HealthReport;
 use relatch_core::health::history::History;
 use relatch_core::{At, LatchId};
 use relatch_net::keeper::Keeper;
+use relatch_net::tell::{Story, Teller};
 use tokio::sync::watch;
+
+use crate::render::{Style, status::story};
 
 /// What no turn announces (counts, evidence that grows old) is written into the history this often.
 const LOOK: Duration = Duration::from_secs(5);
@@ -78,6 +82,44 @@ impl Face {
         });
     }
 
+    /// Tells clients the story that `relatch status NAME` prints.
+    pub(crate) fn teller(self: &Arc<Self>) -> Teller {
+        let face = Arc::downgrade(self);
+        Teller {
+            story: Box::new(move |name, report| {
+                face.upgrade().and_then(|face| face.story(name, report)).unwrap_or_else(|| Story {
+                    text: format!("The keeper of `{name}` is being shut down"),
+                    structured: serde_json::json!({}),
+                })
+            }),
+            schema: schema::server_schema(),
+        }
+    }
+
+    fn story(&self, name: &str, report: &HealthReport) -> Option<Story> {
+        let (name, url) = self.urls.iter().find(|(known, _)| known == name)?;
+        let server = self.server(name, url, report);
+        let text = story(&self.keeper_status(Vec::new()), &server, Timestamp::now(), Style::Plain, None);
+        Some(Story { text, structured: serde_json::to_value(server).ok()? })
+    }
+
+    fn server(&self, name: &str, url: &str, report: &HealthReport) -> ServerStatus {
+        let (clock, ids) = (self.keeper.clock(), self.keeper.session_ids(name));
+        let id = |latch: LatchId| ids.get(&latch).cloned().unwrap_or_default();
+        schema::server_status(name, url, report, &|at| clock.wall(at.0), &id)
+    }
+
+    fn keeper_status(&self, servers: Vec<ServerStatus>) -> KeeperStatus {
+        KeeperStatus {
+            pid: std::process::id(),
+            kind: self.kind,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            since: self.since,
+            servers,
+            journal: self.journal.status(),
+        }
+    }
+
     fn look(&self) {
         for (name, history) in self.histories().iter_mut() {
             if let Some(report) = self.keeper.summary(name) {
@@ -93,26 +135,32 @@ impl Face {
 
 impl relatch_admin::Keeper for Face {
     fn status(&self) -> KeeperStatus {
-        let clock = self.keeper.clock();
-        let servers = self.urls.iter().filter_map(|(name, url)| {
-            let report = self.keeper.report(name)?;
-            let ids = self.keeper.session_ids(name);
-            let id = |latch: LatchId| ids.get(&latch).cloned().unwrap_or_default();
-            Some(schema::server_status(name, url, &report, &|at| clock.wall(at.0), &id))
-        });
-        KeeperStatus {
-            pid: std::process::id(),
-            kind: self.kind,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            since: self.since,
-            servers: servers.collect(),
-            journal: self.journal.status(),
-        }
+        let servers = self
+            .urls
+            .iter()
+            .filter_map(|(name, url)| Some(self.server(name, url, &self.keeper.report(name)?)));
+        self.keeper_status(servers.collect())
     }
 
     fn reconnect(&self, name: Option<&str>) -> Vec<ReconnectOutcome> {
         let asked = self.keeper.reconnect(name);
         asked.into_iter().map(|(name, latches)| ReconnectOutcome { name, latches }).collect()
+    }
+
+    fn history(&self, name: Option<&str>, from: Option<Timestamp>) -> Vec<ServerHistory> {
+        // What has turned since the last look belongs to it.
+        self.look();
+        let clock = self.keeper.clock();
+        let from = from.map_or(At(0), |from| {
+            let back = Timestamp::now().as_millisecond().saturating_sub(from.as_millisecond());
+            At(clock.now_ms().saturating_sub(u64::try_from(back).unwrap_or(0)))
+        });
+        let histories = self.histories();
+        let asked = self.urls.iter().filter(|(known, _)| name.is_none_or(|name| name == known));
+        let drawn = asked.filter_map(|(name, _)| {
+            Some(server_history(name, histories.get(name)?, from, &|at| clock.wall(at.0)))
+        });
+        drawn.collect()
     }
 
     fn page(&self) -> Option<String> {
@@ -126,21 +174,6 @@ impl relatch_admin::Keeper for Face {
 }
 
 impl Watched for Face {
-    fn history(&self, from: Option<Timestamp>) -> Vec<ServerHistory> {
-        // What has turned since the last look belongs to it.
-        self.look();
-        let clock = self.keeper.clock();
-        let from = from.map_or(At(0), |from| {
-            let back = Timestamp::now().as_millisecond().saturating_sub(from.as_millisecond());
-            At(clock.now_ms().saturating_sub(u64::try_from(back).unwrap_or(0)))
-        });
-        let histories = self.histories();
-        let drawn = self.urls.iter().filter_map(|(name, _)| {
-            Some(server_history(name, histories.get(name)?, from, &|at| clock.wall(at.0)))
-        });
-        drawn.collect()
-    }
-
     fn turns(&self) -> watch::Receiver<u64> {
         self.keeper.turns()
     }

@@ -94,6 +94,9 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
     let urls = launch.servers.iter().map(|s| (s.name.clone(), s.place.shown())).collect();
     let closing = Arc::clone(&keeper);
     let face = Face::new(Arc::clone(&keeper), launch.kind, urls, Arc::clone(&journal));
+    keeper.tell_by(face.teller());
+    #[cfg(feature = "otel")]
+    let traces = crate::traces::start(&keeper);
     // Without its control socket a keeper still serves; only `status` can't see it.
     let control =
         control::serve(Arc::clone(&face) as Arc<dyn relatch_admin::Keeper>, &runtime::runtime_dir());
@@ -110,6 +113,10 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
     };
     hooks.end().await;
     closing.close().await;
+    #[cfg(feature = "otel")]
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     // On a thread of its own, so that a disk that hangs holds nothing up but this.
     let _ = tokio::task::spawn_blocking(move || journal.flush(JOURNAL_WITHIN)).await;
     done
@@ -284,6 +291,7 @@ fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         gateway_errors_refused: spec.gateway_errors_refused,
         local,
         process: matches!(place, way::Place::Command(_)),
+        tell: spec.tell,
         // Messages, journal and records show the address; a key in its query is none of theirs.
         ..Policy::new(spec.name.clone(), place.to_string())
     };

@@ -69,4 +69,6 @@ pub(crate) struct ServerSpec {
     pub(crate) replay: Vec<(String, bool)>,
     /// Whether 502, 503 and 504 prove that no server was behind the proxy.
     pub(crate) gateway_errors_refused: bool,
+    /// Whether its clients are told how the connection is.
+    pub(crate) tell: bool,
 }

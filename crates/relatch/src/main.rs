@@ -2,9 +2,11 @@
 //!
 //! It decides nothing about connections. `cli/` has a file per command, `launch` what a keeper is started with, `keeper` a keeper
 //! from start to end, `face` what others see of it,
-//! `drill/` the rehearsal, and `render/` is the only place that prints.
+//! `drill/` the rehearsal, `tui/` the live view in the terminal, and `render/` is the only other place that prints.
 
+mod adopt;
 mod cli;
+mod doctor;
 mod drill;
 mod exit;
 mod face;
@@ -13,6 +15,9 @@ mod launch;
 mod render;
 mod service;
 mod supervisor;
+#[cfg(feature = "otel")]
+mod traces;
+mod tui;
 
 use std::process::ExitCode;
 
@@ -20,6 +25,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
+        tui::restore();
         render::bug(&panic.to_string());
         std::process::exit(exit::BUG.into());
     }));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use relatch_admin::control::{self, Control};
+use relatch_admin::history::ServerHistory;
 use relatch_admin::schema::{
     ClientStatus, ConditionStatus, LatencyStatus, ServerStatus, SessionStatus, SuccessStatus,
 };
@@ -58,6 +59,10 @@ impl Keeper for Still {
             .collect()
     }
 
+    fn history(&self, _: Option<&str>, _: Option<Timestamp>) -> Vec<ServerHistory> {
+        Vec::new()
+    }
+
     fn journal(&self) -> Arc<Journal> {
         Arc::clone(&self.journal)
     }
@@ -92,7 +97,7 @@ fn server(name: &str, health: State) -> ServerStatus {
             open: 0,
         }],
         waiting: 0,
-        totals: Totals { calls: 120, relatched: 3, ..Totals::default() },
+        totals: Totals { calls: 120, relatched: 3, answered: 120, ..Totals::default() },
         latency_ms: LatencyStatus { p50: 3.0, p99: 40.0 },
     }
 }
@@ -352,7 +357,7 @@ fn wrong_usage_has_its_own_words_and_never_repeats_a_secret() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    for command in ["stdio", "serve", "status", "reconnect", "log", "drill", "page", "explain"] {
+    for command in ["stdio", "serve", "status", "top", "reconnect", "log", "drill", "page", "explain"] {
         let (code, out, _) = typed(dir.path(), &[command, "--help"]);
         assert_eq!(code, 0);
         assert!(out.contains("Example"), "{out}");

@@ -85,12 +85,20 @@ fn only_the_core_asks_for_the_verdict() {
 }
 
 #[test]
-fn only_render_prints() {
+fn only_render_prints_and_only_the_screen_of_the_live_view_draws() {
     for file in rust_files(&root().join("crates/relatch/src")) {
         let path = file.to_string_lossy().replace('\\', "/");
         let text = std::fs::read_to_string(&file).expect("a source file");
+        let render = path.contains("/render/");
         let prints = ["println!(", "print!(", "eprintln!(", "eprint!("].iter().any(|p| text.contains(p));
-        assert!(!prints || path.contains("/render/") || path.ends_with("/render.rs"), "{path} prints");
+        assert!(!prints || render, "{path} prints");
+        // To ask what stdout is writes nothing, and a stdio keeper's client gets its messages there.
+        let text = text.replace("io::stdout().is_terminal()", "");
+        let text =
+            if path.ends_with("/src/keeper.rs") { text.replace("tokio::io::stdout()", "") } else { text };
+        let draws = ["io::stdout()", "io::stderr()", "CrosstermBackend", "execute!(", "queue!("];
+        let draws = draws.iter().any(|place| text.contains(place));
+        assert!(!draws || render || path.ends_with("/tui/screen.rs"), "{path} writes to the terminal");
     }
 }
 

@@ -288,6 +288,61 @@ def behind_nginx(world):
     work(world, "reloaded")
 
 
+# --- inside the client ---------------------------------------------------------------------------------------------------
+
+STATUS = "relatch_status"
+
+
+def status(world, healthy):
+    """Asks inside the client how the connection is: at once, and the same as text and as data."""
+    asked = time.monotonic()
+    result = world.link.ask("call", tool=STATUS, args={}, seconds=5)
+    took = time.monotonic() - asked
+    must(took < 3, f"the status took {took:.1f} s")
+    text, data = result["content"][0]["text"], result.get("structuredContent") or {}
+    must(not result.get("isError"), f"the status is an error: {text[:200]}")
+    must(data.get("health") and f" {data['health']} for " in text.splitlines()[0], f"text and data differ: {text[:200]} {data}")
+    must((data["health"] == "healthy") == healthy, f"it is said to be {data['health']}")
+    must(len(data["sessions"]) == 1, "another client's session is shown")
+
+
+def told_alive(world):
+    link = world.link
+    names = [tool["name"] for tool in link.ask("list_tools")["tools"]]
+    must(names[-1] == STATUS and "echo" in names, f"tools: {names}")
+    tool = link.ask("list_tools")["tools"][-1]
+    must((tool.get("annotations") or {}).get("readOnlyHint"), f"it is not declared a read: {tool}")
+    names = [prompt["name"] for prompt in link.ask("list_prompts")["prompts"]]
+    must(names[-1] == STATUS and len(names) > 1, f"prompts: {names}")
+    work(world, "before")
+    status(world, healthy=True)
+    said = json.dumps(link.ask("get_prompt", name=STATUS, args={})["messages"])
+    must("healthy for" in said, f"the prompt tells no story: {said[:300]}")
+    link.ask("set_level", level="info")
+
+
+def told_down(world):
+    link, since = world.link, world.link.mark()
+    world.kill_server()
+    n = begin(world, "meanwhile")
+    listing = link.send("list_tools")
+    link.event("log", 15, since, logger="relatch", level="warning")
+    status(world, healthy=False)
+    said = json.dumps(link.ask("get_prompt", name=STATUS, args={}, seconds=5)["messages"])
+    must("healthy for" not in said and "hint: " in said, f"the prompt does not say what to do: {said[:300]}")
+    still_waits(world, n)
+    still_waits(world, listing)
+    world.start_server()
+    finish(world, n, "meanwhile", seconds=15)
+    names = [tool["name"] for tool in link.good(listing, 15)["tools"]]
+    must("echo" in names and names[-1] == STATUS, f"tools: {names}")
+    link.event("log", 10, since, logger="relatch", level="notice")
+    status(world, healthy=True)
+    must(len(link.seen("log", since, logger="relatch")) == 2, "the outage was told more than once")
+    # The lists are what they were.
+    must(not link.seen("list_changed", since), "equal lists are told as changed")
+
+
 # --- the stories --------------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +362,8 @@ class Story:
     sides: tuple = ("stdio", "http")
     json: bool = False
     nginx: bool = False
+    # More options for relatch.
+    treatment: tuple = ()
     # The first case prepares what the others look at, and always runs.
     opening: bool = False
 
@@ -360,5 +417,14 @@ STORIES = (
     Story("changed", (Case("tools-changed", tools_changed, "other tools after the restart: the client is told, unasked"),)),
     Story("two", (Case("two-clients", two_clients, "two clients at once both go on"),), sides=("http",)),
     Story("own", (Case("own-restart", own_restart, "relatch itself killed and started again"),), sides=("http",)),
+    Story(
+        "told",
+        (
+            Case("told-alive", told_alive, "`--tell`: tool and prompt stand behind the server's own and say that it is healthy"),
+            Case("told-down", told_down, "`--tell`: killed, they answer at once, and the client is told of lost and back"),
+        ),
+        treatment=("--tell",),
+        opening=True,
+    ),
     Story("nginx", (Case("behind-nginx", behind_nginx, "a call during 502s of a real nginx is answered, once"),), nginx=True),
 )

@@ -187,8 +187,12 @@ class World:
         os.killpg(self.keeper.pid, signal.SIGKILL)
         self.keeper.wait(5)
 
-    def start_nginx(self):
-        """nginx in front of the server; what is behind it stays `self.port`. The same port again when it ran before."""
+    def start_nginx(self, wants=None):
+        """nginx in front of the server; what is behind it stays `self.port`. The same port again when it ran before.
+
+        With `wants`, only requests with this `Authorization` reach the server.
+        """
+        gate = f'if ($http_authorization != "{wants}") {{ return 401; }}' if wants else ""
         program = shutil.which("nginx") or "/usr/sbin/nginx"
         front = self.nginx_port = self.nginx_port or free_port()
         root = self.folder / "nginx"
@@ -205,6 +209,7 @@ http {{
   server {{
     listen 127.0.0.1:{front};
     location / {{
+      {gate}
       proxy_pass http://127.0.0.1:{self.port};
       proxy_http_version 1.1;
       proxy_set_header Connection "";

@@ -69,7 +69,7 @@ impl Looks {
         }
         let (began, from) = (Instant::now(), Timestamp::now() - OVERLAP);
         let status = status_json(keeper);
-        let servers = keeper.history(Some(from));
+        let servers = keeper.history(None, Some(from));
         let look = Arc::new(Look { began, status, from, history: json(&servers), servers });
         *latest = Some(Arc::clone(&look));
         look
@@ -83,7 +83,7 @@ pub(super) async fn tell(keeper: Arc<dyn Watched>, looks: Arc<Looks>, out: mpsc:
     let mut listener = Listener { out, status: String::new(), history: String::new() };
     let first = async {
         listener.clock().await?;
-        listener.all_history(keeper.history(None)).await?;
+        listener.all_history(keeper.history(None, None)).await?;
         listener.status(&status_json(&*keeper)).await?;
         listener.journal(&past[past.len().saturating_sub(PAST)..]).await
     };

@@ -17,12 +17,10 @@ use http::header::{
     SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
-use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use self::signin::{CODE_MS, COOKIE_MS, SignIn};
 use crate::explain;
-use crate::history::ServerHistory;
 use crate::keeper::Keeper;
 
 /// Listeners of `/api/events` at once.
@@ -45,11 +43,8 @@ const ICON: &str = include_str!("icon.svg");
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// A keeper whose past can be looked at, too.
+/// A keeper that says when there is something new to see.
 pub trait Watched: Keeper {
-    /// What each upstream's last day saw; of all that from `from` on.
-    fn history(&self, from: Option<Timestamp>) -> Vec<ServerHistory>;
-
     /// Changes whenever the health of an upstream turns by something that happened.
     fn turns(&self) -> watch::Receiver<u64>;
 }

@@ -3,7 +3,10 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use jiff::Timestamp;
+
 use super::*;
+use crate::history::ServerHistory;
 use crate::journal::Journal;
 use crate::keeper::ReconnectOutcome;
 use crate::schema::{KeeperKind, KeeperStatus};
@@ -35,16 +38,16 @@ impl Keeper for Still {
         known.then(|| ReconnectOutcome { name: "gmail".into(), latches: 1 }).into_iter().collect()
     }
 
+    fn history(&self, _: Option<&str>, _: Option<Timestamp>) -> Vec<ServerHistory> {
+        vec![ServerHistory { name: "gmail".into(), turns: vec![], minutes: vec![] }]
+    }
+
     fn journal(&self) -> Arc<Journal> {
         Arc::clone(&self.journal)
     }
 }
 
 impl Watched for Still {
-    fn history(&self, _: Option<Timestamp>) -> Vec<ServerHistory> {
-        vec![ServerHistory { name: "gmail".into(), turns: vec![], minutes: vec![] }]
-    }
-
     fn turns(&self) -> watch::Receiver<u64> {
         self.turned.subscribe()
     }

@@ -298,6 +298,12 @@ impl Tracker {
         }
     }
 
+    /// A trouble that stands, if it is shown by now and degrades.
+    pub(crate) fn judge_trouble(&self, now: At) -> Option<Judgement> {
+        let trouble = self.conditions.values().find(|c| c.shows() <= now && c.kind.degrades)?;
+        Some(Judgement::Degraded { since: trouble.since, cause: trouble.cause.clone() })
+    }
+
     /// Without an outage or a relatch: what the evidence says.
     pub(crate) fn judge(&self, now: At) -> Judgement {
         let mut shown = self.conditions.values().filter(|c| c.shows() <= now);
@@ -311,9 +317,12 @@ impl Tracker {
         let Some(fresh) = Fresh::new(answer, now) else {
             return Judgement::Unknown { since: answer.plus(policy::FRESH_MS) };
         };
-        match shown.find(|c| c.kind.degrades) {
-            Some(c) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
-            None => Judgement::Healthy(fresh),
+        let hidden = self.conditions.values().find(|c| c.shows() > now && c.kind.degrades);
+        match (shown.find(|c| c.kind.degrades), hidden) {
+            (Some(c), _) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
+            // It may pass; where no session works, it is not called well for that.
+            (None, Some(c)) if self.facets.session != Some(true) => Judgement::Recovering { since: c.since },
+            (None, _) => Judgement::Healthy(fresh),
         }
     }
 

@@ -72,10 +72,15 @@ impl Machine {
                 self.out.push(Effect::Record { latch: attempt.latch });
             }
             Outcome::Answered(answer) => {
-                let took = self.now.since(attempt.sent);
-                self.tracker.answered(self.now, "initialize", took, false);
                 if let Answer::Error { code, message } = answer {
-                    self.tracker.opening_refused(self.now, &words::refused_with(code, message));
+                    // Somebody is there. That it works is not known by that.
+                    let cause = words::refused_with(code, message);
+                    self.tracker.heard(self.now);
+                    self.tracker.noted(self.now, "initialize", &cause);
+                    self.tracker.opening_refused(self.now, &cause);
+                } else {
+                    let took = self.now.since(attempt.sent);
+                    self.tracker.answered(self.now, "initialize", took, false);
                 }
                 self.out.push(Effect::Pass { ex, attempt: id });
                 self.forget(ex);

@@ -51,6 +51,8 @@ pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
         421 => Reading::WrongPlace,
         429 => Reading::Later,
         503 if refusal.retry_after.is_some() => Reading::Later,
+        // What a web server says to a POST that it has nothing for; no MCP server says so of a session.
+        501 if refusal.rpc_code.is_none() => Reading::NotMcp,
         502 | 504 | 520..=529 => Reading::Gateway,
         _ => Reading::Suspected,
     }
@@ -147,7 +149,8 @@ fn contains(text: &str, word: &str) -> bool {
 }
 
 /// Whether a text begins as a web page does.
-pub(crate) fn looks_like_html(body: &str) -> bool {
+#[must_use]
+pub fn looks_like_html(body: &str) -> bool {
     let start = body.trim_start();
     start.get(..5).is_some_and(|s| s.eq_ignore_ascii_case("<html"))
         || start.get(..9).is_some_and(|s| s.eq_ignore_ascii_case("<!doctype"))

@@ -146,7 +146,10 @@ impl Machine {
                     | Reading::Redirected
                     | Reading::NotMcp => StreamState::Unoffered,
                 };
-                if reading::read(&refusal, has_id) == Reading::Credentials {
+                if reading::read(&refusal, has_id) == Reading::Gateway {
+                    // Nobody is behind the gateway, or it has no way for streams: a question tells.
+                    self.idle_closed();
+                } else if reading::read(&refusal, has_id) == Reading::Credentials {
                     self.stream_unwelcome(attempt);
                 } else if has_id
                     && matches!(reading::read(&refusal, has_id), Reading::Gone | Reading::Suspected)

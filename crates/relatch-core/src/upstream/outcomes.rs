@@ -162,7 +162,9 @@ impl Machine {
                     confirmed: true,
                     after: refusal.retry_after,
                 });
-                let delivery = if refusal.status < 300 { Delivery::Unknown } else { Delivery::Refused };
+                // That an application answers 501 for what it has begun can't be told from here.
+                let silent = refusal.status < 300 || refusal.status == 501;
+                let delivery = if silent { Delivery::Unknown } else { Delivery::Refused };
                 self.out.push(Effect::Drop { attempt: id });
                 self.again_or(ex, delivery, &cause, Exchange::garbled);
             }
@@ -360,6 +362,8 @@ impl Machine {
             self.gateway_seen = Some(self.now);
         }
         let code = match refusal.status {
+            // "Not implemented" is what a web server says to a POST.
+            501 => Code::EndpointMissing,
             429 | 500..=599 => Code::UpstreamDown,
             _ => Code::EndpointMissing,
         };

@@ -255,6 +255,10 @@ impl Machine {
                 if self.away().is_some_and(|away| !away.confirmed || away.tries > policy::TIMEOUTS_DOWN) {
                     self.mark_back();
                 }
+                if self.tracker.timeouts() < policy::TIMEOUTS_DOWN {
+                    // Whether it is stuck or busy is worth knowing before the evidence is old.
+                    self.timers.set(super::Why::IdleProbe, self.now.plus(policy::PROBE_AGAIN_MS));
+                }
                 if self.tracker.timeouts() >= policy::TIMEOUTS_DOWN {
                     let cause = format!(
                         "`{}` accepts connections and did not answer {} pings in a row",
@@ -284,6 +288,14 @@ impl Machine {
         }
         if self.tracker.is_silent() {
             return self.tracker.judge_silence();
+        }
+        // Where no new session is to be had, that is what there is to say.
+        if self.away().is_none()
+            && !self.unsettled.is_empty()
+            && self.unsettled.iter().all(|id| self.troubled.contains_key(id))
+            && let Some(judgement) = self.tracker.judge_trouble(now)
+        {
+            return judgement;
         }
         if self.away().is_some() || !self.unsettled.is_empty() {
             let since = self.away().map_or(self.tracker.unsettled_since(now), |away| away.since);

@@ -29,6 +29,7 @@ use crate::exchange::Chunk;
 use crate::latch::UpSession;
 use crate::lock;
 use crate::redact;
+use crate::spans::AttemptSpan;
 
 /// An answer up to this size is whole here before its first byte goes on.
 pub(crate) const WHOLE: usize = 1024 * 1024;
@@ -55,7 +56,8 @@ pub(crate) enum End {
 
 /// Begins an attempt as a task of its own.
 pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
-    let built = job::build(up, desk, &send);
+    let span = span_of(desk, &send);
+    let built = job::build(up, desk, &send, span.as_ref());
     let Send { attempt, latch, generation, what, .. } = send;
     let (job, names) = match built {
         Some((job, names)) => (Some(job), Some(names)),
@@ -104,10 +106,29 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
             last_event: None,
             retry: None,
             answer: None,
+            span,
             ended: false,
             task,
         },
     );
+}
+
+/// The span of what is sent for an exchange that is traced.
+fn span_of(desk: &mut Desk, send: &Send) -> Option<AttemptSpan> {
+    let (ex, resumes) = match &send.what {
+        What::Exchange { ex, .. } | What::Initialize { ex: Some(ex) } => (*ex, false),
+        What::Resume { of } => (desk.attempts.get(of)?.ex()?, true),
+        What::Initialize { ex: None }
+        | What::Initialized
+        | What::Ping
+        | What::SetLevel(_)
+        | What::Subscribe(_)
+        | What::List { .. }
+        | What::Note(_)
+        | What::Stream
+        | What::Delete => return None,
+    };
+    Some(desk.exchanges.get_mut(&ex)?.span.as_mut()?.attempt(send.generation, resumes))
 }
 
 async fn run(up: Arc<Upstream>, dialer: &Dialer, job: Job) {
@@ -460,7 +481,7 @@ fn refused(head: &http::response::Parts, body: Bytes) -> Refused {
         status: head.status,
         headers,
         body: Bytes::copy_from_slice(&body),
-        retry_after: text(&RETRY_AFTER).and_then(pause),
+        retry_after: text(&RETRY_AFTER).and_then(retry_after),
         location: text(&LOCATION).map(shown_location),
     }
 }
@@ -475,7 +496,8 @@ fn shown_location(location: &str) -> String {
 }
 
 /// `Retry-After` in milliseconds: seconds, or a date.
-fn pause(text: &str) -> Option<u64> {
+#[must_use]
+pub fn retry_after(text: &str) -> Option<u64> {
     if let Ok(seconds) = text.trim().parse::<u64>() {
         return Some(seconds.saturating_mul(1_000));
     }
@@ -567,8 +589,8 @@ mod tests {
 
     #[test]
     fn a_pause_is_seconds_or_a_date() {
-        assert_eq!(pause("120"), Some(120_000));
-        assert_eq!(pause("Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
-        assert_eq!(pause("soon"), None);
+        assert_eq!(retry_after("120"), Some(120_000));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
+        assert_eq!(retry_after("soon"), None);
     }
 }

@@ -19,6 +19,7 @@ use super::attempt::{COLLECTED, WHOLE};
 use super::dial::ConnRule;
 use crate::desk::{Arrival, Attempt, Desk};
 use crate::driver::Upstream;
+use crate::spans::{AttemptSpan, TRACEPARENT};
 
 /// One attempt, ready to be sent.
 pub(crate) struct Job {
@@ -49,7 +50,12 @@ pub(crate) struct Names {
 }
 
 /// Builds an attempt; `None` when what it needs has left the desk.
-pub(crate) fn build(up: &Upstream, desk: &Desk, send: &Send) -> Option<(Job, Names)> {
+pub(crate) fn build(
+    up: &Upstream,
+    desk: &Desk,
+    send: &Send,
+    span: Option<&AttemptSpan>,
+) -> Option<(Job, Names)> {
     let latch = desk.latches.get(&send.latch);
     let session = latch.and_then(|latch| latch.sessions.get(&send.generation));
     let orphan = desk.orphans.get(&(send.latch, send.generation));
@@ -165,6 +171,7 @@ pub(crate) fn build(up: &Upstream, desk: &Desk, send: &Send) -> Option<(Job, Nam
         insert(&mut headers, SESSION_ID, session.id.as_deref());
     }
     insert(&mut headers, LAST_EVENT_ID, last_event.as_deref());
+    insert(&mut headers, TRACEPARENT, span.map(AttemptSpan::traceparent).as_deref());
 
     let path = crate::lock(&up.path).clone();
     let path = path.as_deref().unwrap_or_else(|| up.way.path_and_query());

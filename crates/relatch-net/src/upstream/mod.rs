@@ -12,3 +12,5 @@ pub(crate) mod pipe;
 pub mod socket;
 pub mod target;
 pub mod way;
+
+pub use attempt::retry_after;

@@ -674,7 +674,11 @@ pub struct Stdio {
 
 impl Stdio {
     pub async fn before(url: &str) -> Stdio {
-        let (keeper, _) = keeper(url, |_| {}, None, Bounds::default());
+        Stdio::with(url, |_| {}).await
+    }
+
+    pub async fn with(url: &str, shape: impl FnOnce(&mut Policy)) -> Stdio {
+        let (keeper, _) = keeper(url, shape, None, Bounds::default());
         let (stop, stopping) = watch::channel(false);
         let (near_in, far_in) = tokio::io::duplex(64 * 1024);
         let (near_out, far_out) = tokio::io::duplex(64 * 1024);
@@ -697,12 +701,15 @@ impl Stdio {
 
     pub async fn opened(url: &str) -> Stdio {
         let mut stdio = Stdio::before(url).await;
+        stdio.open().await;
         stdio
-            .say(r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"test","version":"1"}}}"#)
+    }
+
+    pub async fn open(&mut self) {
+        self.say(r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"test","version":"1"}}}"#)
             .await;
-        assert_eq!(stdio.hear_json().await["id"], 0);
-        stdio.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
-        stdio
+        assert_eq!(self.hear_json().await["id"], 0);
+        self.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
     }
 
     pub async fn say(&mut self, line: &str) {

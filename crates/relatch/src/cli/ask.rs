@@ -30,7 +30,14 @@ pub(crate) async fn keepers() -> Result<Vec<KeeperLink>, Failure> {
 pub(crate) fn unknown_name(name: &str, status: &Status) -> Failure {
     let known: BTreeSet<&str> =
         status.keepers.iter().flat_map(|keeper| &keeper.servers).map(|server| server.name.as_str()).collect();
-    unknown_among(name, &known)
+    let mut failure = unknown_among(name, &known);
+    if !status.unanswered.is_empty() {
+        // It may be one of theirs.
+        failure.what = format!("No keeper that answers has a server called `{name}`");
+        failure.causes = status.unanswered.iter().map(|keeper| keeper.cause.clone()).collect();
+        failure.exit = exit::NO;
+    }
+    failure
 }
 
 /// The same, of these names.

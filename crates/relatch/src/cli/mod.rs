@@ -1,6 +1,8 @@
 //! The command line: a file per command. Reads and checks what was typed; what a command finds, `render` prints.
 
+mod adopt;
 mod ask;
+mod doctor;
 mod drill;
 mod explain;
 mod guard;
@@ -9,12 +11,14 @@ mod log;
 mod moment;
 mod page;
 mod paper;
-mod parse;
+pub(crate) mod parse;
 mod reconnect;
+mod release;
 mod serve;
 mod service;
 mod status;
 mod stdio;
+mod top;
 mod upstream;
 
 use std::process::ExitCode;
@@ -34,8 +38,10 @@ use crate::render::Failure;
     after_help = "Examples:
   relatch drill                                        see it work, with nothing set up
   claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
+  relatch adopt                                        put it in front of what your clients have
   relatch serve gmail=http://127.0.0.1:8761/mcp        many clients, many servers
   relatch status                                       the truth about every connection
+  relatch top                                          the same, live
   relatch log --since 10m                              what happened in the last ten minutes
   relatch page                                         the same in the browser
 
@@ -53,10 +59,14 @@ enum Command {
     Stdio(stdio::Arguments),
     Serve(serve::Arguments),
     Status(status::Arguments),
+    Top(top::Arguments),
     Reconnect(reconnect::Arguments),
     Log(log::Arguments),
     Drill(drill::Arguments),
+    Doctor(doctor::Arguments),
     Page(page::Arguments),
+    Adopt(adopt::Arguments),
+    Release(release::Arguments),
     Service(service::Arguments),
     Explain(explain::Arguments),
     Completions(paper::CompletionArguments),
@@ -73,10 +83,14 @@ impl Cli {
             Command::Stdio(arguments) => stdio::run(arguments),
             Command::Serve(arguments) => serve::run(arguments),
             Command::Status(arguments) => wait_for(status::run(arguments)),
+            Command::Top(arguments) => wait_for(top::run(arguments)),
             Command::Reconnect(arguments) => wait_for(reconnect::run(arguments)),
             Command::Log(arguments) => wait_for(log::run(arguments)),
             Command::Drill(arguments) => wait_for(drill::run(arguments)),
+            Command::Doctor(arguments) => wait_for(doctor::run(arguments)),
             Command::Page(arguments) => wait_for(page::run(arguments)),
+            Command::Adopt(arguments) => wait_for(adopt::run(arguments)),
+            Command::Release(arguments) => release::run(&arguments),
             Command::Service(arguments) => service::run(arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Completions(arguments) => Ok(paper::completions(&arguments)),

@@ -109,8 +109,75 @@ pub(crate) fn address(text: &str) -> Result<url::Url, Failure> {
     Ok(url)
 }
 
-/// `K:V`.
+/// `K:V`, with `${NAME}` filled in from the environment.
 pub(crate) fn header(text: &str) -> Result<(String, String), Failure> {
+    let (name, value) = literal_header(text)?;
+    let value = filled(&name, &value, |variable| std::env::var(variable).ok())?;
+    Ok((name.clone(), sendable(&name, value)?))
+}
+
+/// `K=NAME`: the header has the value of an environment variable, whatever that is. Clients that fill in `${…}` in what
+/// they start leave this alone.
+pub(crate) fn header_env(text: &str) -> Result<(String, String), Failure> {
+    let (name, variable) = text.split_once('=').ok_or_else(|| {
+        Failure::usage("A `--header-env` has no `=` between header and variable")
+            .hint("Write it as `--header-env Authorization=NAME`, where `NAME` is set to the whole value")
+    })?;
+    let (name, _) = literal_header(&format!("{name}:"))?;
+    let value = std::env::var(variable).map_err(|cause| unset(&name, variable, &cause))?;
+    Ok((name.clone(), sendable(&name, value)?))
+}
+
+/// The address of an upstream, which `env:NAME` takes from the environment: there others can't see it, as they can on a
+/// command line.
+pub(crate) fn address_or_variable(text: &str) -> Result<url::Url, Failure> {
+    let Some(variable) = text.strip_prefix("env:") else { return address(text) };
+    let value = std::env::var(variable).map_err(|_| {
+        Failure::usage(format!("The server's address is to come from `{variable}`, which is not set"))
+            .hint(format!("Set `{variable}` where relatch is started, or give the address itself"))
+    })?;
+    address(value.trim())
+}
+
+/// `${NAME}` becomes the value of that variable; `$${` is a `${` that is meant.
+fn filled(header: &str, text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, Failure> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, from) = rest.split_at(at);
+        if let Some(before) = before.strip_suffix('$') {
+            out.push_str(before);
+            out.push_str("${");
+            rest = &from[2..];
+            continue;
+        }
+        out.push_str(before);
+        let named = from[2..].split_once('}').filter(|(name, _)| {
+            let inner = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+            !name.is_empty() && name.bytes().all(inner) && !name.as_bytes()[0].is_ascii_digit()
+        });
+        let Some((name, after)) = named else {
+            return Err(Failure::usage(format!("`--header {header}` has a `${{` that names no variable"))
+                .hint("Write `${NAME}` for a variable, or `$${` where these characters are meant"));
+        };
+        out.push_str(&variable(name).ok_or_else(|| unset(header, name, &std::env::VarError::NotPresent))?);
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn unset(header: &str, variable: &str, cause: &std::env::VarError) -> Failure {
+    let why = match cause {
+        std::env::VarError::NotPresent => "is not set",
+        std::env::VarError::NotUnicode(_) => "is no text",
+    };
+    Failure::usage(format!("The header `{header}` is to come from `{variable}`, which {why}"))
+        .hint(format!("Set `{variable}` where relatch is started, or leave the header out"))
+}
+
+/// `K:V` as it stands.
+pub(crate) fn literal_header(text: &str) -> Result<(String, String), Failure> {
     let (name, value) = text.split_once(':').ok_or_else(|| {
         Failure::usage("A `--header` has no colon between name and value")
             .hint("Write it as `--header 'Authorization: Bearer …'`")
@@ -124,11 +191,17 @@ pub(crate) fn header(text: &str) -> Result<(String, String), Failure> {
         return Err(Failure::usage(format!("`--header {name}` can't be set"))
             .cause("relatch or the connection itself sets it for each request"));
     }
+    Ok((name.to_owned(), sendable(name, value.to_owned())?))
+}
+
+/// The value of a header, where HTTP allows it.
+fn sendable(name: &str, value: String) -> Result<String, Failure> {
+    let value = value.trim();
     if HeaderValue::from_str(value).is_err() {
         return Err(Failure::usage(format!("`--header {name}` has a value that HTTP does not allow"))
             .cause("line breaks and control characters can't be sent"));
     }
-    Ok((name.to_owned(), value.to_owned()))
+    Ok(value.to_owned())
 }
 
 /// What was typed, as far as it can't be a secret.
@@ -190,6 +263,23 @@ mod tests {
             let text = if text.ends_with('\n') { "X: s3cret\nY: 1" } else { text };
             let failure = header(text).unwrap_err();
             assert!(!format!("{failure:?}").contains("s3cret"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_filled_in_from_the_environment() {
+        let known = |name: &str| (name == "TOKEN").then(|| "s3cret".to_owned());
+        for (text, value) in [
+            ("Bearer ${TOKEN}", "Bearer s3cret"),
+            ("${TOKEN}${TOKEN}", "s3crets3cret"),
+            ("$TOKEN $${TOKEN} $", "$TOKEN ${TOKEN} $"),
+        ] {
+            assert_eq!(filled("K", text, known).unwrap(), value);
+        }
+        for text in ["${OTHER}", "${}", "${TOKEN", "${1A}", "${a b}", "${file:x}"] {
+            let failure = filled("Authorization", text, known).unwrap_err();
+            assert_eq!(failure.exit, crate::exit::USAGE, "{text}");
+            assert!(failure.what.contains("Authorization"), "{failure}");
         }
     }
 

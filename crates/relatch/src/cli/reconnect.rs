@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::ask;
 use crate::exit;
-use crate::render::{self, Failure, status::count};
+use crate::render::{self, Failure};
 
 /// Open a new session to a server now; calls under way are left to finish
 #[derive(Debug, Args)]
@@ -31,13 +31,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Ok(outcomes) => {
                 for outcome in outcomes {
                     known = true;
-                    let words = match outcome.latches {
-                        0 => "no client is attached, nothing to do".to_owned(),
-                        latches => format!("relatching {}", count(latches, "session")),
-                    };
                     let _ = render::out(&format!(
-                        "{}  {words} (process {})\n",
+                        "{}  {} (process {})\n",
                         render::clean(&outcome.name),
+                        render::status::asked(outcome.latches),
                         keeper.pid
                     ));
                 }

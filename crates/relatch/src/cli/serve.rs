@@ -198,6 +198,7 @@ mod tests {
             "*=always",
             "--gateway-errors",
             "refused",
+            "--tell",
         ])
         .unwrap();
         assert_eq!(launch.kind, KeeperKind::Serve);
@@ -213,7 +214,7 @@ mod tests {
         assert!(gmail.headers.is_empty(), "the header is the other server's");
         assert_eq!(fs.headers, [("Authorization".to_owned(), "Bearer x=y".to_owned())]);
         assert_eq!(fs.hold_ms, 300_000);
-        assert!(fs.stateful && fs.gateway_errors_refused);
+        assert!(fs.stateful && fs.gateway_errors_refused && fs.tell);
         assert_eq!(fs.replay, [("send_*".to_owned(), false), ("*".to_owned(), true)]);
     }
 
@@ -223,6 +224,7 @@ mod tests {
         assert_eq!(launch.listen, DEFAULT_LISTEN);
         assert!(launch.token);
         assert_eq!(launch.servers[0].hold_ms, 45_000);
+        assert!(!launch.servers[0].tell);
         assert_eq!(launch.servers[0].headers, [("X-Key".to_owned(), "1".to_owned())]);
     }
 

@@ -62,7 +62,9 @@ async fn watch(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let status = match ask::status().await.and_then(|status| named(status, arguments)) {
             Ok(status) => Ok(status),
             // Both can come later.
-            Err(failure) if matches!(failure.exit, exit::NO_KEEPER | exit::USAGE) => Err(failure.what),
+            Err(failure) if matches!(failure.exit, exit::NO_KEEPER | exit::USAGE | exit::NO) => {
+                Err(failure.what)
+            }
             Err(failure) => return Err(failure),
         };
         let shown = match &status {
@@ -130,6 +132,7 @@ fn text(status: &Status, arguments: &Arguments, width: Option<usize>) -> Result<
         .keepers
         .iter()
         .flat_map(|keeper| keeper.servers.iter().map(move |server| (keeper, server)))
-        .map(|(keeper, server)| render::status::story(keeper, server, now, style));
-    Ok(stories.collect::<Vec<String>>().join("\n"))
+        .map(|(keeper, server)| render::status::story(keeper, server, now, style, width));
+    // One that gives no answer may have a server of this name, too.
+    Ok(stories.collect::<Vec<String>>().join("\n") + &render::status::unanswered(status, style))
 }

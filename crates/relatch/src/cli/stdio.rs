@@ -17,16 +17,21 @@ use crate::render::Failure;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
-  relatch stdio https://mcp.example.com/mcp --header 'Authorization: Bearer …' --hold 5m
+  relatch stdio https://mcp.example.com/mcp --header 'Authorization: Bearer ${TOKEN}' --hold 5m
+  relatch stdio https://mcp.example.com/mcp --header-env Authorization=MCP_AUTHORIZATION
   claude mcp add files -- relatch stdio -- npx -y @modelcontextprotocol/server-filesystem ~/notes")]
 pub(crate) struct Arguments {
-    /// The server's address, such as http://127.0.0.1:8761/mcp
+    /// The server's address, such as http://127.0.0.1:8761/mcp; `env:NAME` takes it from the environment
     #[arg(required_unless_present = "command", conflicts_with = "command")]
     url: Option<String>,
 
     /// Or the command that is the server, and speaks MCP on its own stdin and stdout
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
+
+    /// Send a header whose whole value is in an environment variable, so that it is on no command line; may be repeated
+    #[arg(long = "header-env", value_name = "K=NAME")]
+    headers_env: Vec<String>,
 
     /// How the server is called in `relatch status` [default: from the address or the command]
     #[arg(long)]
@@ -46,7 +51,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
     let (place, name) = match &arguments.url {
         Some(url) => {
-            let url = parse::address(url)?;
+            let url = parse::address_or_variable(url)?;
             (Place::Url(url.to_string()), name_of(&url))
         }
         None => (Place::Command(arguments.command.clone()), name_of_command(&arguments.command)),
@@ -55,9 +60,12 @@ fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
         Some(name) => parse::name(name)?,
         None => name,
     };
-    let headers = arguments.treatment.headers()?;
+    let mut headers = arguments.treatment.headers()?;
+    for text in &arguments.headers_env {
+        headers.push(parse::header_env(text)?);
+    }
     if matches!(place, Place::Command(_)) && !headers.is_empty() {
-        return Err(Failure::usage("A command takes no `--header`")
+        return Err(Failure::usage("A command takes no header")
             .hint("Set what it needs in its environment, which is that of relatch"));
     }
     Ok(Launch {

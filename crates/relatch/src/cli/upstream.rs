@@ -8,7 +8,8 @@ use crate::render::Failure;
 
 #[derive(Debug, Args)]
 pub(crate) struct Treatment {
-    /// Send a header with every request to the server; may be repeated. Where `serve` has several servers, write
+    /// Send a header with every request to the server; may be repeated. `${NAME}` in it is filled in from the
+    /// environment: what stands on a command line can be seen by others. Where `serve` has several servers, write
     /// `NAME=K:V`
     #[arg(long = "header", value_name = "K:V")]
     pub(crate) headers: Vec<String>,
@@ -30,6 +31,11 @@ pub(crate) struct Treatment {
     /// `refused`: the proxy in front answers 502, 503 and 504 only when no server was behind it
     #[arg(long, value_name = "MEANING")]
     gateway_errors: Option<GatewayErrors>,
+
+    /// Add the tool and the prompt `relatch_status` to what the server offers, so that user and model can ask inside the
+    /// client how the connection is, and log there when it is lost and back
+    #[arg(long)]
+    tell: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,6 +55,7 @@ impl Treatment {
             stateful: self.stateful,
             replay: self.replay.clone(),
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
+            tell: self.tell,
         }
     }
 

@@ -64,9 +64,12 @@ pub(crate) fn missed(count: u64) -> String {
     format!("({count} entries are missing here: they came faster than they were read)\n")
 }
 
-/// That a keeper gives no answer, so that what it keeps in memory only is missing.
+/// That a keeper gives no answer that can be read, so that what it keeps in memory only is missing.
 pub(crate) fn unanswered(cause: &str) -> String {
-    format!("(a keeper hangs, and what it keeps in memory only is missing here: {})\n", clean(cause))
+    format!(
+        "(a keeper gives no answer, and what it keeps in memory only is missing here: {})\n",
+        clean(cause)
+    )
 }
 
 /// What happened, in plain words.

@@ -3,6 +3,8 @@
 //! The files below turn what is known into text and print nothing; [`out`] and [`failure`] print. Text from the
 //! network passes [`clean`] first, so that no server writes to a terminal.
 
+pub(crate) mod adopt;
+pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod explain;
 pub(crate) mod log;
@@ -95,6 +97,19 @@ pub(crate) enum Tint {
     Strong,
 }
 
+impl Tint {
+    /// Between `ESC [` and `m`.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Tint::Good => "32",
+            Tint::Busy => "33",
+            Tint::Bad => "31",
+            Tint::Faint => "2",
+            Tint::Strong => "1",
+        }
+    }
+}
+
 impl Style {
     pub(crate) fn stdout() -> Style {
         Style::of(io::stdout().is_terminal())
@@ -115,16 +130,9 @@ impl Style {
     }
 
     pub(crate) fn tint(self, tint: Tint, text: &str) -> String {
-        let code = match tint {
-            Tint::Good => "32",
-            Tint::Busy => "33",
-            Tint::Bad => "31",
-            Tint::Faint => "2",
-            Tint::Strong => "1",
-        };
         match self {
             Style::Plain => text.to_owned(),
-            Style::Coloured => format!("\x1b[{code}m{text}\x1b[0m"),
+            Style::Coloured => format!("\x1b[{}m{text}\x1b[0m", tint.code()),
         }
     }
 }
@@ -153,6 +161,11 @@ pub(crate) fn redraw(text: &str, first: bool) -> bool {
 /// Prints words. Nobody listening is no failure.
 pub(crate) fn say(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Whether somebody sees a question, and can answer it.
+pub(crate) fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
 /// Prints why a command could not do its work.

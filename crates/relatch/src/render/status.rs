@@ -1,7 +1,7 @@
 //! The truth about every upstream: a table that is read in two seconds, and the story of one.
 
 use jiff::Timestamp;
-use relatch_admin::schema::{ConditionStatus, SuccessStatus};
+use relatch_admin::schema::{ConditionStatus, NoAnswer, SuccessStatus, Unanswered};
 use relatch_admin::{KeeperStatus, ServerStatus, Status};
 use relatch_core::health::State;
 
@@ -48,14 +48,7 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style, width: Option
         }
     }
     let mut text = table.fit(width, &["KEEPER", "P50/P99", "SESSION", "CALLS"]).render(style, "");
-    for keeper in &status.unanswered {
-        text.push_str(&format!(
-            "keeper {}  {}  {}\n",
-            keeper.pid,
-            style.tint(Tint::Bad, "✗ hangs"),
-            clean(&keeper.cause)
-        ));
-    }
+    text.push_str(&unanswered(status, style));
     for keeper in &status.keepers {
         if let Some(fault) = &keeper.journal.fault {
             text.push_str(&format!(
@@ -68,8 +61,27 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style, width: Option
     text
 }
 
-/// One upstream of one keeper with its sessions and clients.
-pub(crate) fn story(keeper: &KeeperStatus, server: &ServerStatus, now: Timestamp, style: Style) -> String {
+/// Keepers that run and of whose upstreams nothing can be told, a line each.
+pub(crate) fn unanswered(status: &Status, style: Style) -> String {
+    let line = |keeper: &Unanswered| {
+        let (word, tint) = match keeper.how {
+            NoAnswer::Hangs => ("✗ hangs", Tint::Bad),
+            NoAnswer::BrokenOff => ("✗ broken off", Tint::Bad),
+            NoAnswer::Unread => ("? unread", Tint::Faint),
+        };
+        format!("keeper {}  {}  {}\n", keeper.pid, style.tint(tint, word), clean(&keeper.cause))
+    };
+    status.unanswered.iter().map(line).collect()
+}
+
+/// One upstream of one keeper with its sessions and clients; `width` is that of the reader's terminal.
+pub(crate) fn story(
+    keeper: &KeeperStatus,
+    server: &ServerStatus,
+    now: Timestamp,
+    style: Style,
+    width: Option<usize>,
+) -> String {
     let (mark, tint) = mark(server.health);
     let word = style.tint(tint, &format!("{mark} {}", server.health.as_str()));
     let mut text = format!(
@@ -182,11 +194,13 @@ pub(crate) fn story(keeper: &KeeperStatus, server: &ServerStatus, now: Timestamp
         );
     }
     text.push('\n');
-    text.push_str(&table.render(style, "  "));
+    let width = width.map(|width| width.saturating_sub(2));
+    text.push_str(&table.fit(width, &["OPENED", "OPEN CALLS", "STATE"]).render(style, "  "));
     text
 }
 
-fn mark(state: State) -> (&'static str, Tint) {
+/// What a health looks like, with and without colours.
+pub(crate) fn mark(state: State) -> (&'static str, Tint) {
     match state {
         State::Healthy => ("✓", Tint::Good),
         State::Recovering => ("↻", Tint::Busy),
@@ -202,7 +216,7 @@ fn health(state: State) -> Cell {
 }
 
 /// The session that was bound last, by its generation and its age, and how many others there are: `g4 12m +2`.
-fn session(server: &ServerStatus, now: Timestamp) -> String {
+pub(crate) fn session(server: &ServerStatus, now: Timestamp) -> String {
     let bound = server.sessions.iter().filter_map(|session| Some((session.bound?, session.generation)));
     let Some((bound, generation)) = bound.max() else { return "–".to_owned() };
     let others = server.sessions.len() - 1;
@@ -217,17 +231,21 @@ fn evidence(success: Option<&SuccessStatus>, now: Timestamp) -> String {
     })
 }
 
-fn latency(server: &ServerStatus) -> String {
+/// p50 and p99 of `tools/call`.
+pub(crate) fn latency(server: &ServerStatus) -> String {
     let latency = &server.latency_ms;
-    if latency.p99 == 0.0 {
+    if server.totals.answered == 0 {
         return "–".to_owned();
+    }
+    if latency.p99 < 1.0 {
+        return "<1 ms".to_owned();
     }
     let digits = |ms: f64| if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
     format!("{}/{} ms", digits(latency.p50), digits(latency.p99))
 }
 
 /// Why it isn't healthy, and what comes next.
-fn reason(server: &ServerStatus, now: Timestamp) -> String {
+pub(crate) fn reason(server: &ServerStatus, now: Timestamp) -> String {
     let mut text = clean(server.reason.as_deref().unwrap_or("no reason known")).into_owned();
     if let Some(success) = server.last_success.as_ref().filter(|_| server.health == State::Unknown) {
         text.push_str(&format!(" (the last: {})", clean(&success.method)));
@@ -264,11 +282,19 @@ fn known(fact: Option<bool>, yes: &'static str, no: &'static str) -> &'static st
     }
 }
 
+/// What became of a wish for new sessions.
+pub(crate) fn asked(latches: usize) -> String {
+    match latches {
+        0 => "no client is attached, nothing to do".to_owned(),
+        latches => format!("relatching {}", count(latches, "session")),
+    }
+}
+
 pub(crate) fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
-fn ago(then: Timestamp, now: Timestamp) -> String {
+pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
     span(until(now, then))
 }
 
@@ -281,7 +307,6 @@ mod tests {
     use relatch_admin::KeeperKind;
     use relatch_admin::schema::{
         ClientStatus, FailureStatus, JournalStatus, LatencyStatus, PeerStatus, SCHEMA, SessionStatus,
-        Unanswered,
     };
     use relatch_core::health::{Facets, Totals};
 
@@ -382,7 +407,12 @@ mod tests {
         let status = Status {
             schema: SCHEMA,
             keepers: vec![keeper(vec![healthy(), down()])],
-            unanswered: vec![Unanswered { pid: 99, cause: "process 99 gave no answer within 2 s".into() }],
+            unanswered: vec![Unanswered {
+                pid: 99,
+                how: NoAnswer::Hangs,
+                version: None,
+                cause: "process 99 gave no answer within 2 s".into(),
+            }],
         };
         insta::assert_snapshot!(table(&status, at(0), Style::Plain, None), @r"
         NAME    HEALTH        FOR  SESSION  CALLS  RELATCHED  GIVEN BACK    P50/P99  KEEPER      EVIDENCE
@@ -397,7 +427,7 @@ mod tests {
     #[test]
     fn the_story_of_one_upstream_has_its_sessions_and_clients() {
         let server = healthy();
-        insta::assert_snapshot!(story(&keeper(vec![]), &server, at(0), Style::Plain), @r"
+        insta::assert_snapshot!(story(&keeper(vec![]), &server, at(0), Style::Plain, None), @r"
         gmail  ✓ healthy for 12m
           address       http://127.0.0.1:8761/mcp
           server        gmail-mcp 1.4.0, MCP 2025-11-25 (legacy)

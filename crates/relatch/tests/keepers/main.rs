@@ -3,11 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
 mod bad_input;
+mod doctor;
 mod hooks;
 mod journal;
 mod machines;
+mod one_report;
 mod page;
 mod restart;
 mod secrets;
 mod stage;
+mod strangers;
+mod tell;
+mod top;
+#[cfg(feature = "otel")]
+mod traces;
 mod truth;

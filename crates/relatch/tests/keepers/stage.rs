@@ -294,7 +294,12 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn spawn(command: &mut Command) -> Program {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Program::spawn_onto(command, Stdio::piped())
+    }
+
+    /// The same with another stdout.
+    pub(crate) fn spawn_onto(command: &mut Command, stdout: Stdio) -> Program {
+        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
         let said = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let kept = Arc::clone(&said);

@@ -122,5 +122,5 @@ def note() -> str:
 if os.environ.get("PEER_STDIO"):
     server.run(transport="stdio", show_banner=False)
     sys.exit()
-app = server.http_app(path="/mcp", json_response=asked.json)
+app = server.http_app(path="/mcp", json_response=asked.json, stateless_http=asked.stateless)
 uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning")

@@ -19,6 +19,7 @@ def settings():
     parser.add_argument("--ledger", required=True)
     parser.add_argument("--variant", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stateless", action="store_true")
     return parser.parse_args()
 
 

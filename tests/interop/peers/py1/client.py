@@ -53,7 +53,8 @@ async def connect(command):
     global session
     async with contextlib.AsyncExitStack() as stack:
         if program := command.get("command"):
-            spawned = StdioServerParameters(command=program[0], args=program[1:], env=dict(os.environ))
+            environment = {**os.environ, **(command.get("env") or {})}
+            spawned = StdioServerParameters(command=program[0], args=program[1:], env=environment)
             streams = await stack.enter_async_context(stdio_client(spawned))
         else:
             http = await stack.enter_async_context(create_mcp_http_client(headers=command.get("headers")))

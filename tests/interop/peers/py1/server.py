@@ -103,7 +103,7 @@ async def unsubscribe_resource(uri):
     write({"event": "unsubscribe", "uri": str(uri)})
 
 
-sessions = StreamableHTTPSessionManager(app=server, json_response=asked.json)
+sessions = StreamableHTTPSessionManager(app=server, json_response=asked.json, stateless=asked.stateless)
 
 
 class Endpoint:

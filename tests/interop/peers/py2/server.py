@@ -95,4 +95,4 @@ server = Server(
     on_subscribe_resource=subscribe,
     on_unsubscribe_resource=unsubscribe,
 )
-uvicorn.run(server.streamable_http_app(json_response=asked.json), host="127.0.0.1", port=asked.port, log_level="warning")
+uvicorn.run(server.streamable_http_app(json_response=asked.json, stateless_http=asked.stateless), host="127.0.0.1", port=asked.port, log_level="warning")

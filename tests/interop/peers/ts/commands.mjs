@@ -32,8 +32,8 @@ export function obey(make) {
   client.onclose = () => event('closed', {});
 
   const ops = {
-    async connect({ url, command, headers }) {
-      const transport = command ? side.stdio(command[0], command.slice(1), { ...process.env }) : side.http(new URL(url), headers ?? {});
+    async connect({ url, command, env, headers }) {
+      const transport = command ? side.stdio(command[0], command.slice(1), { ...process.env, ...env }) : side.http(new URL(url), headers ?? {});
       await client.connect(transport);
       return { server: client.getServerVersion(), session: transport.sessionId };
     },

@@ -16,8 +16,8 @@ const bodyOf = (req) =>
     req.on('error', reject);
   });
 
-/** `open(options)` makes a transport with a server connected to it. */
-export function serve(port, open) {
+/** `open(options)` makes a transport with a server connected to it; without state, one for each request. */
+export function serve(port, open, stateless = false) {
   const live = new Map();
   const answer = async (req, res) => {
     if (new URL(req.url, 'http://127.0.0.1').pathname !== '/mcp') return res.writeHead(404).end();
@@ -28,6 +28,10 @@ export function serve(port, open) {
       } catch {
         return refuse(res, 400, -32700, 'Parse error');
       }
+    }
+    if (stateless) {
+      if (req.method !== 'POST') return refuse(res, 405, -32000, 'Method not allowed.');
+      return (await open({ sessionIdGenerator: undefined })).handleRequest(req, res, body);
     }
     const id = req.headers['mcp-session-id'];
     if (id) {

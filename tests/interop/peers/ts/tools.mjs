@@ -5,7 +5,7 @@ import fs from 'node:fs';
 export const NOTE = 'relatch://note';
 
 export function settings() {
-  const seen = { port: 0, ledger: null, variant: 1, json: false };
+  const seen = { port: 0, ledger: null, variant: 1, json: false, stateless: false };
   const rest = process.argv.slice(2);
   while (rest.length) {
     const flag = rest.shift();
@@ -13,6 +13,7 @@ export function settings() {
     else if (flag === '--ledger') seen.ledger = rest.shift();
     else if (flag === '--variant') seen.variant = Number(rest.shift());
     else if (flag === '--json') seen.json = true;
+    else if (flag === '--stateless') seen.stateless = true;
     else throw new Error(`unknown flag ${flag}`);
   }
   return seen;

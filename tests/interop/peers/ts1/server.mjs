@@ -47,4 +47,4 @@ else serve(asked.port, async (options) => {
   const transport = new StreamableHTTPServerTransport({ ...options, enableJsonResponse: asked.json });
   await build().connect(transport);
   return transport;
-});
+}, asked.stateless);

@@ -40,4 +40,4 @@ serve(asked.port, async (options) => {
   const transport = new NodeStreamableHTTPServerTransport({ ...options, enableJsonResponse: asked.json });
   await build().connect(transport);
   return transport;
-});
+}, asked.stateless);
