@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use crate::exit;
 use crate::face::Face;
-use crate::launch::{Launch, ServerSpec};
+use crate::launch::{Again, Launch, ServerSpec};
 use crate::render::{self, Failure};
 use crate::supervisor;
 
@@ -39,7 +39,10 @@ const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What kept it from starting, or ended it. A [`Failure`] inside keeps its hint and exit code.
-pub(crate) fn run(launch: Launch) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(launch: Launch, _again: Again) -> anyhow::Result<ExitCode> {
+    for warning in &launch.warnings {
+        render::say(&render::config::warning(warning));
+    }
     let handed_over = match launch.kind {
         KeeperKind::Stdio => None,
         KeeperKind::Serve => supervisor::socket().map_err(|cause| {
@@ -89,7 +92,7 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
     });
     let about = About { kind: launch.kind.as_str(), version: env!("CARGO_PKG_VERSION") };
     let hooks = hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
-    let urls = launch.servers.iter().map(|s| (s.name.clone(), s.url.clone())).collect();
+    let urls = launch.servers.iter().map(|s| (s.name.clone(), s.shown_url.clone())).collect();
     let face = Face::new(Arc::clone(&keeper), launch.kind, urls, Arc::clone(&journal));
     keeper.tell_by(face.teller());
     #[cfg(feature = "otel")]
@@ -281,7 +284,7 @@ fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         tell: spec.tell,
         local: target.nearness() != Nearness::Public,
         // Messages, journal and records show the address; a key in its query is none of theirs.
-        ..Policy::new(spec.name.clone(), target.to_string())
+        ..Policy::new(spec.name.clone(), spec.shown_url.clone())
     };
     let mut headers = HeaderMap::new();
     for (name, value) in &spec.headers {

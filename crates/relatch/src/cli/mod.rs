@@ -1,16 +1,17 @@
 //! The command line: a file per command. Reads and checks what was typed; what a command finds, `render` prints.
 
 mod ask;
+mod config;
 mod drill;
 mod explain;
-mod hooks;
+pub(crate) mod hooks;
 mod log;
 mod moment;
 mod page;
 mod paper;
-mod parse;
+pub(crate) mod parse;
 mod reconnect;
-mod serve;
+pub(crate) mod serve;
 mod service;
 mod status;
 mod stdio;
@@ -41,7 +42,7 @@ use crate::render::Failure;
   relatch page                                         the same in the browser
 
 Exit codes:
-  0 done · 1 the answer is no · 2 wrong usage
+  0 done · 1 the answer is no · 2 wrong usage or configuration
   3 no keeper reached · 4 refused · 70 a bug in relatch"
 )]
 pub(crate) struct Cli {
@@ -63,6 +64,7 @@ enum Command {
     Explain(explain::Arguments),
     Completions(paper::CompletionArguments),
     Man(paper::ManArguments),
+    Config(config::Arguments),
     #[command(hide = true)]
     DrillServer(drill::ServerArguments),
 }
@@ -82,6 +84,7 @@ impl Cli {
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Completions(arguments) => Ok(paper::completions(&arguments)),
             Command::Man(arguments) => paper::man(&arguments),
+            Command::Config(arguments) => config::run(&arguments),
             Command::DrillServer(arguments) => wait_for(drill::run_server(arguments)),
         }
     }
