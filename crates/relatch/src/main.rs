@@ -12,6 +12,7 @@ mod face;
 mod keeper;
 mod launch;
 mod nearest;
+mod reload;
 mod render;
 mod service;
 mod supervisor;

@@ -365,9 +365,19 @@ fn wrong_usage_has_its_own_words_and_never_repeats_a_secret() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    for command in
-        ["stdio", "serve", "status", "top", "reconnect", "log", "drill", "page", "explain", "config"]
-    {
+    for command in [
+        "stdio",
+        "serve",
+        "status",
+        "top",
+        "reconnect",
+        "log",
+        "drill",
+        "page",
+        "explain",
+        "config",
+        "reload",
+    ] {
         let (code, out, _) = typed(dir.path(), &[command, "--help"]);
         assert_eq!(code, 0);
         assert!(out.contains("Example"), "{out}");

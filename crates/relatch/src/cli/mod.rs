@@ -11,6 +11,7 @@ mod page;
 mod paper;
 pub(crate) mod parse;
 mod reconnect;
+mod reload;
 pub(crate) mod serve;
 mod service;
 mod status;
@@ -65,6 +66,7 @@ enum Command {
     Completions(paper::CompletionArguments),
     Man(paper::ManArguments),
     Config(config::Arguments),
+    Reload(reload::Arguments),
     #[command(hide = true)]
     DrillServer(drill::ServerArguments),
 }
@@ -85,6 +87,7 @@ impl Cli {
             Command::Completions(arguments) => Ok(paper::completions(&arguments)),
             Command::Man(arguments) => paper::man(&arguments),
             Command::Config(arguments) => config::run(&arguments),
+            Command::Reload(arguments) => wait_for(reload::run(arguments)),
             Command::DrillServer(arguments) => wait_for(drill::run_server(arguments)),
         }
     }

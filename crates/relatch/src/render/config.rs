@@ -5,7 +5,9 @@ use std::path::Path;
 use relatch_core::policy::HOLD_MS;
 use serde_json::{Value, json};
 
-use super::{Style, Tint, clean};
+use relatch_admin::reload::Reloaded;
+
+use super::{Failure, Style, Tint, clean};
 use crate::cli::serve::DEFAULT_LISTEN;
 use crate::config::fault::{Fault, Faulty};
 use crate::config::{Loaded, Server, Set};
@@ -59,6 +61,58 @@ pub(crate) fn sum(faulty: &Faulty) -> String {
         [_] => format!("`{path}` has a fault; nothing of it is used"),
         faults => format!("`{path}` has {} faults; nothing of it is used", faults.len()),
     }
+}
+
+/// The nearest thing that is wrong and how many more there are, in one line.
+pub(crate) fn in_a_line(failure: &Failure) -> String {
+    let Some(faulty) = &failure.faulty else {
+        let causes = failure.causes.iter().map(|cause| format!(": {cause}"));
+        return failure.what.clone() + &causes.collect::<String>();
+    };
+    let Some(first) = faulty.faults.first() else { return sum(faulty) };
+    let line = first.place.as_ref().map_or(String::new(), |place| format!("line {}: ", place.line));
+    let more = match faulty.faults.len() - 1 {
+        0 => String::new(),
+        1 => ", and one fault more".to_owned(),
+        more => format!(", and {more} faults more"),
+    };
+    format!("{line}{}{more}", first.what)
+}
+
+/// What a reload has changed.
+pub(crate) fn reloaded(reloaded: &Reloaded, pid: u32) -> String {
+    let path = reloaded.config.as_deref().unwrap_or_default();
+    format!("{} (process {pid})\n{}", clean(path), changes(reloaded))
+}
+
+/// The same in the log of the keeper itself.
+pub(crate) fn reloaded_by_signal(reloaded: &Reloaded) -> String {
+    match &reloaded.refused {
+        Some(refused) => format!("{refused}The keeper goes on as it was\n"),
+        None => {
+            format!("{} is read again\n{}", reloaded.config.as_deref().unwrap_or_default(), changes(reloaded))
+        }
+    }
+}
+
+fn changes(reloaded: &Reloaded) -> String {
+    let mut text = String::new();
+    for name in &reloaded.added {
+        text += &format!("  added    {}\n", clean(name));
+    }
+    for changed in &reloaded.changed {
+        text += &format!("  changed  {}: {}\n", clean(&changed.name), clean(&changed.what.join(", ")));
+    }
+    for name in &reloaded.removed {
+        text += &format!("  removed  {}\n", clean(name));
+    }
+    if text.is_empty() {
+        text.push_str("  nothing has changed\n");
+    }
+    for kept in &reloaded.kept {
+        text += &format!("  kept     {} until the keeper is started again\n", clean(kept));
+    }
+    text
 }
 
 /// Something worth a look that keeps nothing from working.

@@ -9,6 +9,7 @@ mod journal;
 mod machines;
 mod one_report;
 mod page;
+mod reload;
 mod restart;
 mod secrets;
 mod stage;
