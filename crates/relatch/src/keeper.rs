@@ -110,7 +110,8 @@ async fn keep(
             None
         }
     };
-    if reloader.reads_a_file() {
+    // A service manager sends it to whatever it runs.
+    if reloader.reads_a_file() || launch.kind == KeeperKind::Serve {
         tokio::spawn(reload_on_hangup(Arc::clone(&reloader)));
     }
     let done = match launch.kind {

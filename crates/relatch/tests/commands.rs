@@ -345,6 +345,13 @@ fn wrong_usage_has_its_own_words_and_never_repeats_a_secret() {
         (&["stdio", "gmail"], "no server of the configuration file"),
         (&["stdio", "http://h/", "--config", "x"], "takes nothing from a file"),
         (&["config", "check"], "hint: `relatch add NAME URL` makes it"),
+        (&["add", "a b", "http://h/"], "`a b` can't be the name of a server"),
+        (&["add", "a", "nonsense"], "`nonsense` is no address of an MCP server"),
+        (&["add", "a", "http://me:s3cret@h/"], "it carries a user or password"),
+        (&["add", "a", "http://h/${A"], "A `${` is not closed"),
+        (&["add", "a"], "required arguments"),
+        (&["add", "a", "--", "npx", "server"], "can't keep such servers yet"),
+        (&["remove", "a"], "relatch.toml` is not there"),
         (&["config", "florist"], "unrecognized subcommand 'florist'"),
         (&["serve", "a=http://h/", "--listen", "7332"], "expected an address with its port"),
         (&["serve", "a=http://h/", "b=http://h/", "--header", "A: s3cret"], "has to say which one it is for"),
@@ -377,6 +384,8 @@ fn every_command_has_help_with_an_example() {
         "explain",
         "config",
         "reload",
+        "add",
+        "remove",
     ] {
         let (code, out, _) = typed(dir.path(), &[command, "--help"]);
         assert_eq!(code, 0);

@@ -3,6 +3,7 @@
 mod ask;
 mod config;
 mod drill;
+mod edit;
 mod explain;
 pub(crate) mod hooks;
 mod log;
@@ -67,6 +68,8 @@ enum Command {
     Man(paper::ManArguments),
     Config(config::Arguments),
     Reload(reload::Arguments),
+    Add(edit::AddArguments),
+    Remove(edit::RemoveArguments),
     #[command(hide = true)]
     DrillServer(drill::ServerArguments),
 }
@@ -88,6 +91,8 @@ impl Cli {
             Command::Man(arguments) => paper::man(&arguments),
             Command::Config(arguments) => config::run(&arguments),
             Command::Reload(arguments) => wait_for(reload::run(arguments)),
+            Command::Add(arguments) => wait_for(edit::add(arguments)),
+            Command::Remove(arguments) => wait_for(edit::remove(arguments)),
             Command::DrillServer(arguments) => wait_for(drill::run_server(arguments)),
         }
     }

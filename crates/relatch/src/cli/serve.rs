@@ -11,7 +11,7 @@ use super::hooks::Hooks;
 use super::parse;
 use super::upstream::{ConfigFile, Treatment};
 use crate::config::read::Follow;
-use crate::config::{Loaded, Server};
+use crate::config::{self, Loaded, Server};
 use crate::keeper;
 use crate::launch::{Launch, ServerSpec};
 use crate::render::Failure;
@@ -68,7 +68,13 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let launched = launch(&arguments)?;
-    Ok(keeper::run(launched, Box::new(move || launch(&arguments)))?)
+    let path = launched.config.clone();
+    let again = move || {
+        // The file that was there has to be there: one that has vanished is no wish to serve nothing.
+        let file = path.as_ref().map(|path| config::load(path, Follow::All)).transpose()?;
+        with_file(&arguments, file.as_ref())
+    };
+    Ok(keeper::run(launched, Box::new(again))?)
 }
 
 impl Arguments {
@@ -78,10 +84,14 @@ impl Arguments {
     }
 }
 
-/// Everything that was typed and that the file says, checked.
+/// Everything that was typed and that the file says, checked; at least one server.
 pub(crate) fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
     let file = arguments.config.load(Follow::All)?;
-    with_file(arguments, file.as_ref())
+    let launched = with_file(arguments, file.as_ref())?;
+    if launched.servers.is_empty() {
+        return Err(nothing_to_serve(arguments, file.as_ref()));
+    }
+    Ok(launched)
 }
 
 /// What was typed goes before what the file says; a server that was typed takes the place of the file's of that name.
@@ -106,9 +116,6 @@ fn with_file(arguments: &Arguments, file: Option<&Loaded>) -> Result<Launch, Fai
         .map(|server| server.name.as_str())
         .chain(typed.iter().map(|(name, _)| name.as_str()))
         .collect();
-    if names.is_empty() {
-        return Err(nothing_to_serve(arguments, file));
-    }
     let mut headers: Vec<Vec<(String, String)>> = vec![Vec::new(); names.len()];
     for text in &arguments.treatment.headers {
         let (at, text) = owner(text, &names)?;

@@ -43,6 +43,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let launched = launch(&arguments)?;
+    // What is given by its address has nothing to read again; of a file, all is found where it was.
     Ok(keeper::run(launched, Box::new(move || launch(&arguments)))?)
 }
 

@@ -7,10 +7,12 @@ use relatch_admin::schema::shown_url;
 use relatch_core::policy::HOLD_MS;
 
 use super::parse;
+use crate::config::edit::NewServer;
 use crate::config::read::Follow;
 use crate::config::{self, Loaded, place};
 use crate::launch::ServerSpec;
 use crate::render::Failure;
+use crate::render::config::span;
 
 #[derive(Debug, Args)]
 pub(crate) struct Treatment {
@@ -76,6 +78,19 @@ impl Treatment {
         spec.replay.splice(0..0, self.replay.iter().cloned());
         spec.gateway_errors_refused |= self.gateway_errors == Some(GatewayErrors::Refused);
         spec
+    }
+
+    /// One server with these options as it is to stand in the file.
+    pub(crate) fn written(&self, name: String, url: String) -> Result<NewServer, Failure> {
+        Ok(NewServer {
+            name,
+            url,
+            headers: self.headers()?,
+            hold: self.hold.map(span),
+            stateful: self.stateful,
+            replay: self.replay.clone(),
+            gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
+        })
     }
 
     /// The headers, for a keeper of one upstream.

@@ -3,6 +3,7 @@
 //! A file is validated whole before anything of it is used: [`read::read`] gives a [`Config`] or every fault with its
 //! place. What a configuration becomes is `launch`'s; what of it changes while a keeper runs, the keeper's.
 
+pub(crate) mod edit;
 pub(crate) mod fault;
 pub(crate) mod keys;
 pub(crate) mod place;

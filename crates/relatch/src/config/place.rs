@@ -32,7 +32,9 @@ impl Platform {
 /// The file by its name on the command line, else by `RELATCH_CONFIG`.
 pub(crate) fn named(given: Option<&Path>) -> Option<PathBuf> {
     let variable = || std::env::var_os("RELATCH_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
-    given.map(Path::to_owned).or_else(variable)
+    let named = given.map(Path::to_owned).or_else(variable)?;
+    // A keeper says where its file is to those who work elsewhere.
+    Some(std::path::absolute(&named).unwrap_or(named))
 }
 
 /// The file where nobody names one; none where there is no home.

@@ -23,6 +23,8 @@ pub(crate) enum Follow<'a> {
     All,
     /// Those of `[hooks]` and of this server: another one's secrets need not be there.
     Only(&'a str),
+    /// None: what they lead to may be elsewhere.
+    Nothing,
 }
 
 type Table<'i> = Spanned<DeTable<'i>>;
@@ -263,6 +265,7 @@ impl Reader<'_> {
         match (self.follow, server) {
             (Follow::All, _) | (Follow::Only(_), None) => true,
             (Follow::Only(wanted), Some(server)) => wanted == server,
+            (Follow::Nothing, _) => false,
         }
     }
 

@@ -275,6 +275,7 @@ fn for_one_server_the_secrets_of_another_need_not_be_there() {
     let text = "[server.a]\nurl = \"http://h/\"\n[server.b]\nurl = \"http://h/${MISSING}\"\n";
     let path = Path::new("/etc/relatch");
     assert!(read(text, path, &made(), Follow::Only("a")).is_ok());
+    assert!(read(text, path, &made(), Follow::Nothing).is_ok());
     assert!(said_following(text, Follow::Only("b")).contains("no variable `MISSING`"));
     // But how they are written counts all the same.
     assert!(

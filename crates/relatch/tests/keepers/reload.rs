@@ -288,3 +288,56 @@ fn hooks_follow_the_file() {
         std::fs::read_to_string(Path::new(&told)).ok().filter(|text| text.contains("\"down\""))
     });
 }
+
+#[test]
+fn add_and_remove_edit_the_file_and_the_keeper_that_reads_it_follows() {
+    let home = Home::new();
+    let (a, b) = (stage::echo(), stage::echo());
+    let path = home.path().join(".config/relatch/relatch.toml");
+    let (code, out, err) = home.typed(&["add", "a", &a.url()]);
+    assert_eq!((code, out), (0, format!("`a` is in {}\n", path.display())));
+    assert_eq!(err, "No running keeper reads this file. Run `relatch serve` to serve it\n");
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap()) & 0o777, 0o600);
+
+    let serve = Serve::start(&home, &[]);
+    let session = serve.session("a");
+    let line = ["add", "b", &b.url(), "--header", "X-Key: ${HOME}", "--hold", "90s", "--replay", "x=always"];
+    let (code, out, err) = home.typed(&line);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("  added    b\n"), "{out}");
+    let other = serve.session("b");
+    assert!(serve.call("b", &other, 1).get("result").is_some());
+    let home_dir = home.path().display().to_string();
+    assert!(b.got().iter().all(|got| got.header("x-key") == Some(&home_dir)));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("hold = \"90s\"") && text.contains("\"${HOME}\""), "{text}");
+
+    let (code, _, err) = home.typed(&["add", "b", &a.url()]);
+    assert_eq!(code, 2);
+    assert!(err.contains("has a server `b` already") && err.contains("`--replace`"), "{err}");
+    let (code, out, _) = home.typed(&["add", "b", &a.url(), "--replace"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("  changed  b: url"), "{out}");
+    assert!(serve.call("b", &other, 2).get("result").is_some());
+
+    let (code, out, _) = home.typed(&["remove", "b"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("  removed  b\n"), "{out}");
+    assert!(serve.call("a", &session, 1).get("result").is_some());
+    // Another file is none of this keeper's business.
+    let elsewhere = home.path().join("other.toml");
+    let (code, out, err) = home.typed(&["add", "c", &a.url(), "--config", elsewhere.to_str().unwrap()]);
+    assert_eq!((code, out.lines().count()), (0, 1));
+    assert!(err.contains("No running keeper reads this file"), "{err}");
+
+    // The last one may go, too; a file that has vanished is no wish to serve nothing.
+    std::fs::rename(&path, &elsewhere).unwrap();
+    let (code, _, err) = home.typed(&["reload"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("is not there") && err.contains("The keeper goes on as it was"), "{err}");
+    assert!(serve.call("a", &session, 2).get("result").is_some());
+    std::fs::rename(&elsewhere, &path).unwrap();
+    let (code, out, err) = home.typed(&["remove", "a"]);
+    assert_eq!((code, out.contains("  removed  a\n")), (0, true), "{out}{err}");
+    assert_eq!(serve.post("a", Some(&session), &[], &call(3)).status, 404);
+}
