@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::veil::veiled;
+use super::veil::{Sort, veiled};
 
 /// One thing that is wrong, at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +46,17 @@ impl Faulty {
 }
 
 impl Place {
-    /// The place of these bytes of `text`, as far as they stand in one line.
+    /// The place of these bytes of `text`, which are a key or begin a value, as far as they stand in one line.
     pub(crate) fn of(text: &str, span: Range<usize>) -> Place {
+        Place::in_line(text, span, Sort::Entry)
+    }
+
+    /// The same of bytes that may stand anywhere.
+    pub(crate) fn anywhere(text: &str, span: Range<usize>) -> Place {
+        Place::in_line(text, span, Sort::Perhaps)
+    }
+
+    fn in_line(text: &str, span: Range<usize>, sort: Sort) -> Place {
         let start = span.start.min(text.len());
         let before = text.get(..start).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
@@ -56,7 +65,7 @@ impl Place {
         let column = before.get(begins..).unwrap_or_default().chars().count() + 1;
         let rest = text.get(start..span.end.min(text.len()).max(start)).unwrap_or_default();
         let width = rest.lines().next().unwrap_or_default().chars().count().max(1);
-        Place { line, column, width, text: veiled(whole) }
+        Place { line, column, width, text: veiled(whole, sort) }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use relatch_net::hooks::Webhook;
+use relatch_net::hooks::{Webhook, WebhookError};
 use relatch_net::upstream::dial::{Target, TargetError};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -89,7 +89,8 @@ impl Reader<'_> {
             let message = fault.message().lines().next().unwrap_or_default();
             let quotes = message.contains("must be quoted");
             let hint = quotes.then(|| "Write text in quotes".to_owned());
-            self.fault(span, format!("This is no TOML: {message}"), hint);
+            let place = Some(Place::anywhere(self.text, span));
+            self.faults.push(Fault { place, what: format!("This is no TOML: {message}"), hint });
         }
     }
 
@@ -284,14 +285,27 @@ impl Reader<'_> {
                         .to_owned(),
                 )
             } else {
-                let hint = match &fault {
-                    TargetError::UserInfo { shown } => {
-                        format!("Use `{shown}` and `headers = {{ Authorization = \"Basic …\" }}`")
+                // What stands behind a `=` or a `#` may be a secret in the wrong place.
+                let shown = !text.value.contains(['=', '#']);
+                let (cause, hint) = match &fault {
+                    TargetError::UserInfo { .. } => (
+                        "it carries a user name or password".to_owned(),
+                        "Send credentials by `headers = { Authorization = \"Basic …\" }`".to_owned(),
+                    ),
+                    TargetError::TooLong => (fault.to_string(), "Move long values into `headers`".to_owned()),
+                    TargetError::Fragment { .. } => {
+                        ("it has a part behind `#`, which no server ever sees".to_owned(), fault.hint())
                     }
-                    TargetError::TooLong => "Move long values into `headers`".to_owned(),
-                    _ => fault.hint(),
+                    TargetError::NoScheme { .. } if !shown => (
+                        "it has no scheme".to_owned(),
+                        "Use an address that begins with `http://` or `https://`".to_owned(),
+                    ),
+                    TargetError::Scheme { .. } if !shown => {
+                        ("its scheme is not `http` or `https`".to_owned(), fault.hint())
+                    }
+                    _ => (fault.to_string(), fault.hint()),
                 };
-                (format!("This is no address of an MCP server: {fault}"), hint)
+                (format!("This is no address of an MCP server: {cause}"), hint)
             };
             self.fault(value.span(), what, Some(hint));
             return None;
@@ -309,7 +323,12 @@ impl Reader<'_> {
             let what = if text.refers() {
                 "With the values of its `${…}`, `webhook` is no address that may be told".to_owned()
             } else {
-                format!("`webhook` is no address that may be told: {fault}")
+                // Most of such an address is often a secret.
+                let cause = match fault {
+                    WebhookError::Open(_) => "it is neither `https` nor on this machine",
+                    WebhookError::Address(_) => "it is no address",
+                };
+                format!("`webhook` is no address that may be told: {cause}")
             };
             self.fault(
                 value.span(),

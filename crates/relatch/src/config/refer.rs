@@ -293,7 +293,10 @@ fn place_of(source: &str, span: &Range<usize>, rest: &str) -> Place {
     let reference = &rest[..rest.find('}').map_or(2, |end| end + 1)];
     let value = source.get(span.clone()).unwrap_or_default();
     match value.find(reference) {
-        Some(at) => Place::of(source, span.start + at..span.start + at + reference.len()),
+        Some(at) if !value[..at].contains('\n') => {
+            Place::of(source, span.start + at..span.start + at + reference.len())
+        }
+        Some(at) => Place::anywhere(source, span.start + at..span.start + at + reference.len()),
         None => Place::of(source, span.clone()),
     }
 }

@@ -349,3 +349,79 @@ fn the_schema_knows_every_key_and_nothing_else() {
         }
     }
 }
+
+/// The keys of one section as the guide has them.
+fn described(section: keys::Section) -> String {
+    let rows: Vec<String> = section
+        .keys()
+        .map(|key| {
+            let default = if key.default.is_empty() { "has to be there" } else { key.default };
+            format!("| `{}` | {} | {default} | `{}` |\n", key.name, key.about.replace('|', "\\|"), key.option)
+        })
+        .collect();
+    format!(
+        "### `{}`\n\n{}.\n\n| key | what it is for | without it | on the command line |\n| --- | --- | --- | --- |\n{}",
+        section.header(),
+        section.about(),
+        rows.concat()
+    )
+}
+
+#[test]
+fn the_guide_describes_every_key_as_it_is() {
+    let guide = include_str!("../../../../docs/guide/configuration.md");
+    for section in keys::Section::ALL {
+        let described = described(section);
+        assert!(guide.contains(&described), "docs/guide/configuration.md has to say:\n\n{described}");
+    }
+    // Its examples are right.
+    let examples: Vec<&str> =
+        guide.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(!examples.is_empty());
+    for text in examples {
+        let config = read(text, Path::new("/etc/relatch"), &made(), Follow::Nothing);
+        assert!(config.is_ok(), "{text}\n{config:#?}");
+    }
+}
+
+#[test]
+fn wherever_a_file_is_broken_nothing_panics_and_no_secret_is_shown() {
+    let whole = r#"[serve]
+listen = "127.0.0.1:7332"
+[hooks]
+on_change = ["notify", "s3cret"]
+webhook = "https://h/s3cret"
+[server.a]
+url = "http://h/mcp?key=s3cret&b=${GMAIL_TOKEN}"
+headers = { Authorization = "Bearer s3cret", X = '${file:token}s3cret' }
+hold = "1m"
+[server.b]
+headers.Cookie = """
+s3cret"""
+url = "http://me:s3cret@h/"
+[server.c.headers]
+"X-Key" = "s3cret"
+"#;
+    let shown = |text: &str| match read(text, Path::new("/etc/relatch"), &made(), Follow::All) {
+        Ok(_) => String::new(),
+        Err(faults) => {
+            let faulty = Faulty { path: PathBuf::from("relatch.toml"), faults };
+            let failure = render::Failure::from(faulty);
+            render::failure_text(&failure, Style::Plain) + &render::config::in_a_line(&failure)
+        }
+    };
+    let mut broken = 0;
+    for at in 0..whole.len() {
+        let end = whole[..at].to_owned();
+        let without = format!("{}{}", &whole[..at], &whole[at + 1..]);
+        let with = |more: &str| format!("{}{more}{}", &whole[..at], &whole[at..]);
+        for text in
+            [end, without, with("\""), with("="), with("\n"), with("[x]\n"), with("ü"), with("${"), with(" ")]
+        {
+            let said = shown(&text);
+            broken += usize::from(said.contains("error: "));
+            assert!(!said.contains("s3cret"), "{text}\n\n{said}");
+        }
+    }
+    assert!(broken > 1_000, "{broken} were faulty");
+}

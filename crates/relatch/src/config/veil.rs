@@ -3,17 +3,28 @@
 //! Hides by rule and not by guess: the value of every key that is not known to be harmless, letter by letter, so that
 //! columns stay. `${…}` stays: where a secret comes from is none.
 
+use super::keys::KEYS;
+
 /// Keys whose values may be shown as they are.
-const PLAIN: [&str; 8] =
-    ["listen", "state_dir", "no_token", "allow_host", "hold", "stateful", "replay", "gateway_errors"];
+const PLAIN: [&str; 7] =
+    ["listen", "state_dir", "no_token", "allow_host", "hold", "stateful", "gateway_errors"];
 
 /// What stands for a hidden letter.
 const VEIL: char = '•';
 
+/// What is known of the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// What stands before a `=` is a key.
+    Entry,
+    /// It may be the rest of a value that began above.
+    Perhaps,
+}
+
 /// The line, as long as it was.
-pub(crate) fn veiled(line: &str) -> String {
-    let trimmed = line.trim_start();
-    if trimmed.starts_with(['[', '#']) {
+pub(crate) fn veiled(line: &str, sort: Sort) -> String {
+    let trimmed = line.trim();
+    if trimmed.starts_with('[') && trimmed.ends_with(']') && !trimmed.contains(['=', ',']) {
         return line.to_owned();
     }
     let Some((left, right)) = line.split_once('=') else {
@@ -22,14 +33,16 @@ pub(crate) fn veiled(line: &str) -> String {
     };
     let key = left.trim().trim_matches(['"', '\'']);
     let last = key.rsplit('.').next().unwrap_or(key).trim();
-    if key.contains([':', ' ']) {
+    let known = || KEYS.iter().any(|known| known.name == last);
+    if key.contains([':', ' ']) || (sort == Sort::Perhaps && !known()) {
         return format!("{}={}", hidden(left), hidden(right));
     }
-    if PLAIN.contains(&key) {
+    // Where a line break is missing, something else may follow.
+    if PLAIN.contains(&key) && !right.contains('=') {
         return line.to_owned();
     }
     // In an inline table, more may follow.
-    if last == "url" && !right.contains(',') {
+    if sort == Sort::Entry && last == "url" && !right.contains(',') {
         return format!("{left}={}", address(right));
     }
     format!("{left}={}", hidden(right))
@@ -37,12 +50,24 @@ pub(crate) fn veiled(line: &str) -> String {
 
 /// An address without user, password and the values of its query.
 fn address(text: &str) -> String {
-    let (head, query) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
+    let (head, query) = text.split_at(text.find(['?', '#', '=']).unwrap_or(text.len()));
     let head = match (head.find("//"), head.rfind('@')) {
         (Some(slashes), Some(at)) if slashes + 2 <= at => {
             format!("{}{}{}", &head[..slashes + 2], hidden(&head[slashes + 2..at]), &head[at..])
         }
         (None, Some(at)) => format!("{}{}", hidden(&head[..at]), &head[at..]),
+        // What is no port may be a password that has lost its `@`.
+        (Some(slashes), None) => {
+            let begins = slashes + 2;
+            let ends = head[begins..].find(['/', '"', '\'']).map_or(head.len(), |at| begins + at);
+            match head[begins..ends].rfind(':') {
+                Some(at) if !head[begins + at + 1..ends].bytes().all(|c| c.is_ascii_digit()) => {
+                    let at = begins + at + 1;
+                    format!("{}{}{}", &head[..at], hidden(&head[at..ends]), &head[ends..])
+                }
+                Some(_) | None => head.to_owned(),
+            }
+        }
         (Some(_) | None, Some(_) | None) => head.to_owned(),
     };
     let mut shown = head;
@@ -54,11 +79,11 @@ fn address(text: &str) -> String {
         }
         for letter in piece.chars() {
             match letter {
-                '=' => value = true,
-                '?' | '&' | '"' | '\'' => value = false,
+                '=' | '#' => value = true,
+                '?' | '&' => value = false,
                 _ => {}
             }
-            let plain = !value || matches!(letter, '=' | '&' | '"' | '\'');
+            let plain = !value || matches!(letter, '=' | '#' | '&' | '"' | '\'');
             shown.push(if plain { letter } else { VEIL });
         }
     }
@@ -113,9 +138,11 @@ fn pieces(text: &str) -> Vec<(bool, &str)> {
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let end = rest[at..].find('}').map_or(rest.len(), |end| at + end + 1);
-        let inner = rest[at + 2..end].trim_end_matches('}');
-        let named = inner.strip_prefix("file:").is_some()
-            || inner.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        // Without its end, or with a quote in it, it is something else that is broken.
+        let inner = rest[at + 2..end].strip_suffix('}').filter(|inner| !inner.contains(['"', '\'']));
+        let named = inner.is_some_and(|inner| {
+            inner.starts_with("file:") || inner.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        });
         found.push((false, &rest[..at]));
         found.push((named, &rest[at..end]));
         rest = &rest[end..];
@@ -145,8 +172,10 @@ mod tests {
             ("urll = \"http://h/\"", "urll = \"•••••••••\""),
             ("  s3cret\"\"\"", "  ••••••\"\"\""),
         ] {
-            assert_eq!(veiled(line), shown);
-            assert_eq!(veiled(line).chars().count(), line.chars().count());
+            assert_eq!(veiled(line, Sort::Entry), shown);
+            assert_eq!(veiled(line, Sort::Perhaps).chars().count(), line.chars().count());
         }
+        assert_eq!(veiled("s3cret = x", Sort::Perhaps), "•••••• = •");
+        assert_eq!(veiled("hold = 45", Sort::Perhaps), "hold = 45");
     }
 }

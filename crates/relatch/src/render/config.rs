@@ -87,11 +87,10 @@ pub(crate) fn reloaded(reloaded: &Reloaded, pid: u32) -> String {
 
 /// The same in the log of the keeper itself.
 pub(crate) fn reloaded_by_signal(reloaded: &Reloaded) -> String {
-    match &reloaded.refused {
-        Some(refused) => format!("{refused}The keeper goes on as it was\n"),
-        None => {
-            format!("{} is read again\n{}", reloaded.config.as_deref().unwrap_or_default(), changes(reloaded))
-        }
+    match (&reloaded.refused, &reloaded.config) {
+        (Some(refused), _) => format!("{refused}The keeper goes on as it was\n"),
+        (None, Some(path)) => format!("{} is read again\n{}", clean(path), changes(reloaded)),
+        (None, None) => "There is no configuration file to read again\n".to_owned(),
     }
 }
 

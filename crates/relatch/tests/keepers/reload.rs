@@ -263,6 +263,12 @@ fn a_stdio_keeper_of_the_file_reloads_and_one_of_an_address_has_nothing_to_reloa
     assert!(piped.call(3).get("result").is_some());
     piped.close();
 
+    // One that was told everything when it was started lives on, too: service managers send the signal to whatever they run.
+    let serve = Serve::start(&home, &[&format!("x={}", present.url())]);
+    serve.program.signal("HUP");
+    until("it is said", || {
+        serve.program.said().contains("no configuration file to read again").then_some(())
+    });
     let mut piped = Piped::start(&home, &present.url(), &[]);
     piped.initialize();
     let (code, _, err) = home.typed(&["reload"]);
