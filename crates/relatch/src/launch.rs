@@ -80,7 +80,7 @@ impl ServerSpec {
             hold_ms: server.hold.as_ref().map_or(HOLD_MS, |set| set.value),
             stateful: server.stateful.as_ref().is_some_and(|set| set.value),
             replay: server.replay.as_ref().map_or(Vec::new(), |set| set.value.clone()),
-            tell: false,
+            tell: server.tell.as_ref().is_some_and(|set| set.value),
             gateway_errors_refused: server.gateway_errors.as_ref().is_some_and(|set| set.value),
         }
     }

@@ -74,6 +74,7 @@ impl Treatment {
         spec.headers.extend(headers);
         spec.hold_ms = self.hold.unwrap_or(spec.hold_ms);
         spec.stateful |= self.stateful;
+        spec.tell |= self.tell;
         // The first match counts.
         spec.replay.splice(0..0, self.replay.iter().cloned());
         spec.gateway_errors_refused |= self.gateway_errors == Some(GatewayErrors::Refused);
@@ -90,6 +91,7 @@ impl Treatment {
             stateful: self.stateful,
             replay: self.replay.clone(),
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
+            tell: self.tell,
         })
     }
 

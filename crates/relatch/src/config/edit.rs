@@ -28,6 +28,7 @@ pub(crate) struct NewServer {
     pub(crate) stateful: bool,
     pub(crate) replay: Vec<(String, bool)>,
     pub(crate) gateway_errors_refused: bool,
+    pub(crate) tell: bool,
 }
 
 /// What becomes of a server whose name is in the file already.
@@ -103,7 +104,7 @@ pub(crate) fn remove(path: &Path, name: &str) -> Result<(), Failure> {
 }
 
 fn fill(table: &mut Table, server: &NewServer) {
-    let NewServer { name: _, url, headers, hold, stateful, replay, gateway_errors_refused } = server;
+    let NewServer { name: _, url, headers, hold, stateful, replay, gateway_errors_refused, tell } = server;
     table.insert("url", toml_edit::value(url));
     if !headers.is_empty() {
         let pairs: InlineTable = headers.iter().map(|(name, value)| (name, Value::from(value))).collect();
@@ -120,6 +121,9 @@ fn fill(table: &mut Table, server: &NewServer) {
         let pairs: InlineTable =
             replay.iter().map(|(glob, always)| (glob, Value::from(word(*always)))).collect();
         table.insert("replay", toml_edit::value(pairs));
+    }
+    if *tell {
+        table.insert("tell", toml_edit::value(true));
     }
     if *gateway_errors_refused {
         table.insert("gateway_errors", toml_edit::value("refused"));

@@ -99,7 +99,7 @@ pub(crate) fn find(section: Section, name: &str) -> Option<&'static Key> {
 }
 
 /// Every key, in the order of the guide.
-pub(crate) const KEYS: [Key; 12] = [
+pub(crate) const KEYS: [Key; 13] = [
     Key {
         section: Section::Serve,
         name: "listen",
@@ -207,5 +207,14 @@ pub(crate) const KEYS: [Key; 12] = [
         default: "unknown whether the call ran",
         about: "`refused`: the proxy in front answers 502, 503 and 504 only when no server was behind it",
         example: "\"refused\"",
+    },
+    Key {
+        section: Section::Server,
+        name: "tell",
+        option: "--tell",
+        kind: Kind::Flag,
+        default: "false",
+        about: "Inside the client, a tool and a prompt `relatch_status` say how the server is, also while it is away",
+        example: "true",
     },
 ];

@@ -55,6 +55,7 @@ pub(crate) struct Server {
     pub(crate) stateful: Option<Set<bool>>,
     pub(crate) replay: Option<Set<Vec<(String, bool)>>>,
     pub(crate) gateway_errors: Option<Set<bool>>,
+    pub(crate) tell: Option<Set<bool>>,
 }
 
 /// A file that was read: what it says, and what is worth a look in it.

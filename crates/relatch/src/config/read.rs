@@ -524,12 +524,13 @@ struct Building {
     stateful: Option<Set<bool>>,
     replay: Option<Set<Vec<(String, bool)>>>,
     gateway_errors: Option<Set<bool>>,
+    tell: Option<Set<bool>>,
 }
 
 impl Building {
     fn done(self) -> Option<Server> {
-        let Building { name, line, url, headers, hold, stateful, replay, gateway_errors } = self;
-        Some(Server { name, line, url: url?, headers, hold, stateful, replay, gateway_errors })
+        let Building { name, line, url, headers, hold, stateful, replay, gateway_errors, tell } = self;
+        Some(Server { name, line, url: url?, headers, hold, stateful, replay, gateway_errors, tell })
     }
 }
 
@@ -543,6 +544,7 @@ impl Takes for Building {
             }
             "headers" => self.headers = reader.headers(key, value, look),
             "hold" => self.hold = reader.parsed(key, value, parse::duration),
+            "tell" => self.tell = reader.flag(key, value),
             "stateful" => self.stateful = reader.flag(key, value),
             "replay" => self.replay = reader.replay(key, value),
             "gateway_errors" => {

@@ -6,8 +6,8 @@
 use super::keys::KEYS;
 
 /// Keys whose values may be shown as they are.
-const PLAIN: [&str; 7] =
-    ["listen", "state_dir", "no_token", "allow_host", "hold", "stateful", "gateway_errors"];
+const PLAIN: [&str; 8] =
+    ["tell", "listen", "state_dir", "no_token", "allow_host", "hold", "stateful", "gateway_errors"];
 
 /// What stands for a hidden letter.
 const VEIL: char = '•';

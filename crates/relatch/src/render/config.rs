@@ -243,6 +243,9 @@ fn server(server: &Server) -> Sect {
         replay.toml = format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "));
         values.push(replay);
     }
+    if let Some(set) = &server.tell {
+        values.push(row("tell", Some((json!(set.value), set.line)), Value::Null));
+    }
     if let Some(set) = &server.gateway_errors {
         values.push(row("gateway_errors", Some((json!("refused"), set.line)), Value::Null));
     }
