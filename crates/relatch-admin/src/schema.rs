@@ -359,7 +359,8 @@ pub fn server_schema() -> serde_json::Value {
     })
 }
 
-/// An address as it may be shown: user, password and fragment are dropped and the values of its query hidden.
+/// An address as it may be shown: user, password and fragment are dropped and the values of its query hidden. A `${…}`
+/// that stands for something hidden stays as it is.
 #[must_use]
 pub fn shown_url(url: &str) -> String {
     let Ok(mut url) = url::Url::parse(url) else {
@@ -374,7 +375,11 @@ pub fn shown_url(url: &str) -> String {
     // These fail only for addresses that can carry neither.
     let _ = url.set_username("");
     let _ = url.set_password(None);
-    url.to_string().replace("%E2%80%A6", "…")
+    let shown = url.to_string().replace("%E2%80%A6", "…");
+    match shown.contains("$%7B") {
+        true => shown.replace("$%7B", "${").replace("%7D", "}"),
+        false => shown,
+    }
 }
 
 #[cfg(test)]
@@ -527,5 +532,6 @@ mod tests {
             "https://a.example/mcp?key=…&v=…"
         );
         assert_eq!(shown_url("nonsense"), "(not an address)");
+        assert_eq!(shown_url("http://a/${KEY}/mcp?k=${KEY}"), "http://a/${KEY}/mcp?k=…");
     }
 }

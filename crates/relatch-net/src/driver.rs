@@ -3,7 +3,7 @@
 //! One lock holds the machine and the desk for one fact and its effects, never across an await, so that effects happen
 //! in the order in which the machine gave them. Attempts are tasks of their own. What is sent, and when, is the core's.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::exchange::{Final, Piece, Shape};
 use crate::keeper::Common;
 use crate::upstream::attempt;
 use crate::upstream::dial::Dialer;
+use crate::upstream::place::Place;
 use crate::{lock, words};
 
 /// The timer looks at the clock this often while something is due later: a timer stands still while the machine sleeps.
@@ -40,16 +41,13 @@ const SHORTEST_NAP: Duration = Duration::from_millis(2);
 /// One upstream.
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
-    /// The address for words and records.
-    pub(crate) url: String,
-    /// Headers that the user configured.
-    pub(crate) headers: HeaderMap,
-    pub(crate) dialer: Dialer,
+    /// Where it is now.
+    place: Mutex<Arc<Place>>,
+    /// It was taken out of the configuration, and has nothing new.
+    leaving: AtomicBool,
     pub(crate) common: Arc<Common>,
     /// Whether its clients are told how the connection is.
-    pub(crate) tells: bool,
-    /// The path to which the server redirects, once known.
-    pub(crate) path: Mutex<Option<Arc<str>>>,
+    tells: AtomicBool,
     inside: Mutex<Inside>,
     earlier: Notify,
     /// Rung whenever an attempt has ended.
@@ -89,12 +87,10 @@ impl Upstream {
         let asleep = common.clock.asleep_ms();
         let upstream = Arc::new(Upstream {
             name: policy.name.as_str().into(),
-            url: policy.url.clone(),
-            headers,
-            dialer,
+            place: Mutex::new(Place::new(dialer, policy.url.clone(), headers)),
+            leaving: AtomicBool::new(false),
             common,
-            tells: policy.tell,
-            path: Mutex::new(None),
+            tells: AtomicBool::new(policy.tell),
             inside: Mutex::new(Inside {
                 machine: Machine::new(policy, now, chance),
                 desk: Desk::default(),
@@ -108,6 +104,42 @@ impl Upstream {
         });
         tokio::spawn(keep_time(Arc::downgrade(&upstream)));
         upstream
+    }
+
+    /// Where it is now: where new sessions are opened.
+    pub(crate) fn place(&self) -> Arc<Place> {
+        Arc::clone(&lock(&self.place))
+    }
+
+    /// From now on it is there. Sessions stay at the place that opened them.
+    pub(crate) fn moves_to(&self, place: Arc<Place>) {
+        *lock(&self.place) = place;
+        self.earlier.notify_one();
+    }
+
+    /// The settings that hold now.
+    pub(crate) fn policy(&self) -> Policy {
+        lock(&self.inside).machine.policy().clone()
+    }
+
+    /// Whether its clients are told how the connection is.
+    pub(crate) fn tells(&self) -> bool {
+        self.tells.load(Ordering::Relaxed)
+    }
+
+    /// From now on they are, or are not.
+    pub(crate) fn tells_from_now_on(&self, tells: bool) {
+        self.tells.store(tells, Ordering::Relaxed);
+    }
+
+    /// Whether it has been taken out of the configuration.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// It is taken out of the configuration.
+    pub(crate) fn leaves(&self) {
+        self.leaving.store(true, Ordering::Release);
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -206,7 +238,7 @@ impl Upstream {
 
     /// The address as it may be shown.
     pub(crate) fn shown_url(&self) -> String {
-        self.dialer.target().to_string()
+        self.place().url.clone()
     }
 
     /// The same without its sessions.
@@ -343,7 +375,7 @@ impl Upstream {
                 }
             }
             Effect::Withdraw { attempt } => desk.withdraw(attempt),
-            Effect::CloseIdle => self.dialer.close_idle(),
+            Effect::CloseIdle => self.place().dialer.close_idle(),
             Effect::Record { latch } => self.record(desk, machine, latch),
             Effect::Forget { latch, generation } => {
                 desk.orphans.remove(&(latch, generation));
@@ -448,7 +480,7 @@ impl Upstream {
         let Some(latch) = desk.latches.get(&id) else { return };
         let Some(snapshot) = machine.snapshot(id) else { return };
         let now = Timestamp::now().as_millisecond();
-        if let Some(record) = latch.record(&self.name, &self.url, now, snapshot) {
+        if let Some(record) = latch.record(&self.name, &self.place().url, now, snapshot) {
             self.common.writer.put(record);
         }
     }
@@ -493,9 +525,9 @@ impl Upstream {
 
 /// Wakes the machine when it wants to be woken.
 async fn keep_time(upstream: std::sync::Weak<Upstream>) {
-    let Some(closed) = upstream.upgrade().map(|up| up.dialer.idle_closed()) else { return };
     loop {
         let Some(up) = upstream.upgrade() else { return };
+        let closed = up.place().dialer.idle_closed();
         let due = {
             let mut inside = lock(&up.inside);
             inside.armed = inside.machine.deadline().map(|deadline| deadline.at);

@@ -129,7 +129,7 @@ fn span_of(desk: &mut Desk, send: &Send) -> Option<AttemptSpan> {
 
 async fn run(up: Arc<Upstream>, job: Job) {
     let (attempt, of) = (job.attempt, job.of);
-    let mut reply = match send(&up, &job).await {
+    let mut reply = match send(&job).await {
         Ok(reply) => reply,
         Err(broken) => return cut(&up, attempt, of, broken),
     };
@@ -164,7 +164,7 @@ async fn run(up: Arc<Upstream>, job: Job) {
                 StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE
             ) {
                 // Where a server redirected to may be gone with it.
-                *lock(&up.path) = None;
+                *lock(&job.place.path) = None;
             }
             up.refused(attempt, refused);
         }
@@ -181,22 +181,23 @@ fn resumed(up: &Arc<Upstream>, attempt: AttemptId, of: AttemptId) {
 }
 
 /// Sends the request, and again where the origin itself says so.
-async fn send(up: &Upstream, job: &Job) -> Result<Reply, Broken> {
+async fn send(job: &Job) -> Result<Reply, Broken> {
     let mut request = job.request.clone();
     let mut hops = 0;
     loop {
-        let reply = up.dialer.send(request.clone(), job.rule).await?;
+        let reply = job.place.dialer.send(request.clone(), job.rule).await?;
         let status = reply.head.status;
         if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) || hops == HOPS
         {
             return Ok(reply);
         }
-        let Some(path) = redirected(&up.dialer.target().url, request.uri(), &reply.head.headers) else {
+        let Some(path) = redirected(&job.place.dialer.target().url, request.uri(), &reply.head.headers)
+        else {
             return Ok(reply);
         };
         let Ok(uri) = Uri::try_from(path.as_str()) else { return Ok(reply) };
         *request.uri_mut() = uri;
-        *lock(&up.path) = Some(path.into());
+        *lock(&job.place.path) = Some(path.into());
         hops += 1;
         drain(reply).await;
     }
@@ -394,6 +395,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         server: hello.name.map(|name| (name, hello.version.unwrap_or_default())),
         last_event: None,
         unknown: std::collections::BTreeMap::new(),
+        place: Arc::clone(&job.place),
     };
     let (attempt, generation, own) =
         (job.attempt, job.generation, matches!(job.what, What::Initialize { ex: Some(_) }));

@@ -17,6 +17,7 @@ use relatch_wire::{Kind, RequestId, method, params};
 
 use super::attempt::{COLLECTED, WHOLE};
 use super::dial::ConnRule;
+use super::place::Place;
 use crate::desk::{Arrival, Attempt, Desk};
 use crate::driver::Upstream;
 use crate::spans::{AttemptSpan, TRACEPARENT};
@@ -28,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) of: AttemptId,
     pub(crate) generation: Gen,
     pub(crate) what: What,
+    /// Where it goes.
+    pub(crate) place: Arc<Place>,
     pub(crate) request: Request<Full<Bytes>>,
     pub(crate) rule: ConnRule,
     /// A longer answer streams on, if it can.
@@ -151,7 +154,13 @@ pub(crate) fn build(
     if let Some((_, given)) = &names.headers {
         headers.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
-    for (name, value) in &up.headers {
+    // A new session is opened where the upstream is now; one that is open is spoken to where it was opened.
+    let opens = matches!(send.what, What::Initialize { .. });
+    let place = match session.filter(|_| !opens) {
+        Some(session) => Arc::clone(&session.place),
+        None => up.place(),
+    };
+    for (name, value) in &*place.headers() {
         headers.insert(name.clone(), value.clone());
     }
     headers.insert(ACCEPT, HeaderValue::from_static(accept));
@@ -159,17 +168,15 @@ pub(crate) fn build(
     if verb == Method::POST {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     }
-    if !matches!(send.what, What::Initialize { .. })
-        && let Some(session) = session
-    {
+    if !opens && let Some(session) = session {
         insert(&mut headers, PROTOCOL_VERSION, Some(&session.revision));
         insert(&mut headers, SESSION_ID, session.id.as_deref());
     }
     insert(&mut headers, LAST_EVENT_ID, last_event.as_deref());
     insert(&mut headers, TRACEPARENT, span.map(AttemptSpan::traceparent).as_deref());
 
-    let path = crate::lock(&up.path).clone();
-    let path = path.as_deref().unwrap_or_else(|| up.dialer.target().path_and_query());
+    let path = crate::lock(&place.path).clone();
+    let path = path.as_deref().unwrap_or_else(|| place.dialer.target().path_and_query());
     let mut request = Request::builder().method(verb).uri(path).body(Full::new(body)).ok()?;
     *request.headers_mut() = headers;
     let rule = match send.connection {
@@ -182,6 +189,7 @@ pub(crate) fn build(
         of,
         generation: send.generation,
         what: send.what.clone(),
+        place,
         request,
         rule,
         // A list that went by unseen could not be compared after a restart.

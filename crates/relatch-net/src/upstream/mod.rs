@@ -5,6 +5,7 @@ pub mod broken;
 pub mod dial;
 pub(crate) mod events;
 pub(crate) mod job;
+pub(crate) mod place;
 pub mod socket;
 pub mod target;
 

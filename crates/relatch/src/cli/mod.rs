@@ -2,10 +2,12 @@
 
 mod adopt;
 mod ask;
+mod config;
 mod doctor;
 mod drill;
+mod edit;
 mod explain;
-mod hooks;
+pub(crate) mod hooks;
 mod log;
 mod moment;
 mod page;
@@ -13,7 +15,8 @@ mod paper;
 pub(crate) mod parse;
 mod reconnect;
 mod release;
-mod serve;
+mod reload;
+pub(crate) mod serve;
 mod service;
 mod status;
 mod stdio;
@@ -45,7 +48,7 @@ use crate::render::Failure;
   relatch page                                         the same in the browser
 
 Exit codes:
-  0 done · 1 the answer is no · 2 wrong usage
+  0 done · 1 the answer is no · 2 wrong usage or configuration
   3 no keeper reached · 4 refused · 70 a bug in relatch"
 )]
 pub(crate) struct Cli {
@@ -70,6 +73,10 @@ enum Command {
     Explain(explain::Arguments),
     Completions(paper::CompletionArguments),
     Man(paper::ManArguments),
+    Config(config::Arguments),
+    Reload(reload::Arguments),
+    Add(edit::AddArguments),
+    Remove(edit::RemoveArguments),
     #[command(hide = true)]
     DrillServer(drill::ServerArguments),
 }
@@ -92,6 +99,10 @@ impl Cli {
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Completions(arguments) => Ok(paper::completions(&arguments)),
             Command::Man(arguments) => paper::man(&arguments),
+            Command::Config(arguments) => config::run(&arguments),
+            Command::Reload(arguments) => wait_for(reload::run(arguments)),
+            Command::Add(arguments) => wait_for(edit::add(arguments)),
+            Command::Remove(arguments) => wait_for(edit::remove(arguments)),
             Command::DrillServer(arguments) => wait_for(drill::run_server(arguments)),
         }
     }
