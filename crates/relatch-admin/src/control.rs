@@ -1,8 +1,8 @@
 //! The control socket: one request, one line of JSON; answers likewise.
 //!
 //! `{"op":"status"}` · `{"op":"page"}` · `{"op":"reconnect","name":"gmail"}` (all upstreams without `name`) ·
-//! `{"op":"history","since":"RFC 3339","name":"gmail"}` · `{"op":"log","since":"RFC 3339","name":"gmail","follow":true}`.
-//! It decides nothing; it asks the [`Keeper`].
+//! `{"op":"history","since":"RFC 3339","name":"gmail"}` · `{"op":"log","since":"RFC 3339","name":"gmail","follow":true}` ·
+//! `{"op":"reload","config":"/…"}` (whatever file it reads without `config`). It decides nothing; it asks the [`Keeper`].
 //! Access is by file modes: the socket is 0600 in a folder of 0700.
 
 use std::io;
@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use crate::history::ServerHistory;
 use crate::journal::Dated;
 use crate::keeper::{Keeper, ReconnectOutcome};
+use crate::reload::Reloaded;
 use crate::runtime::private_dir;
 use crate::schema::KeeperStatus;
 
@@ -50,6 +51,10 @@ pub(crate) enum Request {
         #[serde(default)]
         name: Option<String>,
     },
+    Reload {
+        #[serde(default)]
+        config: Option<PathBuf>,
+    },
     Log {
         #[serde(default)]
         since: Option<Timestamp>,
@@ -69,6 +74,7 @@ pub(crate) enum Answer {
     /// A one-time address, or nothing where there is no page.
     Page(Option<String>),
     History(Vec<ServerHistory>),
+    Reloaded(Reloaded),
     Entry(Dated),
     /// This many entries were missed.
     Missed(u64),
@@ -164,6 +170,10 @@ async fn converse(stream: UnixStream, keeper: &dyn Keeper) -> io::Result<()> {
             Ok(Request::Status) => send(&mut write, &Answer::Status(keeper.status())).await?,
             Ok(Request::Reconnect { name }) => {
                 send(&mut write, &Answer::Reconnected(keeper.reconnect(name.as_deref()))).await?;
+            }
+            Ok(Request::Reload { config }) => {
+                let reloaded = keeper.reload(config).await;
+                send(&mut write, &Answer::Reloaded(reloaded)).await?;
             }
             Ok(Request::Page) => send(&mut write, &Answer::Page(keeper.page())).await?,
             Ok(Request::History { since, name }) => {

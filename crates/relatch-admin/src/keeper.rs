@@ -1,5 +1,6 @@
 //! The seam between a running keeper and those who ask about it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -7,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::ServerHistory;
 use crate::journal::Journal;
+use crate::reload::{Reloaded, Reloading};
 use crate::schema::KeeperStatus;
 
 /// A running relatch process that owns latches, as the control socket and the API see it.
 ///
-/// Every method answers from memory and at once; none waits for an upstream.
+/// Every method but [`Keeper::reload`] answers from memory and at once; none waits for an upstream.
 pub trait Keeper: Send + Sync + 'static {
     /// The truth about every upstream at this moment.
     fn status(&self) -> KeeperStatus;
@@ -26,6 +28,13 @@ pub trait Keeper: Send + Sync + 'static {
     /// An address that opens its page, signed in, once and soon; `None` where there is no page.
     fn page(&self) -> Option<String> {
         None
+    }
+
+    /// Reads its configuration again and applies what has changed. With `only`, a keeper that reads another file does
+    /// nothing. This takes as long as reading files does, and waits for no upstream.
+    fn reload(&self, only: Option<PathBuf>) -> Reloading {
+        let _ = only;
+        Box::pin(std::future::ready(Reloaded::default()))
     }
 
     /// What happened.

@@ -14,6 +14,7 @@ mod keeper;
 pub mod link;
 pub mod metrics;
 pub mod page;
+pub mod reload;
 pub mod runtime;
 pub mod schema;
 

@@ -16,6 +16,7 @@ use crate::control::{ANSWER_LIMIT, Answer, Request, read_line};
 use crate::history::ServerHistory;
 use crate::journal::Dated;
 use crate::keeper::ReconnectOutcome;
+use crate::reload::Reloaded;
 use crate::schema::{KeeperStatus, NoAnswer, SCHEMA, Status, Unanswered};
 
 /// How long a keeper may take to answer.
@@ -174,6 +175,18 @@ impl KeeperLink {
     pub async fn page(&self) -> Result<Option<String>, LinkError> {
         match self.ask(&Request::Page).await?.next_in_time().await? {
             Answer::Page(address) => Ok(address),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    /// Has it read its configuration again; with `only`, just where this is its file.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn reload(&self, only: Option<&Path>) -> Result<Reloaded, LinkError> {
+        let request = Request::Reload { config: only.map(Path::to_owned) };
+        match self.ask(&request).await?.next_in_time().await? {
+            Answer::Reloaded(reloaded) => Ok(reloaded),
             other => Err(self.strange(&other)),
         }
     }

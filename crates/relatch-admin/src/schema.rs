@@ -359,12 +359,12 @@ pub fn server_schema() -> serde_json::Value {
     })
 }
 
-/// An address as it may be shown: user, password and fragment are dropped and the values of its query hidden.
+/// An address as it may be shown: user, password and fragment are dropped and the values of its query hidden. A `${…}`
+/// that stands for something hidden stays as it is.
 #[must_use]
 pub fn shown_url(url: &str) -> String {
     let Ok(mut url) = url::Url::parse(url) else {
-        // A command is shown as it is: every user of the machine sees it anyway.
-        return if url.contains("://") { "(not an address)".to_owned() } else { url.to_owned() };
+        return "(not an address)".to_owned();
     };
     let names: Vec<String> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
     if !names.is_empty() {
@@ -375,7 +375,11 @@ pub fn shown_url(url: &str) -> String {
     // These fail only for addresses that can carry neither.
     let _ = url.set_username("");
     let _ = url.set_password(None);
-    url.to_string().replace("%E2%80%A6", "…")
+    let shown = url.to_string().replace("%E2%80%A6", "…");
+    match shown.contains("$%7B") {
+        true => shown.replace("$%7B", "${").replace("%7D", "}"),
+        false => shown,
+    }
 }
 
 #[cfg(test)]
@@ -529,5 +533,6 @@ mod tests {
         );
         assert_eq!(shown_url("http://:x/"), "(not an address)");
         assert_eq!(shown_url("npx -y server"), "npx -y server");
+        assert_eq!(shown_url("http://a/${KEY}/mcp?k=${KEY}"), "http://a/${KEY}/mcp?k=…");
     }
 }

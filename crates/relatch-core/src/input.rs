@@ -9,6 +9,7 @@ use relatch_wire::method::ListKind;
 use relatch_wire::request_id::RequestId;
 
 use crate::health::{ClientSeen, ServerSeen};
+use crate::policy::Policy;
 use crate::{AttemptId, ExId, Gen, LatchId, NoteId};
 
 /// One fact.
@@ -130,6 +131,15 @@ pub enum Input<'a> {
     },
     /// A deadline is due.
     Tick,
+    /// The user has decided otherwise about this upstream.
+    Configured {
+        /// What holds from now on. The name stays.
+        policy: &'a Policy,
+        /// Its address is another one: sessions that were opened until now are of the former.
+        moved: bool,
+        /// The headers that it is sent are other ones.
+        headers: bool,
+    },
     /// Somebody asks for a relatch, of one latch or all.
     Reconnect {
         /// Which one; `None` is all.

@@ -80,6 +80,14 @@ pub enum What {
     Skipped,
     /// Somebody asked for a relatch.
     Reconnect,
+    /// The configuration of the upstream was changed while it was at work.
+    Configured,
+    /// The upstream was added while its keeper was at work.
+    Added,
+    /// The upstream was taken out of the configuration: its sessions end.
+    Removed,
+    /// A configuration is faulty, and nothing of it was applied.
+    ReloadRefused,
     /// A hook did not do what it was to do.
     HookFailed,
     /// The machine slept, or relatch was stopped.
@@ -88,7 +96,7 @@ pub enum What {
 
 impl What {
     /// Every kind.
-    pub const ALL: [What; 21] = [
+    pub const ALL: [What; 25] = [
         What::Attached,
         What::Left,
         What::Lost,
@@ -108,6 +116,10 @@ impl What {
         What::ListChanged,
         What::Skipped,
         What::Reconnect,
+        What::Configured,
+        What::Added,
+        What::Removed,
+        What::ReloadRefused,
         What::HookFailed,
         What::Woke,
     ];
@@ -135,6 +147,10 @@ impl What {
             What::ListChanged => "list-changed",
             What::Skipped => "skipped",
             What::Reconnect => "reconnect",
+            What::Configured => "configured",
+            What::Added => "added",
+            What::Removed => "removed",
+            What::ReloadRefused => "reload-refused",
             What::HookFailed => "hook-failed",
             What::Woke => "woke",
         }
@@ -164,6 +180,10 @@ impl What {
             | What::ListChanged
             | What::Skipped
             | What::Reconnect
+            | What::Configured
+            | What::Added
+            | What::Removed
+            | What::ReloadRefused
             | What::HookFailed
             | What::Woke => 20,
         }

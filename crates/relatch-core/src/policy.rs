@@ -42,6 +42,31 @@ impl Policy {
         }
     }
 
+    /// What becomes another one with `new`, in words; whether the address and the headers do is for the shell to say, since
+    /// they hold secrets that no policy shows.
+    #[must_use]
+    pub fn changes(&self, new: &Policy, moved: bool, headers: bool) -> Vec<String> {
+        let mut changes = Vec::new();
+        if self.url != new.url {
+            changes.push(format!("url {} → {}", self.url, new.url));
+        } else if moved {
+            changes.push("url".to_owned());
+        }
+        for (changed, word) in [
+            (headers, "headers"),
+            (self.hold_ms != new.hold_ms, "hold"),
+            (self.stateful != new.stateful, "stateful"),
+            (self.replay != new.replay, "replay"),
+            (self.gateway_errors_refused != new.gateway_errors_refused, "gateway_errors"),
+            (self.tell != new.tell, "tell"),
+        ] {
+            if changed {
+                changes.push(word.to_owned());
+            }
+        }
+        changes
+    }
+
     /// How often this request may run: the user's word first, then the tool's annotations, then the method.
     #[must_use]
     pub fn class(&self, method: &str, tool: Option<&str>, repeatable: bool) -> RetryClass {

@@ -3,7 +3,7 @@
 //! One lock holds the machine and the desk for one fact and its effects, never across an await, so that effects happen
 //! in the order in which the machine gave them. Attempts are tasks of their own. What is sent, and when, is the core's.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::desk::{Desk, Exchange, Kept, Refused};
 use crate::exchange::{Final, Piece, Shape};
 use crate::keeper::Common;
 use crate::upstream::attempt;
+use crate::upstream::place::Place;
 use crate::upstream::way::Way;
 use crate::{lock, words};
 
@@ -40,16 +41,13 @@ const SHORTEST_NAP: Duration = Duration::from_millis(2);
 /// One upstream.
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
-    /// The address for words and records.
-    pub(crate) url: String,
-    /// Headers that the user configured.
-    pub(crate) headers: HeaderMap,
-    pub(crate) way: Way,
+    /// Where it is now.
+    place: Mutex<Arc<Place>>,
+    /// It was taken out of the configuration, and has nothing new.
+    leaving: AtomicBool,
     pub(crate) common: Arc<Common>,
     /// Whether its clients are told how the connection is.
-    pub(crate) tells: bool,
-    /// The path to which the server redirects, once known.
-    pub(crate) path: Mutex<Option<Arc<str>>>,
+    tells: AtomicBool,
     inside: Mutex<Inside>,
     earlier: Notify,
     /// Rung whenever an attempt has ended.
@@ -89,12 +87,10 @@ impl Upstream {
         let asleep = common.clock.asleep_ms();
         let upstream = Arc::new(Upstream {
             name: policy.name.as_str().into(),
-            url: policy.url.clone(),
-            headers,
-            way,
+            place: Mutex::new(Place::new(way, policy.url.clone(), headers)),
+            leaving: AtomicBool::new(false),
             common,
-            tells: policy.tell,
-            path: Mutex::new(None),
+            tells: AtomicBool::new(policy.tell),
             inside: Mutex::new(Inside {
                 machine: Machine::new(policy, now, chance),
                 desk: Desk::default(),
@@ -108,6 +104,42 @@ impl Upstream {
         });
         tokio::spawn(keep_time(Arc::downgrade(&upstream)));
         upstream
+    }
+
+    /// Where it is now: where new sessions are opened.
+    pub(crate) fn place(&self) -> Arc<Place> {
+        Arc::clone(&lock(&self.place))
+    }
+
+    /// From now on it is there. Sessions stay at the place that opened them.
+    pub(crate) fn moves_to(&self, place: Arc<Place>) {
+        *lock(&self.place) = place;
+        self.earlier.notify_one();
+    }
+
+    /// The settings that hold now.
+    pub(crate) fn policy(&self) -> Policy {
+        lock(&self.inside).machine.policy().clone()
+    }
+
+    /// Whether its clients are told how the connection is.
+    pub(crate) fn tells(&self) -> bool {
+        self.tells.load(Ordering::Relaxed)
+    }
+
+    /// From now on they are, or are not.
+    pub(crate) fn tells_from_now_on(&self, tells: bool) {
+        self.tells.store(tells, Ordering::Relaxed);
+    }
+
+    /// Whether it has been taken out of the configuration.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// It is taken out of the configuration.
+    pub(crate) fn leaves(&self) {
+        self.leaving.store(true, Ordering::Release);
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -206,7 +238,7 @@ impl Upstream {
 
     /// The address as it may be shown.
     pub(crate) fn shown_url(&self) -> String {
-        self.way.shown()
+        self.place().url.clone()
     }
 
     /// The same without its sessions.
@@ -343,10 +375,16 @@ impl Upstream {
                 }
             }
             Effect::Withdraw { attempt } => desk.withdraw(attempt),
-            Effect::CloseIdle => self.way.close_idle(),
+            Effect::CloseIdle => self.place().way.close_idle(),
             Effect::Record { latch } => self.record(desk, machine, latch),
             Effect::Forget { latch, generation } => {
-                self.way.forget(latch, generation);
+                // A session belongs to the place that opened it.
+                let session = desk.latches.get(&latch).and_then(|latch| latch.sessions.get(&generation));
+                let orphan = desk.orphans.get(&(latch, generation)).map(|(session, _)| session);
+                match session.or(orphan) {
+                    Some(session) => session.place.way.forget(latch, generation),
+                    None => self.place().way.forget(latch, generation),
+                }
                 desk.orphans.remove(&(latch, generation));
                 if let Some(latch) = desk.latches.get_mut(&latch) {
                     latch.sessions.remove(&generation);
@@ -449,7 +487,7 @@ impl Upstream {
         let Some(latch) = desk.latches.get(&id) else { return };
         let Some(snapshot) = machine.snapshot(id) else { return };
         let now = Timestamp::now().as_millisecond();
-        if let Some(record) = latch.record(&self.name, &self.url, now, snapshot) {
+        if let Some(record) = latch.record(&self.name, &self.place().url, now, snapshot) {
             self.common.writer.put(record);
         }
     }
@@ -494,9 +532,9 @@ impl Upstream {
 
 /// Wakes the machine when it wants to be woken.
 async fn keep_time(upstream: std::sync::Weak<Upstream>) {
-    let Some(closed) = upstream.upgrade().map(|up| up.way.idle_closed()) else { return };
     loop {
         let Some(up) = upstream.upgrade() else { return };
+        let closed = up.place().way.idle_closed();
         let due = {
             let mut inside = lock(&up.inside);
             inside.armed = inside.machine.deadline().map(|deadline| deadline.at);

@@ -140,11 +140,17 @@ async fn look(
     about: About,
     journal: JournalSink,
 ) {
-    let mut turns: Vec<(Arc<Upstream>, Turns)> = match keeper.upgrade() {
-        Some(keeper) => keeper.all().map(|upstream| (Arc::clone(upstream), Turns::default())).collect(),
-        None => return,
-    };
-    while keeper.strong_count() > 0 {
+    let mut turns: Vec<(Arc<Upstream>, Turns)> = Vec::new();
+    while let Some(keeper) = keeper.upgrade() {
+        // Upstreams come and go with the configuration.
+        let all = keeper.all();
+        turns.retain(|(known, _)| all.iter().any(|upstream| Arc::ptr_eq(upstream, known)));
+        for upstream in all {
+            if !turns.iter().any(|(known, _)| Arc::ptr_eq(&upstream, known)) {
+                turns.push((upstream, Turns::default()));
+            }
+        }
+        drop(keeper);
         for (upstream, turns) in &mut turns {
             let (now, glance) = upstream.glance();
             let Some(turn) = turns.see(now, glance) else { continue };

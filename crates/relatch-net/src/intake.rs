@@ -21,7 +21,7 @@ use crate::driver::Upstream;
 use crate::exchange::{Final, Piece, Pieces, Shape, Sink};
 use crate::latch::Latch;
 use crate::outbox::Outbox;
-use crate::words;
+use crate::words::{self, Drain};
 
 /// A request on its way in.
 pub(crate) struct Request {
@@ -136,7 +136,7 @@ impl Upstream {
 
     /// A downstream session of a keeper that ran before goes on.
     pub(crate) fn restore(self: &Arc<Self>, id: LatchId, record: &Record) {
-        let latch = Latch::of_record(record);
+        let latch = Latch::of_record(record, &self.place());
         let restored = Restored {
             bound: latch.inherited,
             has_id: record.session.as_ref().is_some_and(|session| session.id.is_some()),
@@ -287,14 +287,14 @@ impl Upstream {
         );
     }
 
-    /// Ends calls because this process does: those that were not sent, or all.
-    pub(crate) fn drain(self: &Arc<Self>, all: bool) {
+    /// Ends calls because this process or this upstream does: those that were not sent, or all.
+    pub(crate) fn drain(self: &Arc<Self>, all: bool, why: Drain) {
         for (ex, sent) in self.desk(|desk| desk.to_drain(all)) {
             self.fact_after(
                 |desk| {
                     let Some(mut exchange) = desk.close_exchange(ex) else { return false };
                     exchange.ends("draining", true);
-                    let text = words::draining(&self.name, &exchange.id, sent);
+                    let text = words::draining(&self.name, &exchange.id, sent, why);
                     exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
                     true
                 },

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -24,7 +24,8 @@ use crate::sessions::Sessions;
 use crate::spans::Spans;
 use crate::tell::Teller;
 use crate::upstream::dial::Tls;
-use crate::upstream::way::{Place, Way};
+use crate::upstream::way::{Address, Way};
+use crate::words::Drain;
 
 /// Expiry is looked at this often.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
@@ -40,7 +41,7 @@ pub struct ServerConfig {
     /// Headers that every request to it carries, in place of the client's.
     pub headers: HeaderMap,
     /// Where it is.
-    pub place: Place,
+    pub address: Address,
 }
 
 /// What a keeper needs to start.
@@ -118,7 +119,8 @@ impl Common {
 
 /// A running keeper.
 pub struct Keeper {
-    upstreams: BTreeMap<Arc<str>, Arc<Upstream>>,
+    upstreams: RwLock<BTreeMap<Arc<str>, Arc<Upstream>>>,
+    tls: Tls,
     pub(crate) common: Arc<Common>,
     /// One restoration at a time, so that an id is restored once.
     restoring: tokio::sync::Mutex<()>,
@@ -148,24 +150,29 @@ impl Keeper {
             bounds,
             numbers: AtomicU64::new(1),
         });
-        let upstreams = config
-            .servers
-            .into_iter()
-            .map(|server| {
-                let ServerConfig { policy, headers, place } = server;
-                let way = Way::to(place, &config.tls);
-                let upstream = Upstream::start(policy, headers, way, Arc::clone(&common), chance());
-                (Arc::clone(&upstream.name), upstream)
-            })
-            .collect();
-        let keeper = Arc::new(Keeper { upstreams, common, restoring: tokio::sync::Mutex::new(()) });
+        let keeper = Arc::new(Keeper {
+            upstreams: RwLock::default(),
+            tls: config.tls,
+            common,
+            restoring: tokio::sync::Mutex::new(()),
+        });
+        for server in config.servers {
+            keeper.put_in(server);
+        }
         tokio::spawn(expire(Arc::downgrade(&keeper)));
         keeper
     }
 
-    /// The names of the upstreams, in order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.upstreams.keys().map(|name| &**name)
+    /// The names of the upstreams that are served, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.all().into_iter().map(|upstream| Arc::clone(&upstream.name)).collect()
+    }
+
+    /// The address of an upstream as it may be shown.
+    #[must_use]
+    pub fn shown_url(&self, name: &str) -> Option<String> {
+        self.upstream(name).map(|upstream| upstream.shown_url())
     }
 
     /// The clock by which reports are dated.
@@ -177,13 +184,13 @@ impl Keeper {
     /// The truth about an upstream at this moment.
     #[must_use]
     pub fn report(&self, name: &str) -> Option<HealthReport> {
-        self.upstreams.get(name).map(|upstream| upstream.report())
+        self.upstream(name).map(|upstream| upstream.report())
     }
 
     /// The same without its sessions, of which there may be thousands.
     #[must_use]
     pub fn summary(&self, name: &str) -> Option<HealthReport> {
-        self.upstreams.get(name).map(|upstream| upstream.summary())
+        self.upstream(name).map(|upstream| upstream.summary())
     }
 
     /// Changes whenever the health of an upstream turns by something that happened. That evidence grows old is no
@@ -196,21 +203,21 @@ impl Keeper {
     /// The first characters of the downstream session ids of an upstream, by latch; empty on stdio.
     #[must_use]
     pub fn session_ids(&self, name: &str) -> BTreeMap<LatchId, String> {
-        let Some(upstream) = self.upstreams.get(name) else { return BTreeMap::new() };
+        let Some(upstream) = self.upstream(name) else { return BTreeMap::new() };
         upstream.sids().into_iter().map(|(latch, sid)| (latch, sid.chars().take(8).collect())).collect()
     }
 
     /// Sockets open to an upstream, or processes of it that run.
     #[must_use]
     pub fn open_sockets(&self, name: &str) -> Option<usize> {
-        self.upstreams.get(name).map(|upstream| upstream.way.open())
+        self.upstream(name).map(|upstream| upstream.place().way.open())
     }
 
     /// What is under way at an upstream.
     #[must_use]
     pub fn load(&self, name: &str) -> Option<Load> {
-        let upstream = self.upstreams.get(name)?;
-        let busy_sockets = upstream.way.busy();
+        let upstream = self.upstream(name)?;
+        let busy_sockets = upstream.place().way.busy();
         Some(upstream.desk(|desk| Load {
             sessions: desk.latches.len(),
             exchanges: desk.exchanges.len(),
@@ -222,8 +229,8 @@ impl Keeper {
 
     /// Asks for a relatch of every latch of one upstream, or of all. Each upstream and how many latches it has.
     pub fn reconnect(&self, name: Option<&str>) -> Vec<(String, usize)> {
-        self.upstreams
-            .values()
+        self.all()
+            .into_iter()
             .filter(|upstream| name.is_none_or(|name| name == &*upstream.name))
             .map(|upstream| {
                 let latches = upstream.sids().len();
@@ -240,24 +247,54 @@ impl Keeper {
 
     /// Ends the processes that were started for upstreams, and waits for that.
     pub async fn close(&self) {
-        for upstream in self.upstreams.values() {
-            upstream.way.close().await;
+        let upstreams: Vec<_> = self.upstreams().values().cloned().collect();
+        for upstream in upstreams {
+            upstream.place().way.close().await;
         }
     }
 
     /// Ends calls because this process does: those that were not sent, or all.
     pub(crate) fn drain(&self, all: bool) {
-        for upstream in self.upstreams.values() {
-            upstream.drain(all);
+        let upstreams: Vec<_> = self.upstreams().values().cloned().collect();
+        for upstream in upstreams {
+            upstream.drain(all, Drain::Keeper);
         }
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.upstreams.values()
+    /// Those that are served.
+    pub(crate) fn all(&self) -> Vec<Arc<Upstream>> {
+        self.upstreams().values().filter(|upstream| !upstream.is_leaving()).cloned().collect()
     }
 
-    pub(crate) fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
-        self.upstreams.get(name)
+    /// The upstream of this name, also while it leaves.
+    pub(crate) fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.upstreams().get(name).cloned()
+    }
+
+    /// How TLS is spoken to upstreams.
+    pub(crate) fn tls(&self) -> Tls {
+        self.tls.clone()
+    }
+
+    /// An upstream more, or in place of one that leaves.
+    pub(crate) fn put_in(&self, server: ServerConfig) {
+        let ServerConfig { policy, headers, address } = server;
+        let way = Way::to(address, &self.tls());
+        let upstream = Upstream::start(policy, headers, way, Arc::clone(&self.common), chance());
+        let mut upstreams = self.upstreams.write().unwrap_or_else(PoisonError::into_inner);
+        upstreams.insert(Arc::clone(&upstream.name), upstream);
+    }
+
+    /// This upstream is gone, unless another one has its name by now.
+    pub(crate) fn forget(&self, gone: &Arc<Upstream>) {
+        let mut upstreams = self.upstreams.write().unwrap_or_else(PoisonError::into_inner);
+        if upstreams.get(&gone.name).is_some_and(|upstream| Arc::ptr_eq(upstream, gone)) {
+            upstreams.remove(&gone.name);
+        }
+    }
+
+    fn upstreams(&self) -> RwLockReadGuard<'_, BTreeMap<Arc<str>, Arc<Upstream>>> {
+        self.upstreams.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The latch of a downstream session id; sought in the records where this process doesn't know it.
@@ -273,7 +310,7 @@ impl Keeper {
             return Some(latch);
         }
         let record = self.common.writer.get(sid).await?;
-        if record.upstream != *upstream.name || record.url != upstream.url {
+        if record.upstream != *upstream.name || record.url != upstream.place().url {
             return None;
         }
         let latch = LatchId(self.common.next());
@@ -314,14 +351,14 @@ impl Keeper {
             if !unused && over == 0 {
                 return;
             }
-            let Some(upstream) = self.upstreams.get(&session.upstream) else { continue };
+            let Some(upstream) = self.upstream(&session.upstream) else { continue };
             let busy = upstream.desk(|desk| {
                 desk.latches.get(&session.latch).is_some_and(|latch| latch.outbox.attached())
                     || desk.exchanges.values().any(|exchange| exchange.latch == session.latch)
             });
             if busy {
                 // An open stream is use, too.
-                let _known = self.known(upstream, &sid, now);
+                let _known = self.known(&upstream, &sid, now);
             } else {
                 upstream.end(session.latch);
                 over = over.saturating_sub(1);
@@ -332,7 +369,7 @@ impl Keeper {
 
 impl std::fmt::Debug for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keeper").field("upstreams", &self.upstreams.keys()).finish_non_exhaustive()
+        f.debug_struct("Keeper").field("upstreams", &self.names()).finish_non_exhaustive()
     }
 }
 
@@ -374,13 +411,13 @@ mod tests {
             servers: vec![ServerConfig {
                 policy: Policy::new("x", url),
                 headers: HeaderMap::new(),
-                place: Target::parse(url).unwrap().into(),
+                address: Target::parse(url).unwrap().into(),
             }],
             records: Some(store.clone()),
             journal: Arc::new(|_, _, _| {}),
             tls: Tls::platform(),
         });
-        let upstream = Arc::clone(keeper.upstream("x").unwrap());
+        let upstream = keeper.upstream("x").unwrap();
         (keeper, upstream, store)
     }
 
@@ -391,7 +428,7 @@ mod tests {
             format: FORMAT,
             id: id.to_owned(),
             upstream: "x".to_owned(),
-            url: upstream.url.clone(),
+            url: upstream.place().url.clone(),
             opened: 0,
             last_used: Timestamp::now().as_millisecond(),
             initialize: "{}".to_owned(),

@@ -15,6 +15,7 @@ use relatch_wire::method::ListKind;
 use crate::downstream::stream::Streams;
 use crate::lists::Lists;
 use crate::outbox::Outbox;
+use crate::upstream::place::Place;
 
 /// What the shell keeps for one latch.
 pub(crate) struct Latch {
@@ -64,6 +65,8 @@ pub(crate) struct UpSession {
     pub(crate) last_event: Option<String>,
     /// What a newer version has put into its record.
     pub(crate) unknown: BTreeMap<String, serde_json::Value>,
+    /// Where it was opened, and is spoken to.
+    pub(crate) place: Arc<Place>,
 }
 
 /// A request of the server's on its way through the client.
@@ -105,8 +108,8 @@ impl Latch {
         }
     }
 
-    /// The latch of a record.
-    pub(crate) fn of_record(record: &Record) -> Latch {
+    /// The latch of a record, whose session is at this place.
+    pub(crate) fn of_record(record: &Record, place: &Arc<Place>) -> Latch {
         let mut latch = Latch::new(record.id.as_str().into(), record.opened, record.initialize.clone());
         latch.promised = Some(record.revision.clone());
         if let Some(session) = &record.session {
@@ -120,6 +123,7 @@ impl Latch {
                     server: session.server.clone(),
                     last_event: None,
                     unknown: session.unknown.clone(),
+                    place: Arc::clone(place),
                 },
             );
         }
@@ -219,6 +223,8 @@ fn secrets(headers: &HeaderMap) -> std::collections::BTreeSet<(&str, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::dial::{Dialer, Target, Tls};
+    use crate::upstream::way::Way;
 
     #[test]
     fn what_a_newer_version_put_into_a_record_is_still_there_when_it_is_written_again() {
@@ -237,7 +243,9 @@ mod tests {
             lists: Vec::new(),
             repeatable: Vec::new(),
         };
-        let again = Latch::of_record(&record).record("x", "u", 2, snapshot).unwrap();
+        let dialer = Dialer::new(Target::parse("http://127.0.0.1:9/").unwrap(), Tls::platform());
+        let place = Place::new(Way::Url(dialer), "u".to_owned(), HeaderMap::new());
+        let again = Latch::of_record(&record, &place).record("x", "u", 2, snapshot).unwrap();
         assert_eq!(again, record);
     }
 

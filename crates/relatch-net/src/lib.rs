@@ -6,6 +6,7 @@
 //!
 //! [`Keeper`]: keeper::Keeper
 
+pub mod change;
 pub mod clock;
 mod desk;
 pub mod downstream;

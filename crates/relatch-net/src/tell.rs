@@ -59,16 +59,15 @@ impl Keeper {
     /// The clients of upstreams whose policy says so are told by this teller from now on. The first one counts. Needs a
     /// running tokio runtime.
     pub fn tell_by(self: &Arc<Self>, teller: Teller) {
-        let told: Vec<_> = self.all().filter(|up| up.tells).map(Arc::downgrade).collect();
-        if self.common.teller.set(teller).is_ok() && !told.is_empty() {
-            tokio::spawn(look(told));
+        if self.common.teller.set(teller).is_ok() {
+            tokio::spawn(look(Arc::downgrade(self), self.turns()));
         }
     }
 }
 
 impl Upstream {
     fn teller(&self) -> Option<&Teller> {
-        self.common.teller.get().filter(|_| self.tells)
+        self.common.teller.get().filter(|_| self.tells())
     }
 
     /// The answer to a request that is relatch's own to answer; it never goes to the server.
@@ -228,17 +227,31 @@ fn left_to_the_server(kind: ListKind) -> Entry {
     }
 }
 
-async fn look(told: Vec<Weak<Upstream>>) {
-    let mut told: Vec<_> = told.into_iter().map(|up| (up, Turns::default())).collect();
-    while !told.is_empty() {
-        told.retain_mut(|(up, turns)| {
-            let Some(up) = up.upgrade() else { return false };
+/// Looks after those whose clients are told; who they are may change with the configuration.
+async fn look(keeper: Weak<Keeper>, mut turned: tokio::sync::watch::Receiver<u64>) {
+    let mut told: Vec<(Arc<Upstream>, Turns)> = Vec::new();
+    loop {
+        let Some(all) = keeper.upgrade().map(|keeper| keeper.all()) else { return };
+        let telling: Vec<_> = all.into_iter().filter(|up| up.tells()).collect();
+        told.retain(|(known, _)| telling.iter().any(|up| Arc::ptr_eq(up, known)));
+        for up in telling {
+            if !told.iter().any(|(known, _)| Arc::ptr_eq(known, &up)) {
+                told.push((up, Turns::default()));
+            }
+        }
+        for (up, turns) in &mut told {
             let (now, glance) = up.glance();
             if let Some(turn) = turns.see(now, glance) {
                 up.log(turn);
             }
-            true
-        });
-        tokio::time::sleep(LOOK).await;
+        }
+        if told.is_empty() {
+            // A changed configuration is announced as a turn.
+            if turned.changed().await.is_err() {
+                return;
+            }
+        } else {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }

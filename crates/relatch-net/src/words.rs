@@ -145,19 +145,33 @@ pub(crate) fn session_ended(upstream: &str, id: &RequestId) -> Bytes {
 }
 
 /// The keeper is being shut down before the call is answered.
-pub(crate) fn draining(upstream: &str, id: &RequestId, sent: bool) -> Bytes {
+pub(crate) fn draining(upstream: &str, id: &RequestId, sent: bool, why: Drain) -> Bytes {
     let (executed, words) = match sent {
         false => (Executed::No, "The call was not sent."),
         true => (Executed::Unknown, "The call was sent and has no answer yet; it may run to its end."),
     };
-    own(
-        upstream,
-        Code::Draining,
-        executed,
-        format!("This keeper of `{upstream}` is being shut down. {words}"),
-        "Call again when relatch runs again; the session goes on",
-    )
-    .to_message(Some(id))
+    let (code, what, hint) = match why {
+        Drain::Keeper => (
+            Code::Draining,
+            format!("This keeper of `{upstream}` is being shut down."),
+            "Call again when relatch runs again; the session goes on",
+        ),
+        Drain::Removed => (
+            Code::SessionEnded,
+            format!("`{upstream}` was taken out of relatch's configuration."),
+            "Put it back with `relatch add`, or take it out of the client's configuration, too",
+        ),
+    };
+    own(upstream, code, executed, format!("{what} {words}"), hint).to_message(Some(id))
+}
+
+/// Why calls end that nobody has given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drain {
+    /// The keeper is told to stop.
+    Keeper,
+    /// The upstream was taken out of the configuration.
+    Removed,
 }
 
 /// Progress of a call that waits for its upstream. The values grow and stay below zero, so below the server's own.

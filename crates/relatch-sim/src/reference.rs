@@ -129,6 +129,8 @@ pub(crate) struct Reference {
     notes: BTreeMap<NoteId, Note>,
     last_note: BTreeMap<LatchId, NoteId>,
     answered: Option<At>,
+    /// The newest session of each latch when the upstream's address became another one: these are no evidence of it.
+    former: BTreeMap<LatchId, Gen>,
     down: bool,
     /// Sessions opened by relatch's own handshakes since a client's request was answered.
     fruitless: BTreeMap<LatchId, VecDeque<At>>,
@@ -151,6 +153,7 @@ impl Reference {
             notes: BTreeMap::new(),
             last_note: BTreeMap::new(),
             answered: None,
+            former: BTreeMap::new(),
             down: false,
             fruitless: BTreeMap::new(),
             scouts: VecDeque::new(),
@@ -273,8 +276,20 @@ impl Reference {
         }
     }
 
-    pub(crate) fn sign_of_life(&mut self) {
-        self.answered = Some(self.now);
+    pub(crate) fn sign_of_life(&mut self, (latch, generation): Key) {
+        if self.former.get(&latch).is_none_or(|former| generation > *former) {
+            self.answered = Some(self.now);
+        }
+    }
+
+    /// The upstream's address is another one.
+    pub(crate) fn moved(&mut self) {
+        self.answered = None;
+        let sent = self.under_way.values().map(|send| (send.latch, send.generation));
+        for (latch, generation) in self.sessions.keys().copied().chain(sent) {
+            let former = self.former.entry(latch).or_insert(generation);
+            *former = (*former).max(generation);
+        }
     }
 
     /// The first bytes of a long answer are there.
@@ -296,6 +311,7 @@ impl Reference {
         self.notes.clear();
         self.last_note.clear();
         self.answered = None;
+        self.former.clear();
         self.down = false;
         self.fruitless.clear();
         for (key, sent) in &mut self.sessions {

@@ -4,12 +4,14 @@
 //! Computes no health and prints nothing.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use relatch_admin::history::{ServerHistory, server_history};
 use relatch_admin::page::{Page, Watched};
+use relatch_admin::reload::Reloading;
 use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, ServerStatus, schema};
 use relatch_core::health::HealthReport;
 use relatch_core::health::history::History;
@@ -18,6 +20,7 @@ use relatch_net::keeper::Keeper;
 use relatch_net::tell::{Story, Teller};
 use tokio::sync::watch;
 
+use crate::reload::Reloader;
 use crate::render::{Style, status::story};
 
 /// What no turn announces (counts, evidence that grows old) is written into the history this often.
@@ -28,7 +31,7 @@ pub(crate) struct Face {
     keeper: Arc<Keeper>,
     kind: KeeperKind,
     since: Timestamp,
-    urls: Vec<(String, String)>,
+    reloader: Arc<Reloader>,
     journal: Arc<Journal>,
     histories: Mutex<BTreeMap<String, History>>,
     /// Where its page is, and the page.
@@ -36,22 +39,20 @@ pub(crate) struct Face {
 }
 
 impl Face {
-    /// The face of `keeper`; `urls` are the names and addresses of its upstreams.
+    /// The face of `keeper`, whose upstreams `reloader` may change.
     pub(crate) fn new(
         keeper: Arc<Keeper>,
         kind: KeeperKind,
-        urls: Vec<(String, String)>,
+        reloader: Arc<Reloader>,
         journal: Arc<Journal>,
     ) -> Arc<Face> {
-        let now = At(keeper.clock().now_ms());
-        let histories = urls.iter().map(|(name, _)| (name.clone(), History::new(now))).collect();
         Arc::new(Face {
             keeper,
             kind,
             since: Timestamp::now(),
-            urls,
+            reloader,
             journal,
-            histories: Mutex::new(histories),
+            histories: Mutex::default(),
             page: OnceLock::new(),
         })
     }
@@ -97,8 +98,7 @@ impl Face {
     }
 
     fn story(&self, name: &str, report: &HealthReport) -> Option<Story> {
-        let (name, url) = self.urls.iter().find(|(known, _)| known == name)?;
-        let server = self.server(name, url, report);
+        let server = self.server(name, &self.keeper.shown_url(name)?, report);
         let text = story(&self.keeper_status(Vec::new()), &server, Timestamp::now(), Style::Plain, None);
         Some(Story { text, structured: serde_json::to_value(server).ok()? })
     }
@@ -121,9 +121,14 @@ impl Face {
     }
 
     fn look(&self) {
-        for (name, history) in self.histories().iter_mut() {
-            if let Some(report) = self.keeper.summary(name) {
-                history.see(&report);
+        let names = self.keeper.names();
+        let now = At(self.keeper.clock().now_ms());
+        let mut histories = self.histories();
+        // Upstreams come and go with the configuration.
+        histories.retain(|known, _| names.iter().any(|name| **name == **known));
+        for name in names {
+            if let Some(report) = self.keeper.summary(&name) {
+                histories.entry(name.to_string()).or_insert_with(|| History::new(now)).see(&report);
             }
         }
     }
@@ -135,10 +140,10 @@ impl Face {
 
 impl relatch_admin::Keeper for Face {
     fn status(&self) -> KeeperStatus {
-        let servers = self
-            .urls
-            .iter()
-            .filter_map(|(name, url)| Some(self.server(name, url, &self.keeper.report(name)?)));
+        let names = self.keeper.names();
+        let servers = names.iter().filter_map(|name| {
+            Some(self.server(name, &self.keeper.shown_url(name)?, &self.keeper.report(name)?))
+        });
         self.keeper_status(servers.collect())
     }
 
@@ -156,16 +161,19 @@ impl relatch_admin::Keeper for Face {
             At(clock.now_ms().saturating_sub(u64::try_from(back).unwrap_or(0)))
         });
         let histories = self.histories();
-        let asked = self.urls.iter().filter(|(known, _)| name.is_none_or(|name| name == known));
-        let drawn = asked.filter_map(|(name, _)| {
-            Some(server_history(name, histories.get(name)?, from, &|at| clock.wall(at.0)))
-        });
+        let asked = histories.iter().filter(|(known, _)| name.is_none_or(|name| name == *known));
+        let drawn = asked.map(|(name, history)| server_history(name, history, from, &|at| clock.wall(at.0)));
         drawn.collect()
     }
 
     fn page(&self) -> Option<String> {
         let (base, page) = self.page.get()?;
         Some(format!("{base}{}", page.upgrade()?.one_time_path()))
+    }
+
+    fn reload(&self, only: Option<PathBuf>) -> Reloading {
+        let reloader = Arc::clone(&self.reloader);
+        Box::pin(async move { reloader.reload(only).await })
     }
 
     fn journal(&self) -> Arc<Journal> {

@@ -2,7 +2,7 @@
 //!
 //! What happens to messages in between is `relatch-net`'s, what happens to calls `relatch-core`'s.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,18 +19,19 @@ use relatch_core::policy::Policy;
 use relatch_net::downstream::http::HttpConfig;
 use relatch_net::downstream::origin::{Allowed, token_file};
 use relatch_net::downstream::{http as http_side, stdio as stdio_side};
-use relatch_net::hooks::{self, About, Hooks, Webhook};
+use relatch_net::hooks::{Hooks, Webhook};
 use relatch_net::keeper::{Keeper, KeeperConfig, ServerConfig};
 use relatch_net::upstream::command::Command;
 use relatch_net::upstream::dial::{Nearness, Target, Tls};
-use relatch_net::upstream::way;
+use relatch_net::upstream::way::Address;
 use relatch_store::{SqliteStore, Store, StoreError};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::exit;
 use crate::face::Face;
-use crate::launch::{Launch, Place, ServerSpec};
+use crate::launch::{Again, Launch, Place, ServerSpec};
+use crate::reload::Reloader;
 use crate::render::{self, Failure};
 use crate::supervisor;
 
@@ -41,7 +42,10 @@ const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What kept it from starting, or ended it. A [`Failure`] inside keeps its hint and exit code.
-pub(crate) fn run(launch: Launch) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(launch: Launch, again: Again) -> anyhow::Result<ExitCode> {
+    for warning in &launch.warnings {
+        render::say(&render::config::warning(warning));
+    }
     let handed_over = match launch.kind {
         KeeperKind::Stdio => None,
         KeeperKind::Serve => supervisor::socket().map_err(|cause| {
@@ -54,13 +58,17 @@ pub(crate) fn run(launch: Launch) -> anyhow::Result<ExitCode> {
         KeeperKind::Serve => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
     }
     .context("The asynchronous runtime can't be started")?;
-    let done = runtime.block_on(keep(launch, handed_over));
+    let done = runtime.block_on(keep(launch, again, handed_over));
     // The reader of stdin is a blocking thread that nothing but input can wake.
     runtime.shutdown_background();
     done
 }
 
-async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> anyhow::Result<ExitCode> {
+async fn keep(
+    launch: Launch,
+    again: Again,
+    handed_over: Option<std::net::TcpListener>,
+) -> anyhow::Result<ExitCode> {
     let servers = launch.servers.iter().map(server).collect::<Result<Vec<_>, Failure>>()?;
     let records = match launch.kind {
         KeeperKind::Serve => Some(Arc::new(open_store(&launch)?) as Arc<dyn Store>),
@@ -89,11 +97,9 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
         }),
         tls: Tls::platform(),
     });
-    let about = About { kind: launch.kind.as_str(), version: env!("CARGO_PKG_VERSION") };
-    let hooks = hooks::start(&keeper, hooks_of(&launch)?, about, Tls::platform());
-    let urls = launch.servers.iter().map(|s| (s.name.clone(), s.place.shown())).collect();
     let closing = Arc::clone(&keeper);
-    let face = Face::new(Arc::clone(&keeper), launch.kind, urls, Arc::clone(&journal));
+    let reloader = Reloader::new(Arc::clone(&keeper), launch.clone(), again)?;
+    let face = Face::new(Arc::clone(&keeper), launch.kind, Arc::clone(&reloader), Arc::clone(&journal));
     keeper.tell_by(face.teller());
     #[cfg(feature = "otel")]
     let traces = crate::traces::start(&keeper);
@@ -107,11 +113,15 @@ async fn keep(launch: Launch, handed_over: Option<std::net::TcpListener>) -> any
             None
         }
     };
+    // A service manager sends it to whatever it runs.
+    if reloader.reads_a_file() || launch.kind == KeeperKind::Serve {
+        tokio::spawn(reload_on_hangup(Arc::clone(&reloader)));
+    }
     let done = match launch.kind {
         KeeperKind::Stdio => over_stdio(&launch, keeper).await,
         KeeperKind::Serve => over_http(&launch, handed_over, keeper, face).await,
     };
-    hooks.end().await;
+    reloader.end().await;
     closing.close().await;
     #[cfg(feature = "otel")]
     if let Some(traces) = traces {
@@ -213,7 +223,26 @@ fn site(face: &Arc<Face>, bound: SocketAddr, open: bool) -> http_side::Site {
     })
 }
 
-/// Waits for SIGINT or SIGTERM.
+/// SIGHUP has the configuration read again.
+async fn reload_on_hangup(reloader: Arc<Reloader>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let on_terminal = io::stderr().is_terminal();
+    while hangup.recv().await.is_some() {
+        // A terminal that was closed sends it, too, and means an end.
+        if on_terminal && !io::stderr().is_terminal() {
+            HUNG_UP.notify_one();
+            return;
+        }
+        let reloaded = reloader.reload(None).await;
+        render::say(&render::config::reloaded_by_signal(&reloaded));
+    }
+}
+
+/// Rung when the terminal is gone.
+static HUNG_UP: Notify = Notify::const_new();
+
+/// Waits for SIGINT or SIGTERM, or for the terminal to be closed.
 async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {
@@ -221,6 +250,7 @@ async fn told_to_stop() {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
                 _ = terminate.recv() => {}
+                () = HUNG_UP.notified() => {}
             }
         }
         Err(_) => {
@@ -262,7 +292,7 @@ fn open_store(launch: &Launch) -> Result<SqliteStore, Failure> {
     Ok(store)
 }
 
-fn hooks_of(launch: &Launch) -> Result<Hooks, Failure> {
+pub(crate) fn hooks_of(launch: &Launch) -> Result<Hooks, Failure> {
     let webhook = match &launch.hooks.webhook {
         Some(text) => Some(
             Webhook::parse(text)
@@ -273,27 +303,27 @@ fn hooks_of(launch: &Launch) -> Result<Hooks, Failure> {
     Ok(Hooks { command: launch.hooks.command.clone(), webhook })
 }
 
-fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
-    let (place, local) = match &spec.place {
+pub(crate) fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
+    let (address, local) = match &spec.place {
         Place::Url(url) => {
             let target = Target::parse(url).map_err(|fault| {
                 Failure::usage(format!("The address of `{}` can't be used", spec.name)).cause(fault)
             })?;
             let local = target.nearness() != Nearness::Public;
-            (way::Place::Url(target), local)
+            (Address::Url(target), local)
         }
-        Place::Command(words) => (way::Place::Command(command(words)), true),
+        Place::Command(words) => (Address::Command(command(words)), true),
     };
     let policy = Policy {
         hold_ms: spec.hold_ms,
         stateful: spec.stateful,
         replay: spec.replay.clone(),
         gateway_errors_refused: spec.gateway_errors_refused,
-        local,
-        process: matches!(place, way::Place::Command(_)),
         tell: spec.tell,
+        local,
+        process: matches!(address, Address::Command(_)),
         // Messages, journal and records show the address; a key in its query is none of theirs.
-        ..Policy::new(spec.name.clone(), place.to_string())
+        ..Policy::new(spec.name.clone(), spec.shown.clone())
     };
     let mut headers = HeaderMap::new();
     for (name, value) in &spec.headers {
@@ -305,11 +335,11 @@ fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         value.set_sensitive(true);
         headers.append(name, value);
     }
-    Ok(ServerConfig { policy, headers, place })
+    Ok(ServerConfig { policy, headers, address })
 }
 
 /// A server that is a command, guarded by this program, so that nothing of it outlives relatch.
-fn command(words: &[String]) -> Command {
+pub(crate) fn command(words: &[String]) -> Command {
     let mut words = words.iter().cloned();
     let guard = std::env::current_exe().ok().map(|program| vec![program.into(), "guard".into(), "--".into()]);
     Command {

@@ -1,9 +1,16 @@
-//! What a keeper is started with: everything from the command line, checked. Starts nothing itself.
+//! What a keeper is started with: everything from the command line and the configuration, checked. Starts nothing itself.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use relatch_admin::KeeperKind;
+use relatch_core::policy::HOLD_MS;
+
+use crate::config::{Loaded, Server};
+use crate::render::Failure;
+
+/// Reads everything again as it was read when the keeper was started: the file may have changed, the command line has not.
+pub(crate) type Again = Box<dyn Fn() -> Result<Launch, Failure> + Send + Sync>;
 
 /// Everything that a keeper needs to know to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +29,10 @@ pub(crate) struct Launch {
     pub(crate) allow_hosts: Vec<String>,
     /// Who is told when health turns.
     pub(crate) hooks: HookSpec,
+    /// The configuration file, where one was read.
+    pub(crate) config: Option<PathBuf>,
+    /// What is worth a look in it, in words.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Who is told when health turns.
@@ -42,23 +53,15 @@ pub(crate) enum Place {
     Command(Vec<String>),
 }
 
-impl Place {
-    /// As status shows it.
-    pub(crate) fn shown(&self) -> String {
-        match self {
-            Place::Url(url) => url.clone(),
-            Place::Command(words) => words.join(" "),
-        }
-    }
-}
-
 /// One upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServerSpec {
     /// `[a-z0-9][a-z0-9._-]{0,63}`.
     pub(crate) name: String,
-    /// Where it is.
+    /// Where it is. May hold a secret.
     pub(crate) place: Place,
+    /// The address, or the command, as it may be shown.
+    pub(crate) shown: String,
     /// Sent with every request to this upstream, before the client's own of the same name.
     pub(crate) headers: Vec<(String, String)>,
     /// How long an exchange waits while the upstream is away.
@@ -71,4 +74,34 @@ pub(crate) struct ServerSpec {
     pub(crate) gateway_errors_refused: bool,
     /// Whether its clients are told how the connection is.
     pub(crate) tell: bool,
+}
+
+impl ServerSpec {
+    /// What a file says of a server, with the defaults for the rest.
+    pub(crate) fn of(server: &Server) -> ServerSpec {
+        let headers =
+            server.headers.iter().map(|(name, set)| (name.clone(), set.value.value.trim().to_owned()));
+        ServerSpec {
+            name: server.name.clone(),
+            place: Place::Url(server.url.value.value.clone()),
+            shown: server.url.value.shown_address(),
+            headers: headers.collect(),
+            hold_ms: server.hold.as_ref().map_or(HOLD_MS, |set| set.value),
+            stateful: server.stateful.as_ref().is_some_and(|set| set.value),
+            replay: server.replay.as_ref().map_or(Vec::new(), |set| set.value.clone()),
+            tell: server.tell.as_ref().is_some_and(|set| set.value),
+            gateway_errors_refused: server.gateway_errors.as_ref().is_some_and(|set| set.value),
+        }
+    }
+}
+
+impl HookSpec {
+    /// These hooks, and what the file says where they say nothing.
+    pub(crate) fn or(self, file: Option<&Loaded>) -> HookSpec {
+        let Some(Loaded { config, .. }) = file else { return self };
+        HookSpec {
+            command: self.command.or_else(|| config.on_change.as_ref().map(|set| set.value.clone())),
+            webhook: self.webhook.or_else(|| config.webhook.as_ref().map(|set| set.value.value.clone())),
+        }
+    }
 }

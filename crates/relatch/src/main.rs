@@ -1,17 +1,20 @@
 //! The program `relatch`: reads the command line, runs one command, and says how it went.
 //!
-//! It decides nothing about connections. `cli/` has a file per command, `launch` what a keeper is started with, `keeper` a keeper
+//! It decides nothing about connections. `cli/` has a file per command, `config/` what `relatch.toml` may say, `launch` what a keeper is started with, `keeper` a keeper
 //! from start to end, `face` what others see of it,
 //! `drill/` the rehearsal, `tui/` the live view in the terminal, and `render/` is the only other place that prints.
 
 mod adopt;
 mod cli;
+mod config;
 mod doctor;
 mod drill;
 mod exit;
 mod face;
 mod keeper;
 mod launch;
+mod nearest;
+mod reload;
 mod render;
 mod service;
 mod supervisor;

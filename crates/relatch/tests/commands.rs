@@ -23,6 +23,8 @@ fn relatch(run: &Path) -> Command {
     command
         .env("RELATCH_RUNTIME_DIR", run)
         .env("XDG_STATE_HOME", run.join("state"))
+        .env("XDG_CONFIG_HOME", run.join("config"))
+        .env_remove("RELATCH_CONFIG")
         .env("TZ", "UTC")
         .env_remove("RELATCH_LOG")
         .stdin(Stdio::null());
@@ -338,6 +340,19 @@ fn wrong_usage_has_its_own_words_and_never_repeats_a_secret() {
             "expected a tool or pattern and `always` or `never`",
         ),
         (&["serve", "a=http://h/", "a=http://h/"], "`a` is given twice"),
+        (&["serve"], "There is no server to serve"),
+        (&["serve", "--config", "/nowhere/s.toml"], "`/nowhere/s.toml` is not there"),
+        (&["stdio", "gmail"], "no server of the configuration file"),
+        (&["stdio", "http://h/", "--config", "x"], "takes nothing from a file"),
+        (&["config", "check"], "hint: `relatch add NAME URL` makes it"),
+        (&["add", "a b", "http://h/"], "`a b` can't be the name of a server"),
+        (&["add", "a", "nonsense"], "`nonsense` is no address of an MCP server"),
+        (&["add", "a", "http://me:s3cret@h/"], "it carries a user or password"),
+        (&["add", "a", "http://h/${A"], "A `${` is not closed"),
+        (&["add", "a"], "required arguments"),
+        (&["add", "a", "--", "npx", "server"], "can't keep such servers yet"),
+        (&["remove", "a"], "relatch.toml` is not there"),
+        (&["config", "florist"], "unrecognized subcommand 'florist'"),
         (&["serve", "a=http://h/", "--listen", "7332"], "expected an address with its port"),
         (&["serve", "a=http://h/", "b=http://h/", "--header", "A: s3cret"], "has to say which one it is for"),
         (&["serve", "a=http://h/", "--florist"], "unexpected argument '--florist'"),
@@ -357,7 +372,21 @@ fn wrong_usage_has_its_own_words_and_never_repeats_a_secret() {
 #[test]
 fn every_command_has_help_with_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    for command in ["stdio", "serve", "status", "top", "reconnect", "log", "drill", "page", "explain"] {
+    for command in [
+        "stdio",
+        "serve",
+        "status",
+        "top",
+        "reconnect",
+        "log",
+        "drill",
+        "page",
+        "explain",
+        "config",
+        "reload",
+        "add",
+        "remove",
+    ] {
         let (code, out, _) = typed(dir.path(), &[command, "--help"]);
         assert_eq!(code, 0);
         assert!(out.contains("Example"), "{out}");

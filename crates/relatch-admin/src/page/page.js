@@ -81,7 +81,7 @@ function upstream(name) {
   let known = upstreams.get(name);
   if (known) return known;
   const view = $("#upstream").content.firstElementChild.cloneNode(true);
-  const id = `up-${upstreams.size}`;
+  const id = `up-${(upstream.number = (upstream.number ?? -1) + 1)}`;
   view.id = id;
   $("h2", view).textContent = name;
   $("h2", view).id = `${id}-name`;
@@ -89,14 +89,27 @@ function upstream(name) {
   $("#upstreams").append(view);
   const link = node("a", { href: `#${id}` }, node("span", { class: "mark", "aria-hidden": "true" }), " ", node("b", {}, name), " ", node("span", { class: "word" }));
   $("#overview ul").append(node("li", {}, link));
-  $("#of").append(node("option", { value: name }, name));
-  known = { name, view, link, server: null, turns: [], minutes: [], cursor: null };
+  const option = node("option", { value: name }, name);
+  $("#of").append(option);
+  known = { name, view, link, option, server: null, turns: [], minutes: [], cursor: null };
   upstreams.set(name, known);
   const button = $(".reconnect", view);
   button.setAttribute("aria-label", `Reconnect ${name}`);
   button.addEventListener("click", () => reconnect(known, button));
   steer(known);
   return known;
+}
+
+// The configuration may take an upstream out while the page is open.
+function keepOnly(servers) {
+  const names = new Set(servers.map((server) => server.name));
+  for (const [name, up] of upstreams) {
+    if (names.has(name)) continue;
+    up.view.remove();
+    up.link.parentElement.remove();
+    up.option.remove();
+    upstreams.delete(name);
+  }
 }
 
 function drawUpstream(up) {
@@ -462,6 +475,7 @@ const HEAR = {
   },
   status(status) {
     const keeper = status.keepers[0];
+    keepOnly(keeper.servers);
     for (const server of keeper.servers) upstream(server.name).server = server;
     put($("#keeper"), `relatch ${keeper.version}, process ${keeper.pid}, running since ${clock(keeper.since)}`);
     draw();

@@ -103,6 +103,12 @@ impl Tracker {
         }
     }
 
+    /// What was evidence is of a former address; what was counted stays.
+    pub(crate) fn moved(&mut self, now: At) {
+        let fresh = Tracker::new(now);
+        *self = Tracker { totals: self.totals, latencies: std::mem::take(&mut self.latencies), ..fresh };
+    }
+
     pub(crate) fn last_heard(&self) -> Option<At> {
         self.heard
     }

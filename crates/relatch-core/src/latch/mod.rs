@@ -49,6 +49,8 @@ pub(crate) struct Latch {
     pub(crate) state: LatchState,
     /// How many handshakes were begun.
     pub(crate) begun: u32,
+    /// How many of them were begun before the upstream's address became another one.
+    pub(crate) former: u32,
     /// The session in use, or in use last.
     pub(crate) generation: Option<Gen>,
     /// Whether it has an id, so that it can be refused.
@@ -244,6 +246,7 @@ impl Latch {
             announced: None,
             state,
             begun: 0,
+            former: 0,
             generation: None,
             has_id: false,
             bound: None,
@@ -318,6 +321,11 @@ impl Latch {
                 self.old.entry(older).or_insert(Farewell::Forget);
             }
         }
+    }
+
+    /// Whether this session is of a former address.
+    pub(crate) fn is_former(&self, generation: Gen) -> bool {
+        generation.0 <= self.former
     }
 
     /// The client has done something.

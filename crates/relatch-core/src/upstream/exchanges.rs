@@ -54,14 +54,9 @@ impl Machine {
         } else {
             None
         };
-        if bounds.is_none()
-            && let LatchState::Parked(loss) = &latch.state
-        {
-            // Its credentials may be new: try again with this request's.
-            latch.state = match (loss.doubt, loss.generation) {
-                (crate::latch::Doubtful::Replaced, Some(generation)) => LatchState::Bound(generation),
-                _ => LatchState::Refused(crate::latch::Loss { not_before: None, ..loss.clone() }),
-            };
+        if bounds.is_none() && matches!(latch.state, LatchState::Parked(_)) {
+            // It tries again with this request's credentials.
+            self.unpark(id);
         }
         self.take(id, ex, ask, class);
         if ended {

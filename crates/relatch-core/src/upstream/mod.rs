@@ -4,6 +4,7 @@
 //! bookkeeping of attempts; the decisions stand where their subject is: `exchange`, `latch`, `reach`, `health`.
 
 mod attempts;
+mod configured;
 mod exchanges;
 mod hold;
 mod line;
@@ -82,6 +83,8 @@ pub struct Machine {
     /// What was refused in this turn and how, for people.
     pub(crate) refused_now: Option<String>,
     gate: journal::Gate,
+    /// What is being read comes from a former address.
+    pub(crate) elsewhere: bool,
     /// When a closed idle connection was last asked about, and how long the next one waits, unless a client has asked
     /// for something since.
     pub(crate) idle_look: Option<(At, u64)>,
@@ -142,6 +145,7 @@ impl Machine {
             probed: watch::Found::Answer,
             refused_now: None,
             gate: journal::Gate::default(),
+            elsewhere: false,
             idle_look: None,
         }
     }
@@ -165,7 +169,11 @@ impl Machine {
             Input::Attached { latch } => self.attached(latch, true),
             Input::Detached { latch } => self.attached(latch, false),
             Input::Ended { latch } => self.ended(latch),
-            Input::Begun { attempt, begun } => self.begun(attempt, begun),
+            Input::Begun { attempt, begun } => {
+                self.elsewhere = self.is_elsewhere(attempt);
+                self.begun(attempt, begun);
+                self.elsewhere = false;
+            }
             Input::Answered { attempt, answer } => self.over(attempt, Outcome::Answered(answer)),
             Input::Session { attempt, session } => self.over(attempt, Outcome::Session(session)),
             Input::Listed { attempt, listed } => self.over(attempt, Outcome::Listed(listed)),
@@ -176,6 +184,7 @@ impl Machine {
             Input::Woke { ms } => self.woke(ms),
             Input::Tick => self.tick(),
             Input::Reconnect { latch } => self.reconnect(latch),
+            Input::Configured { policy, moved, headers } => self.reconfigured(policy, moved, headers),
         }
         self.settle();
         self.refused_now = None;
@@ -317,12 +326,15 @@ impl Machine {
         };
         let (latch, generation, purpose) = (attempt.latch, attempt.generation, attempt.purpose.clone());
         self.timers.clear(Why::AttemptLimit(id));
+        self.elsewhere = self.is_elsewhere(id);
         // An exchange's attempt stays while its stream is resumed; every other is over now.
         if !matches!(purpose, Purpose::Exchange(_)) {
             self.attempts.remove(id);
         }
         self.scout_returned(id);
-        self.hear(&attempt, &outcome);
+        if !self.elsewhere {
+            self.hear(&attempt, &outcome);
+        }
         self.refused_now = match &outcome {
             // What refuses for a process that has ended says how that was.
             Outcome::Refused(refusal) if self.policy.process => Some(refusal.body.to_owned()),
@@ -355,11 +367,12 @@ impl Machine {
             Purpose::Resume(of) => self.resume_over(of, outcome),
             Purpose::Delete => self.out.push(Effect::Forget { latch, generation }),
         }
-        if let Some((kind, cause)) = hopeless {
+        if let Some((kind, cause)) = hopeless.filter(|_| !self.elsewhere) {
             let code = if kind == CutKind::Tls { Code::CertificateRefused } else { Code::UnknownHost };
             self.mark_away(Absence { code, cause: &cause, confirmed: true, after: None });
             self.give_back_hopeless(kind, &cause);
         }
+        self.elsewhere = false;
         self.dirty.insert(latch);
         self.part(latch);
     }
@@ -440,6 +453,9 @@ impl Machine {
 
     /// Everything that a bound latch has pending, in order.
     fn advance_bound(&mut self, id: LatchId, generation: Gen) {
+        if self.replace_former(id, generation) {
+            return;
+        }
         if self.away().is_some() {
             self.accept_waiting_notes(id);
             if self.latches.get(&id).is_some_and(|l| l.wanted(self.now)) {

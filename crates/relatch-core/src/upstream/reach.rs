@@ -57,6 +57,9 @@ impl Machine {
 
     /// Evidence says that the upstream is away, or may be.
     pub(crate) fn mark_away(&mut self, absence: Absence<'_>) {
+        if self.elsewhere {
+            return;
+        }
         let now = self.now;
         let code = match absence.code {
             Code::UpstreamDown if self.policy.process => Code::CommandFailed,
@@ -107,6 +110,9 @@ impl Machine {
 
     /// The upstream has answered as an MCP server does.
     pub(crate) fn mark_back(&mut self) {
+        if self.elsewhere {
+            return;
+        }
         self.timers.clear(Why::Scout);
         let Reach::Away(away) = std::mem::replace(&mut self.reach, Reach::Up) else { return };
         if away.confirmed {

@@ -167,7 +167,7 @@ impl Side {
         if let Some(name) = path.strip_prefix('/').and_then(|rest| rest.strip_suffix("/mcp")) {
             return match self.keeper.upstream(name) {
                 _ if token == Some(false) => no_token(),
-                Some(up) => self.mcp(up, request, stop).await,
+                Some(up) => self.mcp(&up, request, stop).await,
                 None => self.unknown(&path),
             };
         }
@@ -210,6 +210,9 @@ impl Side {
         stop: watch::Receiver<bool>,
     ) -> Result<Response<Body>, post::Refusal> {
         post::check_version(headers)?;
+        if up.is_leaving() {
+            return Err(post::session_not_found());
+        }
         let accepts = match headers.get(http::header::ACCEPT).map(HeaderValue::to_str) {
             Some(Ok(accept)) => relatch_wire::headers::accepts(accept).sse,
             Some(Err(_)) => false,
@@ -249,7 +252,7 @@ impl Side {
     }
 
     fn unknown(&self, path: &str) -> Response<Body> {
-        let names: Vec<_> = self.keeper.names().map(|name| format!("`/{name}/mcp`")).collect();
+        let names: Vec<_> = self.keeper.names().iter().map(|name| format!("`/{name}/mcp`")).collect();
         let path: String = path.chars().take(100).collect();
         let words = match names.is_empty() {
             true => format!("Not Found: nothing is at `{path}`, and no upstream is configured"),

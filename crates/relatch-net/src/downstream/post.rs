@@ -140,6 +140,15 @@ async fn try_post(
         let text = rpc_error(id, malformed.code, &malformed.message, None);
         Box::new(reply::json_status(StatusCode::BAD_REQUEST, text))
     })?;
+    let asks = |envelope: &Envelope| matches!(envelope.kind, Kind::Request { .. });
+    let new = match &messages {
+        Messages::One(envelope) => asks(envelope),
+        Messages::Batch(batch) => batch.iter().any(|(_, envelope)| asks(envelope)),
+    };
+    if new && up.is_leaving() {
+        // It was taken out of the configuration: what belongs to running calls still goes on, and nothing else.
+        return Err(session_not_found());
+    }
     let headers = Arc::new(intake::forwardable(&head.headers));
     let mut post = Post { keeper, up, headers: &head.headers, forwarded: headers, accepted, kept };
     match messages {

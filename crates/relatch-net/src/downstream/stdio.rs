@@ -25,7 +25,7 @@ use crate::driver::Upstream;
 use crate::exchange::{Chunk, Final, Piece};
 use crate::intake::{self, Asked, Heard};
 use crate::keeper::Keeper;
-use crate::words;
+use crate::words::{self, Drain};
 
 /// Bytes read at a time.
 const READ: usize = 64 * 1024;
@@ -63,7 +63,7 @@ where
 {
     let up = keeper.upstream(name).ok_or_else(|| StdioError::UnknownUpstream(name.to_owned()))?;
     let out = Arc::new(Output { writer: Mutex::new(output) });
-    let mut client = Client { up: Arc::clone(up), out, latch: None, tasks: JoinSet::new() };
+    let mut client = Client { up: Arc::clone(&up), out, latch: None, tasks: JoinSet::new() };
     let mut lines = LineReader::new();
     let mut found = Vec::new();
     let mut piece = vec![0; READ];
@@ -71,7 +71,7 @@ where
         let read = tokio::select! {
             read = input.read(&mut piece) => read,
             () = stopped(&mut stop) => {
-                up.drain(true);
+                up.drain(true, Drain::Keeper);
                 break Ok(());
             }
         };

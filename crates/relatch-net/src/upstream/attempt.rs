@@ -70,7 +70,7 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
     let up = Arc::clone(up);
     let task = tokio::spawn(async move {
         match job {
-            Some(job) => match &Arc::clone(&up).way {
+            Some(job) => match &Arc::clone(&job.place).way {
                 Way::Url(dialer) => run(up, dialer, job).await,
                 Way::Command(commands) => pipe::run(up, commands, job).await,
             },
@@ -133,7 +133,7 @@ fn span_of(desk: &mut Desk, send: &Send) -> Option<AttemptSpan> {
 
 async fn run(up: Arc<Upstream>, dialer: &Dialer, job: Job) {
     let (attempt, of) = (job.attempt, job.of);
-    let mut reply = match send(&up, dialer, &job).await {
+    let mut reply = match send(dialer, &job).await {
         Ok(reply) => reply,
         Err(broken) => return cut(&up, attempt, of, broken),
     };
@@ -159,7 +159,7 @@ async fn run(up: Arc<Upstream>, dialer: &Dialer, job: Job) {
                 StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE
             ) {
                 // Where a server redirected to may be gone with it.
-                *lock(&up.path) = None;
+                *lock(&job.place.path) = None;
             }
             up.refused(attempt, refused);
         }
@@ -187,7 +187,7 @@ fn resumed(up: &Arc<Upstream>, attempt: AttemptId, of: AttemptId) {
 }
 
 /// Sends the request, and again where the origin itself says so.
-async fn send(up: &Upstream, dialer: &Dialer, job: &Job) -> Result<Reply, Broken> {
+async fn send(dialer: &Dialer, job: &Job) -> Result<Reply, Broken> {
     let mut request = job.request.clone();
     let mut hops = 0;
     loop {
@@ -202,7 +202,7 @@ async fn send(up: &Upstream, dialer: &Dialer, job: &Job) -> Result<Reply, Broken
         };
         let Ok(uri) = Uri::try_from(path.as_str()) else { return Ok(reply) };
         *request.uri_mut() = uri;
-        *lock(&up.path) = Some(path.into());
+        *lock(&job.place.path) = Some(path.into());
         hops += 1;
         drain(reply).await;
     }
@@ -400,6 +400,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         server: hello.name.map(|name| (name, hello.version.unwrap_or_default())),
         last_event: None,
         unknown: std::collections::BTreeMap::new(),
+        place: Arc::clone(&job.place),
     };
     let (attempt, generation, own) =
         (job.attempt, job.generation, matches!(job.what, What::Initialize { ex: Some(_) }));

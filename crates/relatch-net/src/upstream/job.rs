@@ -17,6 +17,7 @@ use relatch_wire::{Kind, RequestId, method, params};
 
 use super::attempt::{COLLECTED, WHOLE};
 use super::dial::ConnRule;
+use super::place::Place;
 use crate::desk::{Arrival, Attempt, Desk};
 use crate::driver::Upstream;
 use crate::spans::{AttemptSpan, TRACEPARENT};
@@ -33,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) id: Option<RequestId>,
     /// The message alone.
     pub(crate) message: Bytes,
+    /// Where it goes.
+    pub(crate) place: Arc<Place>,
     pub(crate) request: Request<Full<Bytes>>,
     pub(crate) rule: ConnRule,
     /// A longer answer streams on, if it can.
@@ -156,7 +159,13 @@ pub(crate) fn build(
     if let Some((_, given)) = &names.headers {
         headers.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
-    for (name, value) in &up.headers {
+    // A new session is opened where the upstream is now; one that is open is spoken to where it was opened.
+    let opens = matches!(send.what, What::Initialize { .. });
+    let place = match session.filter(|_| !opens) {
+        Some(session) => Arc::clone(&session.place),
+        None => up.place(),
+    };
+    for (name, value) in &*place.headers() {
         headers.insert(name.clone(), value.clone());
     }
     headers.insert(ACCEPT, HeaderValue::from_static(accept));
@@ -164,17 +173,15 @@ pub(crate) fn build(
     if verb == Method::POST {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     }
-    if !matches!(send.what, What::Initialize { .. })
-        && let Some(session) = session
-    {
+    if !opens && let Some(session) = session {
         insert(&mut headers, PROTOCOL_VERSION, Some(&session.revision));
         insert(&mut headers, SESSION_ID, session.id.as_deref());
     }
     insert(&mut headers, LAST_EVENT_ID, last_event.as_deref());
     insert(&mut headers, TRACEPARENT, span.map(AttemptSpan::traceparent).as_deref());
 
-    let path = crate::lock(&up.path).clone();
-    let path = path.as_deref().unwrap_or_else(|| up.way.path_and_query());
+    let path = crate::lock(&place.path).clone();
+    let path = path.as_deref().unwrap_or_else(|| place.way.path_and_query());
     let message = body.clone();
     let mut request = Request::builder().method(verb).uri(path).body(Full::new(body)).ok()?;
     *request.headers_mut() = headers;
@@ -191,6 +198,7 @@ pub(crate) fn build(
         what: send.what.clone(),
         id: names.id.clone(),
         message,
+        place,
         request,
         rule,
         // A list that went by unseen could not be compared after a restart.

@@ -9,6 +9,7 @@ pub mod dial;
 pub(crate) mod events;
 pub(crate) mod job;
 pub(crate) mod pipe;
+pub(crate) mod place;
 pub mod socket;
 pub mod target;
 pub mod way;

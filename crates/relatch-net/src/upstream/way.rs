@@ -13,7 +13,7 @@ use super::pipe::Commands;
 
 /// Where a server is.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum Address {
     /// At an address.
     Url(Target),
     /// In a process for each session, which relatch starts and ends.
@@ -27,40 +27,41 @@ pub(crate) enum Way {
     Command(Commands),
 }
 
-impl From<Target> for Place {
-    fn from(target: Target) -> Place {
-        Place::Url(target)
+impl From<Target> for Address {
+    fn from(target: Target) -> Address {
+        Address::Url(target)
     }
 }
 
-impl From<Command> for Place {
-    fn from(command: Command) -> Place {
-        Place::Command(command)
+impl From<Command> for Address {
+    fn from(command: Command) -> Address {
+        Address::Command(command)
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Place::Url(target) => target.fmt(f),
-            Place::Command(command) => command.fmt(f),
+            Address::Url(target) => target.fmt(f),
+            Address::Command(command) => command.fmt(f),
         }
     }
 }
 
 impl Way {
-    pub(crate) fn to(place: Place, tls: &Tls) -> Way {
-        match place {
-            Place::Url(target) => Way::Url(Dialer::new(target, tls.clone())),
-            Place::Command(command) => Way::Command(Commands::new(command)),
+    pub(crate) fn to(address: Address, tls: &Tls) -> Way {
+        match address {
+            Address::Url(target) => Way::Url(Dialer::new(target, tls.clone())),
+            Address::Command(command) => Way::Command(Commands::new(command)),
         }
     }
 
-    /// Where it leads, as it may be shown.
-    pub(crate) fn shown(&self) -> String {
-        match self {
-            Way::Url(dialer) => dialer.target().to_string(),
-            Way::Command(commands) => commands.command().to_string(),
+    /// Whether this is where it leads.
+    pub(crate) fn leads_to(&self, address: &Address) -> bool {
+        match (self, address) {
+            (Way::Url(dialer), Address::Url(target)) => dialer.target().url == target.url,
+            (Way::Command(commands), Address::Command(command)) => commands.command() == command,
+            (Way::Url(_) | Way::Command(_), Address::Url(_) | Address::Command(_)) => false,
         }
     }
 

@@ -356,7 +356,7 @@ pub fn keeper(
         servers: vec![ServerConfig {
             policy,
             headers: HeaderMap::new(),
-            place: Target::parse(url).unwrap().into(),
+            address: Target::parse(url).unwrap().into(),
         }],
         records: store,
         journal: Arc::new(move |_, _, entry| sink.lock().unwrap().push(entry)),

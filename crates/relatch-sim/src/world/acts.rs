@@ -135,7 +135,14 @@ impl World {
             }
             (38, _) if self.chance.percent(30) => {
                 self.reference.reconnect();
-                self.fact(Input::Reconnect { latch: None });
+                if self.chance.percent(70) {
+                    self.fact(Input::Reconnect { latch: None });
+                } else {
+                    // The same server by another address, for all that the machine knows.
+                    self.reference.moved();
+                    let policy = self.machine.policy().clone();
+                    self.fact(Input::Configured { policy: &policy, moved: true, headers: true });
+                }
             }
             (38, _) => self.fact(Input::IdleClosed),
             (39, _) if self.setting.keeper_dies && self.chance.percent(20) => self.keeper_dies(),

@@ -75,7 +75,7 @@ impl World {
         if let Some(flight) = self.finish(attempt, Some(answer == Answer::Result)) {
             // What a session that is over says is no evidence of anything.
             if flight.send.what != What::Delete {
-                self.reference.sign_of_life();
+                self.reference.sign_of_life((flight.send.latch, flight.send.generation));
             }
             self.fact(Input::Answered { attempt, answer });
         }
@@ -230,7 +230,7 @@ impl World {
             What::Initialize { ex } => self.opens(attempt, key, ex.is_none(), old),
             What::List { kind, cursor } => {
                 self.finish(attempt, None);
-                self.reference.sign_of_life();
+                self.reference.sign_of_life(key);
                 let seen =
                     self.clients.get(&key.0).and_then(|c| c.seen.get(&kind)).copied().unwrap_or_default();
                 let listed = if cursor.is_none() && self.chance.percent(20) {
@@ -287,7 +287,7 @@ impl World {
 
     pub(super) fn opens(&mut self, attempt: AttemptId, key: Key, own: bool, old: bool) {
         self.finish(attempt, Some(true));
-        self.reference.sign_of_life();
+        self.reference.sign_of_life(key);
         if !old {
             self.service.opens(key, self.now);
         }

@@ -6,6 +6,7 @@ use clap::Args;
 use relatch_admin::explain::pages;
 
 use crate::exit;
+use crate::nearest::nearest;
 use crate::render::{self, Failure};
 
 /// What an error or condition code means, and what can be done
@@ -32,31 +33,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn unknown(word: &str) -> Failure {
     let failure = Failure::usage(format!("There is no code `{word}`"));
-    let near = pages().map(|(code, _)| (distance(word, code), code)).min();
-    match near {
-        Some((distance, code)) if distance <= code.len() / 3 => {
-            failure.hint(format!("The nearest is `{code}`: run `relatch explain {code}`"))
-        }
-        Some(_) | None => failure.hint("Run `relatch explain` to see every code"),
+    match nearest(word, pages().map(|(code, _)| code)) {
+        Some(code) => failure.hint(format!("The nearest is `{code}`: run `relatch explain {code}`")),
+        None => failure.hint("Run `relatch explain` to see every code"),
     }
-}
-
-/// How many characters have to be put in, taken out or changed; a foreign word is looked at only so far.
-fn distance(word: &str, code: &str) -> usize {
-    let word: Vec<char> = word.chars().take(64).flat_map(char::to_lowercase).collect();
-    let mut above: Vec<usize> = (0..=word.len()).collect();
-    for (row, expected) in code.chars().enumerate() {
-        let mut corner = row;
-        let mut left = row + 1;
-        above[0] = left;
-        for (column, found) in word.iter().enumerate() {
-            let changed = corner + usize::from(*found != expected);
-            corner = above[column + 1];
-            left = changed.min(corner + 1).min(left + 1);
-            above[column + 1] = left;
-        }
-    }
-    above[word.len()]
 }
 
 #[cfg(test)]
@@ -96,6 +76,5 @@ mod tests {
         for typed in ["florist", "", &"x".repeat(10_000)] {
             assert!(unknown(typed).hint.is_some_and(|hint| hint.contains("every code")), "{typed}");
         }
-        assert_eq!((distance("abc", "abc"), distance("", "abc"), distance("axc", "abc")), (0, 3, 1));
     }
 }

@@ -29,11 +29,15 @@ impl Hooks {
 
 /// A program and its arguments, split at blanks; `'…'`, `"…"` and `\` keep them. Nothing else means anything.
 fn words(text: &str) -> Result<Vec<String>, Failure> {
-    let wrong = |cause: &str| {
+    split(text).map_err(|cause| {
         Failure::usage("`--on-change` is no command")
             .cause(cause)
             .hint("Write it as `--on-change 'notify --title \"relatch says\"'`")
-    };
+    })
+}
+
+/// The same; or why it is no command.
+pub(crate) fn split(text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;
@@ -46,7 +50,7 @@ fn words(text: &str) -> Result<Vec<String>, Failure> {
                 word.get_or_insert_default();
             }
             (None | Some('"'), '\\') => {
-                let next = letters.next().ok_or_else(|| wrong("it ends with `\\`"))?;
+                let next = letters.next().ok_or("it ends with `\\`")?;
                 word.get_or_insert_default().push(next);
             }
             (None, _) if letter.is_whitespace() => words.extend(word.take()),
@@ -54,16 +58,22 @@ fn words(text: &str) -> Result<Vec<String>, Failure> {
         }
     }
     if let Some(open) = quote {
-        return Err(wrong(&format!("a `{open}` is not closed")));
+        return Err(format!("a `{open}` is not closed"));
     }
     words.extend(word);
+    runnable(&words)?;
+    Ok(words)
+}
+
+/// Whether a program can be run so; or why not.
+pub(crate) fn runnable(words: &[String]) -> Result<(), String> {
     if words.first().is_none_or(String::is_empty) {
-        return Err(wrong("it names no program"));
+        return Err("it names no program".to_owned());
     }
     if words.iter().any(|word| word.contains('\0')) {
-        return Err(wrong("it has a character that no argument can have"));
+        return Err("it has a character that no argument can have".to_owned());
     }
-    Ok(words)
+    Ok(())
 }
 
 #[cfg(test)]

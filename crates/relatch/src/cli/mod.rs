@@ -2,11 +2,13 @@
 
 mod adopt;
 mod ask;
+mod config;
 mod doctor;
 mod drill;
+mod edit;
 mod explain;
 mod guard;
-mod hooks;
+pub(crate) mod hooks;
 mod log;
 mod moment;
 mod page;
@@ -14,7 +16,8 @@ mod paper;
 pub(crate) mod parse;
 mod reconnect;
 mod release;
-mod serve;
+mod reload;
+pub(crate) mod serve;
 mod service;
 mod status;
 mod stdio;
@@ -46,7 +49,7 @@ use crate::render::Failure;
   relatch page                                         the same in the browser
 
 Exit codes:
-  0 done · 1 the answer is no · 2 wrong usage
+  0 done · 1 the answer is no · 2 wrong usage or configuration
   3 no keeper reached · 4 refused · 70 a bug in relatch"
 )]
 pub(crate) struct Cli {
@@ -71,6 +74,10 @@ enum Command {
     Explain(explain::Arguments),
     Completions(paper::CompletionArguments),
     Man(paper::ManArguments),
+    Config(config::Arguments),
+    Reload(reload::Arguments),
+    Add(edit::AddArguments),
+    Remove(edit::RemoveArguments),
     #[command(hide = true)]
     Guard(guard::Arguments),
     #[command(hide = true)]
@@ -95,6 +102,10 @@ impl Cli {
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Completions(arguments) => Ok(paper::completions(&arguments)),
             Command::Man(arguments) => paper::man(&arguments),
+            Command::Config(arguments) => config::run(&arguments),
+            Command::Reload(arguments) => wait_for(reload::run(arguments)),
+            Command::Add(arguments) => wait_for(edit::add(arguments)),
+            Command::Remove(arguments) => wait_for(edit::remove(arguments)),
             Command::Guard(arguments) => wait_for(guard::run(arguments)),
             Command::DrillServer(arguments) => wait_for(drill::run_server(arguments)),
         }

@@ -75,13 +75,21 @@ pub(crate) fn replay(text: &str) -> Result<(String, bool), String> {
 
 /// A name of an upstream: it stands in paths, tables and commands.
 pub(crate) fn name(text: &str) -> Result<String, Failure> {
-    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'_' | b'-');
-    let begins = text.bytes().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    if begins && text.len() <= 64 && text.bytes().all(inner) {
+    if is_name(text) {
         return Ok(text.to_owned());
     }
-    Err(Failure::usage(format!("`{text}` can't be the name of a server"))
-        .cause("a name has 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-` and begins with a letter or digit"))
+    Err(Failure::usage(format!("`{text}` can't be the name of a server")).cause(NAMES))
+}
+
+/// What a name is made of.
+pub(crate) const NAMES: &str =
+    "a name has 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-` and begins with a letter or digit";
+
+/// Whether an upstream can have this name.
+pub(crate) fn is_name(text: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'_' | b'-');
+    let begins = text.bytes().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    begins && text.len() <= 64 && text.bytes().all(inner)
 }
 
 /// The address of an upstream.
@@ -183,13 +191,16 @@ pub(crate) fn literal_header(text: &str) -> Result<(String, String), Failure> {
             .hint("Write it as `--header 'Authorization: Bearer …'`")
     })?;
     let (name, value) = (name.trim(), value.trim());
-    let Ok(known) = name.parse::<HeaderName>() else {
-        return Err(Failure::usage("A `--header` has a name that HTTP does not allow")
-            .cause("a name is made of letters, digits and `-`"));
-    };
-    if NOT_CONFIGURABLE.contains(&known.as_str()) || known.as_str().starts_with("relatch-") {
-        return Err(Failure::usage(format!("`--header {name}` can't be set"))
-            .cause("relatch or the connection itself sets it for each request"));
+    match header_name(name) {
+        Ok(()) => {}
+        Err(NoHeader::NotAllowed) => {
+            return Err(Failure::usage("A `--header` has a name that HTTP does not allow")
+                .cause("a name is made of letters, digits and `-`"));
+        }
+        Err(NoHeader::NotConfigurable) => {
+            return Err(Failure::usage(format!("`--header {name}` can't be set"))
+                .cause("relatch or the connection itself sets it for each request"));
+        }
     }
     Ok((name.to_owned(), sendable(name, value.to_owned())?))
 }
@@ -197,11 +208,34 @@ pub(crate) fn literal_header(text: &str) -> Result<(String, String), Failure> {
 /// The value of a header, where HTTP allows it.
 fn sendable(name: &str, value: String) -> Result<String, Failure> {
     let value = value.trim();
-    if HeaderValue::from_str(value).is_err() {
+    if !header_value(value) {
         return Err(Failure::usage(format!("`--header {name}` has a value that HTTP does not allow"))
             .cause("line breaks and control characters can't be sent"));
     }
     Ok(value.to_owned())
+}
+
+/// Why a header can't be configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoHeader {
+    /// HTTP has no such names.
+    NotAllowed,
+    /// relatch or the connection sets it.
+    NotConfigurable,
+}
+
+/// Whether a header of this name can be configured.
+pub(crate) fn header_name(name: &str) -> Result<(), NoHeader> {
+    let known = name.parse::<HeaderName>().map_err(|_| NoHeader::NotAllowed)?;
+    if NOT_CONFIGURABLE.contains(&known.as_str()) || known.as_str().starts_with("relatch-") {
+        return Err(NoHeader::NotConfigurable);
+    }
+    Ok(())
+}
+
+/// Whether HTTP can carry this value.
+pub(crate) fn header_value(value: &str) -> bool {
+    HeaderValue::from_str(value).is_ok()
 }
 
 /// What was typed, as far as it can't be a secret.

@@ -9,9 +9,11 @@ use relatch_admin::KeeperKind;
 
 use super::hooks::Hooks;
 use super::parse;
-use super::upstream::Treatment;
+use super::upstream::{ConfigFile, Treatment};
+use crate::config::read::Follow;
+use crate::config::{self, Loaded, Server};
 use crate::keeper;
-use crate::launch::{Launch, Place};
+use crate::launch::{Launch, Place, ServerSpec};
 use crate::render::Failure;
 
 /// Where `serve` listens unless told otherwise.
@@ -19,26 +21,31 @@ pub(crate) const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Add
 
 /// Keep the connections between many clients and many servers, over HTTP
 #[derive(Debug, Args)]
-#[command(
-    arg_required_else_help = true,
-    after_help = "Each server is found at /NAME/mcp, and the line to paste into a client is printed.
+#[command(after_help = "Each server is found at /NAME/mcp, and the line to paste into a client is printed.
 `relatch page` opens the page of all of them.
 
+Without NAME=URL, the servers are those of the configuration file; with it, there is one more, or another one in place
+of the file's of that name. Options of the command line go before what the file says; --header, --hold, --stateful,
+--replay and --gateway-errors are for the file's servers, too. `relatch reload` reads the file again.
+
 Examples:
+  relatch serve                                        the servers of the configuration file
   relatch serve gmail=http://127.0.0.1:8761/mcp
   relatch serve gmail=http://127.0.0.1:8761/mcp linear=https://mcp.linear.app/mcp \\
       --header 'linear=Authorization: Bearer …' --hold 5m
   relatch serve gmail=http://127.0.0.1:8761/mcp --replay 'search_*=always' \\
-      --on-change 'notify-send \"a server has turned\"'"
-)]
+      --on-change 'notify-send \"a server has turned\"'")]
 pub(crate) struct Arguments {
     /// A server: its name in paths and tables, and its address
-    #[arg(value_name = "NAME=URL", required = true)]
+    #[arg(value_name = "NAME=URL")]
     servers: Vec<String>,
 
-    /// Where clients connect, and where the page is; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value_t = DEFAULT_LISTEN, value_parser = parse::listen)]
-    listen: SocketAddr,
+    #[command(flatten)]
+    config: ConfigFile,
+
+    /// Where clients connect, and where the page is; port 0 takes a free one [default: 127.0.0.1:7332]
+    #[arg(long, value_name = "ADDR", value_parser = parse::listen)]
+    listen: Option<SocketAddr>,
 
     /// Where sessions, token and journal are kept [default: $XDG_STATE_HOME/relatch or ~/.local/state/relatch]
     #[arg(long, value_name = "DIR")]
@@ -60,7 +67,14 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    Ok(keeper::run(launch(&arguments)?)?)
+    let launched = launch(&arguments)?;
+    let path = launched.config.clone();
+    let again = move || {
+        // The file that was there has to be there: one that has vanished is no wish to serve nothing.
+        let file = path.as_ref().map(|path| config::load(path, Follow::All)).transpose()?;
+        with_file(&arguments, file.as_ref())
+    };
+    Ok(keeper::run(launched, Box::new(again))?)
 }
 
 impl Arguments {
@@ -70,38 +84,81 @@ impl Arguments {
     }
 }
 
-/// Everything that was typed, checked.
+/// Everything that was typed and that the file says, checked; at least one server.
 pub(crate) fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
-    let mut named: Vec<(String, url::Url)> = Vec::new();
+    let file = arguments.config.load(Follow::All)?;
+    let launched = with_file(arguments, file.as_ref())?;
+    if launched.servers.is_empty() {
+        return Err(nothing_to_serve(arguments, file.as_ref()));
+    }
+    Ok(launched)
+}
+
+/// What was typed goes before what the file says; a server that was typed takes the place of the file's of that name.
+fn with_file(arguments: &Arguments, file: Option<&Loaded>) -> Result<Launch, Failure> {
+    let mut typed: Vec<(String, url::Url)> = Vec::new();
     for text in &arguments.servers {
         let (name, url) = split(text)?;
-        if named.iter().any(|(other, _)| *other == name) {
+        if typed.iter().any(|(other, _)| *other == name) {
             return Err(
                 Failure::usage(format!("`{name}` is given twice")).hint("Give each server its own name")
             );
         }
-        named.push((name, url));
+        typed.push((name, url));
     }
-    let mut headers: Vec<Vec<(String, String)>> = vec![Vec::new(); named.len()];
+    let read: Vec<&Server> = file
+        .iter()
+        .flat_map(|file| &file.config.servers)
+        .filter(|server| !typed.iter().any(|(name, _)| *name == server.name))
+        .collect();
+    let names: Vec<&str> = read
+        .iter()
+        .map(|server| server.name.as_str())
+        .chain(typed.iter().map(|(name, _)| name.as_str()))
+        .collect();
+    let mut headers: Vec<Vec<(String, String)>> = vec![Vec::new(); names.len()];
     for text in &arguments.treatment.headers {
-        let (at, text) = owner(text, &named)?;
+        let (at, text) = owner(text, &names)?;
         headers[at].push(parse::header(text)?);
     }
+    let mut headers = headers.into_iter();
+    let mut servers: Vec<ServerSpec> = Vec::new();
+    for (server, headers) in read.into_iter().zip(headers.by_ref()) {
+        servers.push(arguments.treatment.over(ServerSpec::of(server), headers));
+    }
+    for ((name, url), headers) in typed.iter().zip(headers) {
+        servers.push(arguments.treatment.spec(name.clone(), Place::Url(url.to_string()), headers));
+    }
+    let config = file.map(|file| &file.config);
+    let dir = config.and_then(|config| config.state_dir.as_ref()).map(|set| set.value.clone());
+    let mut allow_hosts =
+        config.and_then(|config| config.allow_hosts.clone()).map_or(Vec::new(), |set| set.value);
+    allow_hosts.extend(arguments.allow_hosts.iter().cloned());
     Ok(Launch {
         kind: KeeperKind::Serve,
-        servers: named
-            .into_iter()
-            .zip(headers)
-            .map(|((name, url), headers)| {
-                arguments.treatment.spec(name, Place::Url(url.to_string()), headers)
-            })
-            .collect(),
-        listen: arguments.listen,
-        state_dir: state_dir(arguments.state_dir.clone())?,
-        token: !arguments.no_token,
-        allow_hosts: arguments.allow_hosts.clone(),
-        hooks: arguments.hooks.spec()?,
+        servers,
+        listen: arguments
+            .listen
+            .or_else(|| config.and_then(|config| config.listen.as_ref()).map(|set| set.value))
+            .unwrap_or(DEFAULT_LISTEN),
+        state_dir: state_dir(arguments.state_dir.clone().or(dir))?,
+        token: !(arguments.no_token
+            || config.and_then(|config| config.no_token.as_ref()).is_some_and(|set| set.value)),
+        allow_hosts,
+        hooks: arguments.hooks.spec()?.or(file),
+        config: file.map(|file| file.path.clone()),
+        warnings: file.map_or(Vec::new(), |file| file.warnings.clone()),
     })
+}
+
+fn nothing_to_serve(arguments: &Arguments, file: Option<&Loaded>) -> Failure {
+    let failure = Failure::usage("There is no server to serve");
+    let failure = match (file, arguments.config.path()) {
+        (Some(file), _) => failure.cause(format!("`{}` names none", file.path.display())),
+        (None, Some(path)) => failure.cause(format!("none was given, and `{}` is not there", path.display())),
+        (None, None) => failure,
+    };
+    failure.hint("Run `relatch add NAME URL` to write one into the file, or `relatch serve NAME=URL`")
 }
 
 fn split(text: &str) -> Result<(String, url::Url), Failure> {
@@ -119,22 +176,19 @@ fn split(text: &str) -> Result<(String, url::Url), Failure> {
 }
 
 /// Which server a header is for. With several of them it has to say so: a credential goes to its own server only.
-fn owner<'a>(text: &'a str, named: &[(String, url::Url)]) -> Result<(usize, &'a str), Failure> {
+fn owner<'a>(text: &'a str, named: &[&str]) -> Result<(usize, &'a str), Failure> {
     let before_colon = text.split(':').next().unwrap_or_default();
     if let Some((name, _)) = before_colon.split_once('=') {
         let rest = &text[name.len() + 1..];
-        return match named.iter().position(|(known, _)| known == name) {
+        return match named.iter().position(|known| *known == name) {
             Some(at) => Ok((at, rest)),
-            None => {
-                let known: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
-                Err(Failure::usage(format!("A `--header` is for `{name}`, which is not served"))
-                    .hint(format!("The servers are `{}`", known.join("`, `"))))
-            }
+            None => Err(Failure::usage(format!("A `--header` is for `{name}`, which is not served"))
+                .hint(format!("The servers are `{}`", named.join("`, `")))),
         };
     }
     match named {
         [_] => Ok((0, text)),
-        [(first, _), ..] => {
+        [first, ..] => {
             Err(Failure::usage("With several servers, a `--header` has to say which one it is for")
                 .cause("a credential must not reach the other servers")
                 .hint(format!("Write it as `--header '{first}=Authorization: …'`")))
@@ -174,7 +228,7 @@ mod tests {
 
     fn typed(line: &[&str]) -> Result<Launch, Failure> {
         let line = ["serve", "--state-dir", "/state"].iter().chain(line);
-        launch(&Typed::try_parse_from(line).unwrap().arguments)
+        with_file(&Typed::try_parse_from(line).unwrap().arguments, None)
     }
 
     #[test]

@@ -8,24 +8,29 @@ use relatch_admin::KeeperKind;
 use super::hooks::Hooks;
 use super::parse;
 use super::serve::{DEFAULT_LISTEN, state_dir};
-use super::upstream::Treatment;
+use super::upstream::{ConfigFile, Treatment};
+use crate::config::Loaded;
+use crate::config::read::Follow;
 use crate::keeper;
-use crate::launch::{Launch, Place};
+use crate::launch::{Launch, Place, ServerSpec};
+use crate::nearest::nearest;
 use crate::render::Failure;
 
 /// Keep the connection between one client, on stdin and stdout, and a server
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
+  claude mcp add gmail -- relatch stdio gmail          as `relatch.toml` describes it
   relatch stdio https://mcp.example.com/mcp --header 'Authorization: Bearer ${TOKEN}' --hold 5m
   relatch stdio https://mcp.example.com/mcp --header-env Authorization=MCP_AUTHORIZATION
   claude mcp add files -- relatch stdio -- npx -y @modelcontextprotocol/server-filesystem ~/notes")]
 pub(crate) struct Arguments {
-    /// The server's address, such as http://127.0.0.1:8761/mcp; `env:NAME` takes it from the environment
-    #[arg(required_unless_present = "command", conflicts_with = "command")]
-    url: Option<String>,
+    /// The server's address, such as http://127.0.0.1:8761/mcp, or its name in the configuration file; `env:NAME` takes
+    /// the address from the environment
+    #[arg(value_name = "URL|NAME", required_unless_present = "command", conflicts_with = "command")]
+    server: Option<String>,
 
-    /// Or the command that is the server, and speaks MCP on its own stdin and stdout
+    /// Or the command that is the server, and speaks MCP on its own stdin and stdout: a process for the session
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
 
@@ -33,9 +38,12 @@ pub(crate) struct Arguments {
     #[arg(long = "header-env", value_name = "K=NAME")]
     headers_env: Vec<String>,
 
-    /// How the server is called in `relatch status` [default: from the address or the command]
+    /// How a server that is given by its address or its command is called in `relatch status` [default: from those]
     #[arg(long)]
     name: Option<String>,
+
+    #[command(flatten)]
+    config: ConfigFile,
 
     #[command(flatten)]
     treatment: Treatment,
@@ -45,38 +53,98 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    Ok(keeper::run(launch(&arguments)?)?)
+    let launched = launch(&arguments)?;
+    // What is given by its address has nothing to read again; of a file, all is found where it was.
+    Ok(keeper::run(launched, Box::new(move || launch(&arguments)))?)
 }
 
 fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
-    let (place, name) = match &arguments.url {
-        Some(url) => {
-            let url = parse::address_or_variable(url)?;
+    let server = arguments.server.as_deref();
+    if let Some(name) = server.filter(|server| parse::is_name(server)) {
+        return launch_named(arguments, name);
+    }
+    let (place, name) = match server {
+        Some(server) => {
+            let url = parse::address_or_variable(server)?;
             (Place::Url(url.to_string()), name_of(&url))
         }
         None => (Place::Command(arguments.command.clone()), name_of_command(&arguments.command)),
     };
+    if arguments.config.is_given() {
+        return Err(Failure::usage("A server that is not given by its name takes nothing from a file")
+            .hint("Give the server's name in the file, or leave `--config` out"));
+    }
     let name = match &arguments.name {
         Some(name) => parse::name(name)?,
         None => name,
     };
-    let mut headers = arguments.treatment.headers()?;
-    for text in &arguments.headers_env {
-        headers.push(parse::header_env(text)?);
-    }
+    let headers = headers(arguments)?;
     if matches!(place, Place::Command(_)) && !headers.is_empty() {
         return Err(Failure::usage("A command takes no header")
             .hint("Set what it needs in its environment, which is that of relatch"));
     }
+    let server = arguments.treatment.spec(name, place, headers);
+    launch_one(arguments, server, None)
+}
+
+/// A server of the file, with what was typed in front of what the file says.
+fn launch_named(arguments: &Arguments, name: &str) -> Result<Launch, Failure> {
+    if arguments.name.is_some() {
+        return Err(Failure::usage(format!("`{name}` is a name already"))
+            .hint("Leave `--name` out, or give the server's address"));
+    }
+    let like = "Give an address, such as `http://127.0.0.1:8761/mcp`, or run `relatch add NAME URL` first";
+    let unknown = |cause: String| {
+        Failure::usage(format!(
+            "`{name}` is no address of an MCP server, and no server of the configuration file"
+        ))
+        .cause(cause)
+        .hint(like)
+    };
+    let Some(file) = arguments.config.load(Follow::Only(name))? else {
+        return Err(unknown(match arguments.config.path() {
+            Some(path) => format!("`{}` is not there", path.display()),
+            None => "there is no folder for one".to_owned(),
+        }));
+    };
+    let Some(server) = file.config.servers.iter().find(|server| server.name == *name) else {
+        let path = file.path.display();
+        let known: Vec<&str> = file.config.servers.iter().map(|server| server.name.as_str()).collect();
+        let failure = unknown(match known.is_empty() {
+            true => format!("`{path}` names none"),
+            false => format!("`{path}` names `{}`", known.join("`, `")),
+        });
+        return Err(match nearest(name, known) {
+            Some(near) => failure.hint(format!("Did you mean `relatch stdio {near}`?")),
+            None => failure,
+        });
+    };
+    let server = arguments.treatment.over(ServerSpec::of(server), headers(arguments)?);
+    launch_one(arguments, server, Some(&file))
+}
+
+/// Headers of the command line, and those that it takes from the environment.
+fn headers(arguments: &Arguments) -> Result<Vec<(String, String)>, Failure> {
+    let mut headers = arguments.treatment.headers()?;
+    for text in &arguments.headers_env {
+        headers.push(parse::header_env(text)?);
+    }
+    Ok(headers)
+}
+
+fn launch_one(arguments: &Arguments, server: ServerSpec, file: Option<&Loaded>) -> Result<Launch, Failure> {
+    let dir = file.and_then(|file| file.config.state_dir.as_ref()).map(|set| set.value.clone());
     Ok(Launch {
         kind: KeeperKind::Stdio,
-        servers: vec![arguments.treatment.spec(name, place, headers)],
+        servers: vec![server],
         listen: DEFAULT_LISTEN,
         // A client's only process must start on a machine without a home, too; it keeps nothing but its journal there.
-        state_dir: state_dir(None).unwrap_or_default(),
+        state_dir: state_dir(dir).unwrap_or_default(),
         token: true,
         allow_hosts: Vec::new(),
-        hooks: arguments.hooks.spec()?,
+        hooks: arguments.hooks.spec()?.or(file),
+        config: file.map(|file| file.path.clone()),
+        warnings: file.map_or(Vec::new(), |file| file.warnings.clone()),
     })
 }
 

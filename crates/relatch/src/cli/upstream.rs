@@ -1,10 +1,19 @@
 //! The options that `stdio` and `serve` have in common: how relatch treats the upstream behind it.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, ValueEnum};
+use relatch_admin::schema::shown_url;
+use relatch_core::policy::HOLD_MS;
 
 use super::parse;
+use crate::config::edit::NewServer;
+use crate::config::read::Follow;
+use crate::config::{self, Loaded, place};
+use crate::keeper::command;
 use crate::launch::{Place, ServerSpec};
 use crate::render::Failure;
+use crate::render::config::span;
 
 #[derive(Debug, Args)]
 pub(crate) struct Treatment {
@@ -14,9 +23,9 @@ pub(crate) struct Treatment {
     #[arg(long = "header", value_name = "K:V")]
     pub(crate) headers: Vec<String>,
 
-    /// How long a call waits while its server is away, such as `500ms`, `45s` or `5m`
-    #[arg(long, value_name = "TIME", default_value = "45s", value_parser = parse::duration)]
-    hold: u64,
+    /// How long a call waits while its server is away, such as `500ms`, `45s` or `5m` [default: 45s]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    hold: Option<u64>,
 
     /// The server's sessions hold work (a browser, a transaction): after a relatch, calls are given back instead of
     /// being run against an empty session
@@ -47,11 +56,16 @@ enum GatewayErrors {
 impl Treatment {
     /// One upstream with these options and with headers that were picked for it.
     pub(crate) fn spec(&self, name: String, place: Place, headers: Vec<(String, String)>) -> ServerSpec {
+        let shown = match &place {
+            Place::Url(url) => shown_url(url),
+            Place::Command(words) => command(words).to_string(),
+        };
         ServerSpec {
             name,
             place,
+            shown,
             headers,
-            hold_ms: self.hold,
+            hold_ms: self.hold.unwrap_or(HOLD_MS),
             stateful: self.stateful,
             replay: self.replay.clone(),
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
@@ -59,8 +73,82 @@ impl Treatment {
         }
     }
 
+    /// A server of the file with these options in front of what the file says, and with headers that were picked for it
+    /// in place of the file's of the same names.
+    pub(crate) fn over(&self, mut spec: ServerSpec, headers: Vec<(String, String)>) -> ServerSpec {
+        spec.headers.retain(|(name, _)| !headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)));
+        spec.headers.extend(headers);
+        spec.hold_ms = self.hold.unwrap_or(spec.hold_ms);
+        spec.stateful |= self.stateful;
+        spec.tell |= self.tell;
+        // The first match counts.
+        spec.replay.splice(0..0, self.replay.iter().cloned());
+        spec.gateway_errors_refused |= self.gateway_errors == Some(GatewayErrors::Refused);
+        spec
+    }
+
+    /// One server with these options as it is to stand in the file.
+    pub(crate) fn written(&self, name: String, url: String) -> Result<NewServer, Failure> {
+        Ok(NewServer {
+            name,
+            url,
+            // As typed: the file keeps the name of a variable, and not what it holds today.
+            headers: self.headers.iter().map(|text| parse::literal_header(text)).collect::<Result<_, _>>()?,
+            hold: self.hold.map(span),
+            stateful: self.stateful,
+            replay: self.replay.clone(),
+            gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
+            tell: self.tell,
+        })
+    }
+
     /// The headers, for a keeper of one upstream.
     pub(crate) fn headers(&self) -> Result<Vec<(String, String)>, Failure> {
         self.headers.iter().map(|text| parse::header(text)).collect()
     }
+}
+
+/// Which configuration file is read.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration file [default: $RELATCH_CONFIG, or relatch/relatch.toml in the folder for configuration]
+    #[arg(long = "config", value_name = "FILE", global = true)]
+    given: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The file that is named by option or variable; else the usual one. None where there is no place for one.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        place::named(self.given.as_deref()).or_else(place::usual)
+    }
+
+    /// The same; where there is no place for one, that is the answer.
+    pub(crate) fn needed(&self) -> Result<PathBuf, Failure> {
+        self.path().ok_or_else(|| {
+            Failure::usage("There is no folder for a configuration file")
+                .cause("neither `XDG_CONFIG_HOME` nor `HOME` is set")
+                .hint("Name the file with `--config FILE`")
+        })
+    }
+
+    /// What the file says; nothing where none was named and the usual one is not there.
+    pub(crate) fn load(&self, follow: Follow<'_>) -> Result<Option<Loaded>, Failure> {
+        if let Some(named) = place::named(self.given.as_deref()) {
+            return Ok(Some(config::load(&named, follow)?));
+        }
+        match place::usual().filter(|usual| is_there(usual)) {
+            Some(usual) => Ok(Some(config::load(&usual, follow)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether it was named on the command line.
+    pub(crate) fn is_given(&self) -> bool {
+        self.given.is_some()
+    }
+}
+
+/// A link that leads nowhere is there, and is a fault.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }

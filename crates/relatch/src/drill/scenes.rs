@@ -354,6 +354,8 @@ fn words(dated: &Dated) -> String {
         What::HoldEnded => "has nobody waiting any more".to_owned(),
         What::Flapping => "rests: new sessions are refused one after the other".to_owned(),
         What::HookFailed => "could not run a hook".to_owned(),
+        What::Configured | What::Added | What::Removed => "has another configuration".to_owned(),
+        What::ReloadRefused => "keeps its configuration: the new one is faulty".to_owned(),
         What::Woke => "wakes up".to_owned(),
     };
     if let Some(ms) = entry.ms {

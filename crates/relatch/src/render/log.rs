@@ -120,6 +120,10 @@ fn words(entry: &Entry) -> String {
         What::Probed | What::ListChanged | What::Skipped => with(subject()),
         What::Reconnect => "somebody asked for a new session".to_owned(),
         What::HookFailed => with(subject()),
+        What::Configured => format!("changed: {}", detail.unwrap_or("nothing")),
+        What::Added => detail.unwrap_or("by the configuration").to_owned(),
+        What::Removed => detail.unwrap_or("from the configuration").to_owned(),
+        What::ReloadRefused => detail.unwrap_or("the configuration is faulty").to_owned(),
         What::Woke => {
             format!(
                 "nothing could happen for {}: the machine slept, or relatch was stopped",
@@ -156,10 +160,17 @@ fn tint(what: What) -> Tint {
         | What::DeliveryUnknown
         | What::CredentialsRefused
         | What::Flapping
+        | What::ReloadRefused
         | What::HookFailed => Tint::Bad,
-        What::Attached | What::Left | What::ListChanged | What::Skipped | What::Reconnect | What::Woke => {
-            Tint::Faint
-        }
+        What::Configured
+        | What::Added
+        | What::Removed
+        | What::Attached
+        | What::Left
+        | What::ListChanged
+        | What::Skipped
+        | What::Reconnect
+        | What::Woke => Tint::Faint,
     }
 }
 
@@ -211,6 +222,16 @@ mod tests {
             dated("14:09:01.000", entry(What::Flapping, "", 5_000, "", 3)),
             dated("14:10:00.000", entry(What::CredentialsRefused, "", 0, "HTTP 401 to `send_mail`", 0)),
             dated("14:11:00.000", entry(What::Reconnect, "", 0, "", 0)),
+            dated("14:11:30.000", entry(What::Configured, "", 0, "headers, hold", 0)),
+            dated("14:11:30.001", entry(What::Added, "", 0, "http://127.0.0.1:8931/mcp", 0)),
+            dated(
+                "14:11:30.002",
+                entry(What::Removed, "", 0, "taken out of the configuration: its session ends", 0),
+            ),
+            dated(
+                "14:11:40.000",
+                entry(What::ReloadRefused, "", 0, "line 7: relatch knows no `hodl` in `[server.a]`", 0),
+            ),
             dated("14:12:00.000", entry(What::HookFailed, "notify", 0, "it ended with status 1", 0)),
             dated("15:40:00.000", entry(What::Woke, "", 1_200_000, "", 0)),
             dated("16:08:03.000", entry(What::Left, "", 7_800_882, "claude-code 2.1.330", 0)),
@@ -250,6 +271,10 @@ mod tests {
         14:09:01.000  gmail     flapping             3 new sessions in a row were refused; relatch rests for 5.0 s
         14:10:00.000  gmail     credentials-refused  HTTP 401 to `send_mail`
         14:11:00.000  gmail     reconnect            somebody asked for a new session
+        14:11:30.000  gmail     configured           changed: headers, hold
+        14:11:30.001  gmail     added                http://127.0.0.1:8931/mcp
+        14:11:30.002  gmail     removed              taken out of the configuration: its session ends
+        14:11:40.000  gmail     reload-refused       line 7: relatch knows no `hodl` in `[server.a]`
         14:12:00.000  gmail     hook-failed          `notify`: it ended with status 1
         15:40:00.000  gmail     woke                 nothing could happen for 20m: the machine slept, or relatch was stopped
         16:08:03.000  gmail     left                 claude-code 2.1.330, after 2h 10m

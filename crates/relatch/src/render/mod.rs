@@ -4,6 +4,7 @@
 //! network passes [`clean`] first, so that no server writes to a terminal.
 
 pub(crate) mod adopt;
+pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod explain;
@@ -17,6 +18,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use crate::config::fault::Faulty;
 use crate::exit;
 
 /// A command that could not do its work: what happened, why, and what can be done.
@@ -30,12 +32,14 @@ pub(crate) struct Failure {
     pub(crate) hint: Option<String>,
     /// One of [`crate::exit`].
     pub(crate) exit: u8,
+    /// What is wrong with a configuration file, where that is the cause.
+    pub(crate) faulty: Option<Box<Faulty>>,
 }
 
 impl Failure {
     /// Something that does not work.
     pub(crate) fn new(what: impl Into<String>) -> Failure {
-        Failure { what: what.into(), causes: Vec::new(), hint: None, exit: exit::NO }
+        Failure { what: what.into(), causes: Vec::new(), hint: None, exit: exit::NO, faulty: None }
     }
 
     /// A wrong command line.
@@ -56,6 +60,14 @@ impl Failure {
     pub(crate) fn exit(mut self, exit: u8) -> Failure {
         self.exit = exit;
         self
+    }
+}
+
+impl From<Faulty> for Failure {
+    fn from(faulty: Faulty) -> Failure {
+        let mut failure = Failure::usage(config::sum(&faulty));
+        failure.faulty = Some(Box::new(faulty));
+        failure
     }
 }
 
@@ -173,8 +185,16 @@ pub(crate) fn failure(failure: &Failure) {
     say(&failure_text(failure, Style::stderr()));
 }
 
-fn failure_text(failure: &Failure, style: Style) -> String {
-    let mut text = format!("{} {}\n", style.tint(Tint::Bad, "error:"), clean(&failure.what));
+pub(crate) fn failure_text(failure: &Failure, style: Style) -> String {
+    let mut text = match &failure.faulty {
+        // One that is about the file as a whole is all there is to say.
+        Some(faulty) if faulty.faults.iter().all(|fault| fault.place.is_none()) => {
+            return config::faults(faulty, style).trim_end().to_owned() + "\n";
+        }
+        Some(faulty) => config::faults(faulty, style),
+        None => String::new(),
+    };
+    text += &format!("{} {}\n", style.tint(Tint::Bad, "error:"), clean(&failure.what));
     for cause in &failure.causes {
         text.push_str(&format!("  cause: {}\n", clean(cause)));
     }

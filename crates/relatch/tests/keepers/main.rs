@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
 mod bad_input;
+mod config;
 mod doctor;
 mod hooks;
 mod journal;
 mod machines;
 mod one_report;
 mod page;
+mod reload;
 mod restart;
 mod secrets;
 mod stage;

@@ -253,6 +253,8 @@ impl Home {
             .env("RELATCH_RUNTIME_DIR", self.run_dir())
             .env("XDG_STATE_HOME", self.state_dir())
             .env("HOME", self.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("RELATCH_CONFIG")
             .env("TZ", "UTC")
             .env_remove("RELATCH_LOG")
             .env_remove("RELATCH_TOKEN")

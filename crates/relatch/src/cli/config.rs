@@ -1,0 +1,79 @@
+//! `relatch config`: looks at the configuration file and changes nothing.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::serve::state_dir;
+use super::upstream::ConfigFile;
+use crate::config::read::Follow;
+use crate::config::{self, Loaded, schema};
+use crate::exit;
+use crate::render::{self, Failure};
+
+/// Look at the configuration file: is it right, what does it come to, where is it
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with 2 when the file is not there or something in it is wrong.
+
+Examples:
+  relatch config check                  everything that is wrong, with line and column
+  relatch config show                   what it comes to, with the origin of each value and no secret
+  $EDITOR \"$(relatch config path)\"")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Say everything that is wrong with the file, or that nothing is
+    Check,
+    /// Print what the file comes to, with the origin of each value; secrets are hidden
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print where the file is, or would be
+    Path,
+    /// Print the JSON Schema of the file, for editors
+    Schema,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    match &arguments.what {
+        What::Path => {
+            let path = arguments.file.needed()?;
+            let _ = render::out(&format!("{}\n", path.display()));
+        }
+        What::Schema => {
+            let _ = render::out(&schema::text());
+        }
+        What::Check => {
+            let loaded = load(&arguments.file)?;
+            let _ = render::out(&render::config::well(&loaded));
+        }
+        What::Show { json } => {
+            let loaded = load(&arguments.file)?;
+            let given = loaded.config.state_dir.as_ref().map(|set| set.value.clone());
+            let dir = state_dir(given).unwrap_or_default();
+            let text = match json {
+                true => format!("{:#}\n", render::config::show_json(&loaded, &dir)),
+                false => render::config::show(&loaded, &dir),
+            };
+            let _ = render::out(&text);
+        }
+    }
+    Ok(ExitCode::from(exit::DONE))
+}
+
+fn load(file: &ConfigFile) -> Result<Loaded, Failure> {
+    let loaded = config::load(&file.needed()?, Follow::All)?;
+    for warning in &loaded.warnings {
+        render::say(&render::config::warning(warning));
+    }
+    Ok(loaded)
+}
