@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the tests need and runs all of them: `bash tests/run.sh`.
 #
-# Each `say` below names a step. Peers, nginx, Chromium and python3-venv are installed by tests/interop/setup.sh.
+# Each `say` below names a step. Peers, nginx, musl-tools, Chromium and python3-venv are installed by tests/interop/setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,6 +57,9 @@ python3 tests/service/run.py
 
 say "the page in a real browser"
 python3 tests/page/run.py
+
+say "packages: built, installed, run, removed"
+packaging/test
 
 say "conformance: direct and through relatch"
 python3 tests/interop/conformance/run.py

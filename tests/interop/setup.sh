@@ -75,6 +75,10 @@ command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing 
 # For tests/page.
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v chromedriver >/dev/null 2>&1 || missing="$missing chromium-driver"
+# For packaging/test: a C compiler for the static binary, and who answers for https servers in the image.
+command -v musl-gcc >/dev/null 2>&1 || missing="$missing musl-tools"
+[ -d /usr/share/ca-certificates/mozilla ] || missing="$missing ca-certificates"
+command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
 if [ -n "$missing" ]; then
   echo "setup:$missing" >&2
   root=

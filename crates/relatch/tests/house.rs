@@ -102,6 +102,24 @@ fn only_render_prints_and_only_the_screen_of_the_live_view_draws() {
     }
 }
 
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let text = std::fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let named: Vec<&str> =
+        text.split('`').skip(1).step_by(2).filter(|code| code.matches('_').count() > 1).collect();
+    assert!(named.len() > 25, "its names were read: {named:?}");
+    let sources: String = rust_files(&root().join("crates"))
+        .iter()
+        .map(|file| std::fs::read_to_string(file).expect("a source file"))
+        .collect();
+    for name in named {
+        assert!(
+            sources.contains(&format!("fn {name}(")),
+            "SECURITY.md names {name}, and no such test is there"
+        );
+    }
+}
+
 fn rust_files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).expect("a source folder").flatten() {

@@ -35,6 +35,7 @@ use crate::render::Failure;
 #[command(
     name = "relatch",
     version,
+    long_version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RELATCH_BUILD"), ")"),
     arg_required_else_help = true,
     disable_help_subcommand = true,
     max_term_width = 100,
