@@ -52,6 +52,9 @@ python3 tests/interop/adopt.py
 say "metrics, read by Prometheus' own client"
 tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py
 
+say "servers that are commands: killed, odd, and gone with relatch"
+python3 tests/command/run.py
+
 say "as a service: readiness, watchdog, a socket handed over, a calm end"
 python3 tests/service/run.py
 

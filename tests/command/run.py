@@ -154,7 +154,7 @@ def everything_is_served(client):
         expect(len(stage.link.ask("list_tools")["tools"]) > 5, "few tools")
         expect(stage.link.ask("list_resources")["resources"], "no resources")
         status = stage.relatch("status", "it")
-        expect("✓ healthy" in status and "server-everything" in status, status)
+        expect("✓ healthy" in status and "server-everything/dist/index.js stdio" in status and "mcp-servers/everything" in status, status)
 
 
 def odd(stage, how, *more):

@@ -364,7 +364,8 @@ pub fn server_schema() -> serde_json::Value {
 #[must_use]
 pub fn shown_url(url: &str) -> String {
     let Ok(mut url) = url::Url::parse(url) else {
-        return "(not an address)".to_owned();
+        // A command is shown as it is: every user of the machine sees it anyway.
+        return if url.contains("://") { "(not an address)".to_owned() } else { url.to_owned() };
     };
     let names: Vec<String> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
     if !names.is_empty() {

@@ -166,6 +166,11 @@ impl Tracker {
         self.heard(now);
         self.fresh(now);
         self.success = Some(LastSuccess { at: now, method: method.to_owned(), ms });
+        self.counted(now, ms, call);
+    }
+
+    /// An answer is counted, whatever it says of the upstream.
+    pub(crate) fn counted(&mut self, now: At, ms: u64, call: bool) {
         if call {
             self.facets.last_call = Some(true);
             self.totals.answered += 1;

@@ -58,7 +58,7 @@ impl Machine {
         match outcome {
             Outcome::Session(session) => {
                 let took = self.now.since(attempt.sent);
-                self.tracker.answered(self.now, "initialize", took, false);
+                self.answer_seen("initialize", took, false);
                 self.tracker.no_more(Code::HandshakeRefused);
                 self.out.push(Effect::Pass { ex, attempt: id });
                 self.adopt(attempt.latch, &session);
@@ -80,7 +80,7 @@ impl Machine {
                     self.tracker.opening_refused(self.now, &cause);
                 } else {
                     let took = self.now.since(attempt.sent);
-                    self.tracker.answered(self.now, "initialize", took, false);
+                    self.answer_seen("initialize", took, false);
                 }
                 self.out.push(Effect::Pass { ex, attempt: id });
                 self.forget(ex);

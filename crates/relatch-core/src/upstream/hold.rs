@@ -182,7 +182,7 @@ impl Machine {
             exchange.command_failed(&name, &self.policy.url, waited, &cause)
         } else if code == Code::HandshakeRefused {
             exchange.handshake_refused(&name, &cause)
-        } else if code == Code::EndpointMissing && !self.spoken {
+        } else if code == Code::EndpointMissing && !self.spoken && exchange.ask.method == method::INITIALIZE {
             exchange.not_mcp(&name, &self.policy.url, code, &cause)
         } else {
             exchange.held_too_long(&name, code, waited, &cause)

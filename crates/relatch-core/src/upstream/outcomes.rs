@@ -66,7 +66,7 @@ impl Machine {
             }
         }
         let ok = answer == Answer::Result;
-        self.tracker.answered(self.now, &method, took, call);
+        self.answer_seen(&method, took, call);
         if let Some(latch) = self.latches.get_mut(&latch)
             && latch.in_use() == Some(attempt.generation)
         {

@@ -128,6 +128,15 @@ impl Machine {
         }
     }
 
+    /// An answer to a client is evidence, unless it comes from a former address.
+    pub(crate) fn answer_seen(&mut self, method: &str, ms: u64, call: bool) {
+        if self.elsewhere {
+            self.tracker.counted(self.now, ms, call);
+        } else {
+            self.tracker.answered(self.now, method, ms, call);
+        }
+    }
+
     /// A session was asked whether it has survived. Whatever came of it, it is not asked again; and a server that is too
     /// busy to answer one `ping` is not sent more of them.
     pub(super) fn survival_over(&mut self, id: crate::AttemptId, attempt: &Attempt, outcome: &Outcome<'_>) {
