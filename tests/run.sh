@@ -58,6 +58,9 @@ python3 tests/command/run.py
 say "as a service: readiness, watchdog, a socket handed over, a calm end"
 python3 tests/service/run.py
 
+say "the documents: every command line run, every client's entry played, every link followed"
+python3 tests/docs/run.py
+
 say "the page in a real browser"
 python3 tests/page/run.py
 

@@ -71,6 +71,8 @@ if [ -x "$here/peers/rmcp/build.sh" ]; then
 fi
 
 missing=
+# The documents call it.
+command -v curl >/dev/null 2>&1 || missing="$missing curl"
 command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
 # For tests/page.
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"

@@ -19,7 +19,7 @@ use crate::exit;
 use crate::render::adopt::{FileReport, Outcome, ServerReport};
 use crate::render::{self, Failure, Style};
 
-/// Put relatch in front of the servers that your clients have configured
+/// Put relatch in front of the servers that your clients have
 #[derive(Debug, Args)]
 #[command(
     after_help = "Looks at Claude Code, Claude Desktop, Cursor, VS Code, Codex, Gemini CLI, Windsurf, Zed and Cline, \
@@ -30,10 +30,10 @@ byte for byte, a copy is kept, and `relatch release` puts it back. Left alone: s
 Exits with 1 when nothing was changed for want of a yes, or a file could not be used.
 
 Examples:
-  relatch adopt --dry-run                      only show it
-  relatch adopt                                show it, ask, do it
+  relatch adopt --dry-run          only show it
+  relatch adopt                    show it, ask, do it
   relatch adopt --client cursor --server gmail --yes
-  relatch adopt --scope project                the shared files of the project in the current folder"
+  relatch adopt --scope project    the files of the project in this folder"
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]

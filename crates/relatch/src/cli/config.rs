@@ -11,13 +11,13 @@ use crate::config::{self, Loaded, schema};
 use crate::exit;
 use crate::render::{self, Failure};
 
-/// Look at the configuration file: is it right, what does it come to, where is it
+/// Look at the configuration file: is it right, where is it
 #[derive(Debug, Args)]
 #[command(after_help = "Exits with 2 when the file is not there or something in it is wrong.
 
 Examples:
-  relatch config check                  everything that is wrong, with line and column
-  relatch config show                   what it comes to, with the origin of each value and no secret
+  relatch config check              everything that is wrong, and where
+  relatch config show               what it comes to, without secrets
   $EDITOR \"$(relatch config path)\"")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -30,16 +30,20 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Say everything that is wrong with the file, or that nothing is
+    #[command(after_help = "Example:\n  relatch config check")]
     Check,
     /// Print what the file comes to, with the origin of each value; secrets are hidden
+    #[command(after_help = "Examples:\n  relatch config show\n  relatch config show --json")]
     Show {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Print where the file is, or would be
+    #[command(after_help = "Example:\n  relatch config path")]
     Path,
     /// Print the JSON Schema of the file, for editors
+    #[command(after_help = "Example:\n  relatch config schema > relatch.schema.json")]
     Schema,
 }
 

@@ -13,7 +13,7 @@ use crate::doctor::probes::{Examination, Wishes};
 use crate::exit;
 use crate::render::{self, Failure, Style};
 
-/// Examine a server: how it treats sessions, restarts, streams and origins
+/// Examine a server: how it treats sessions, restarts and origins
 #[derive(Debug, Args)]
 #[command(
     after_help = "It connects as a client would, sends about 60 requests one after the other, calls no tool, and ends the sessions \
@@ -22,9 +22,10 @@ notes do not fail.
 
 Examples:
   relatch doctor http://127.0.0.1:8761/mcp
-  relatch doctor gmail                          the address of a running keeper's server
+  relatch doctor gmail      the address of a running keeper's server
   relatch doctor https://mcp.example.com/mcp --header 'Authorization: Bearer …'
-  relatch doctor http://127.0.0.1:8761/mcp --restart 'systemctl --user restart gmail-mcp'
+  relatch doctor http://127.0.0.1:8761/mcp \\
+      --restart 'systemctl --user restart gmail-mcp'
   relatch doctor http://127.0.0.1:8761/mcp --idle 10m --json"
 )]
 pub(crate) struct Arguments {

@@ -12,7 +12,7 @@ use crate::drill::{own, server};
 use crate::exit;
 use crate::render::{self, Failure, Style};
 
-/// Rehearse: a server is killed and started again while a client calls it
+/// Rehearse: a server is killed and restarted while it is called
 #[derive(Debug, Args)]
 #[command(
     after_help = "Without arguments it brings its own server and needs nothing set up. With your own server it calls \
@@ -21,8 +21,9 @@ nothing ran twice.
 
 Examples:
   relatch drill
-  relatch drill --direct                       the same without relatch: what breaks
-  relatch drill http://127.0.0.1:8761/mcp --restart 'systemctl --user restart gmail-mcp'"
+  relatch drill --direct      the same without relatch: what breaks
+  relatch drill http://127.0.0.1:8761/mcp \\
+      --restart 'systemctl --user restart gmail-mcp'"
 )]
 pub(crate) struct Arguments {
     /// Your own server's address

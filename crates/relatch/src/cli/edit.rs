@@ -14,16 +14,19 @@ use crate::config::edit::{self, Taken};
 use crate::exit;
 use crate::render::{self, Failure};
 
-/// Add a server to the configuration file; a running keeper follows
+/// Add a server to the configuration file
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Comments, order and formatting of the file stay as they are; where there is no file, it is made. A secret is better
-named than written: `${NAME}` stands for a variable of the environment, `${file:PATH}` for the content of a file.
+    after_help = "Comments, order and formatting of the file stay as they are; where there is no file, it is made. A running \
+keeper follows at once. A secret is \
+better named than written: `${NAME}` stands for a variable of the environment, `${file:PATH}` for the content of a file.
+
 Servers that a client starts itself (`-- CMD …`) can't be kept yet: give the address of one that listens on HTTP.
 
 Examples:
   relatch add gmail http://127.0.0.1:8761/mcp
-  relatch add linear https://mcp.linear.app/mcp --header 'Authorization: Bearer ${LINEAR_TOKEN}' --hold 5m
+  relatch add linear https://mcp.linear.app/mcp \\
+      --header 'Authorization: Bearer ${LINEAR_TOKEN}' --hold 5m
   relatch add gmail http://127.0.0.1:9000/mcp --replace"
 )]
 pub(crate) struct AddArguments {
@@ -49,12 +52,14 @@ pub(crate) struct AddArguments {
     config: ConfigFile,
 }
 
-/// Take a server out of the configuration file; a running keeper follows
+/// Take a server out of the configuration file
 #[derive(Debug, Args)]
-#[command(after_help = "A running keeper lets calls that are under way end first, for up to 10 s.
+#[command(
+    after_help = "A running keeper follows at once. It lets calls that are under way end first, for up to 10 s.
 
 Example:
-  relatch remove gmail")]
+  relatch remove gmail"
+)]
 pub(crate) struct RemoveArguments {
     /// The server
     name: String,

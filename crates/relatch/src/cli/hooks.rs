@@ -6,6 +6,7 @@ use crate::launch::HookSpec;
 use crate::render::Failure;
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Who is told")]
 pub(crate) struct Hooks {
     /// Run a program when a server goes down, recovers or flaps, with the event as JSON on its stdin and in
     /// `RELATCH_…` variables; it is run without a shell
@@ -28,7 +29,7 @@ impl Hooks {
 }
 
 /// A program and its arguments, split at blanks; `'…'`, `"…"` and `\` keep them. Nothing else means anything.
-fn words(text: &str) -> Result<Vec<String>, Failure> {
+pub(super) fn words(text: &str) -> Result<Vec<String>, Failure> {
     split(text).map_err(|cause| {
         Failure::usage("`--on-change` is no command")
             .cause(cause)

@@ -28,18 +28,17 @@ const NEWEST: usize = 1_000;
 const LOOK: Duration = Duration::from_millis(150);
 const LOOKS_FOR_KEEPERS: u32 = 14;
 
-/// What happened to each connection: lost, relatched, resent, held, given back
+/// What happened to each connection, and when
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Reads what running keepers and keepers that are gone have written; a keeper need not run.
+#[command(after_help = "Sessions lost and relatched, calls resent, held and given back. Reads what running \
+keepers and keepers that are gone have written; a keeper need not run.
 
 Examples:
   relatch log
-  relatch log --since 14:00 --until 14:05      what happened at 14:02?
+  relatch log --since 14:00 --until 14:05    what happened at 14:02?
   relatch log gmail --since 10m
-  relatch log --state-dir /srv/relatch         of a keeper that was started with this folder
-  relatch log --follow --json"
-)]
+  relatch log --state-dir /srv/relatch       of a keeper that has this folder
+  relatch log --follow --json")]
 pub(crate) struct Arguments {
     /// Only what happened to this server [default: all]
     name: Option<String>,

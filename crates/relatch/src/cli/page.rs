@@ -17,12 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Open the page of `relatch serve` in the browser, signed in
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Needs a running `relatch serve`. The address works once, and for a minute; it signs the browser
+    after_help = "Needs a running `relatch serve`. The address works once, and for a minute; it signs the browser \
 in for 12 hours.
 
 Examples:
   relatch page
-  relatch page gmail         the page of the keeper that serves `gmail`, where several run
+  relatch page gmail         where several run, that of `gmail`'s keeper
   relatch page --print       only the address, to be opened by hand"
 )]
 pub(crate) struct Arguments {

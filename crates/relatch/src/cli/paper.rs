@@ -22,7 +22,7 @@ pub(crate) struct CompletionArguments {
     shell: Shell,
 }
 
-/// Print the manual page, or write those of all commands into a folder
+/// Print the manual page, or write those of all commands
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   relatch man | man -l -

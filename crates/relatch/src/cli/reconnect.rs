@@ -8,7 +8,7 @@ use super::ask;
 use crate::exit;
 use crate::render::{self, Failure};
 
-/// Open a new session to a server now; calls under way are left to finish
+/// Open a new session to a server now; running calls go on
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   relatch reconnect gmail

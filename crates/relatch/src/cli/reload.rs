@@ -9,12 +9,12 @@ use super::ask;
 use crate::exit;
 use crate::render::{self, Failure};
 
-/// Have running keepers read their configuration again; no session is dropped
+/// Have running keepers read their configuration file again
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Every keeper that reads a file does so again and applies what has changed: servers that are new, gone or
-different. Calls that are under way go on. A file with anything wrong in it changes nothing, and the exit code is 2.
-SIGHUP to a keeper does the same. `listen`, `state_dir`, `no_token` and `allow_host` count from its next start on.
+    after_help = "Every keeper that reads a file does so again and applies what has changed: servers that are new, \
+gone or different. Calls that are under way go on, and no session is dropped. A file with anything wrong in it changes nothing, and the exit code \
+is 2. SIGHUP to a keeper does the same. `listen`, `state_dir`, `no_token` and `allow_host` count from its next start on.
 
 Example:
   relatch reload"

@@ -19,22 +19,26 @@ use crate::render::Failure;
 /// Where `serve` listens unless told otherwise.
 pub(crate) const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7332);
 
-/// Keep the connections between many clients and many servers, over HTTP
+/// Keep many clients connected to many servers, over HTTP
 #[derive(Debug, Args)]
-#[command(after_help = "Each server is found at /NAME/mcp, and the line to paste into a client is printed.
-`relatch page` opens the page of all of them.
+#[command(
+    after_help = "Each server is found at /NAME/mcp, and the line to paste into a client is printed. `relatch page` opens the page of all of them.
 
-Without NAME=URL, the servers are those of the configuration file; with it, there is one more, or another one in place
-of the file's of that name. Options of the command line go before what the file says; --header, --hold, --stateful,
---replay and --gateway-errors are for the file's servers, too. `relatch reload` reads the file again.
+Without NAME=URL, the servers are those of the configuration file; with it, there is one more, or another one in \
+place of the file's of that name. Options of the command line go before what the file says; --header, --hold, \
+--stateful, --replay and --gateway-errors are for the file's servers, too. `relatch reload` reads the file again.
+
+With several servers, `--header` has to name the one that it is for: NAME=K:V.
 
 Examples:
-  relatch serve                                        the servers of the configuration file
+  relatch serve                     the servers of the configuration file
   relatch serve gmail=http://127.0.0.1:8761/mcp
-  relatch serve gmail=http://127.0.0.1:8761/mcp linear=https://mcp.linear.app/mcp \\
+  relatch serve gmail=http://127.0.0.1:8761/mcp \\
+      linear=https://mcp.linear.app/mcp \\
       --header 'linear=Authorization: Bearer …' --hold 5m
   relatch serve gmail=http://127.0.0.1:8761/mcp --replay 'search_*=always' \\
-      --on-change 'notify-send \"a server has turned\"'")]
+      --on-change 'notify-send \"a server has turned\"'"
+)]
 pub(crate) struct Arguments {
     /// A server: its name in paths and tables, and its address
     #[arg(value_name = "NAME=URL")]

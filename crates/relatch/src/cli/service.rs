@@ -11,16 +11,16 @@ use crate::exit;
 use crate::render::{self, Failure};
 use crate::service::{Found, Manager, Service, Unit, found};
 
-/// Run `relatch serve` as a service of yours: started at login, restarted when it fails
+/// Run `relatch serve` as a service of yours, started at login
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "systemd (as the user's own instance) and launchd are known. Nothing here needs root.
+    after_help = "systemd (as the user's own instance) and launchd are known; they restart it when it fails. Nothing here needs root.
 
 Examples:
-  relatch service install                                   what `relatch serve` serves by itself
+  relatch service install               what `relatch serve` serves by itself
   relatch service install -- gmail=http://127.0.0.1:8761/mcp --hold 5m
-  relatch service install --dry-run                         show the unit, change nothing
+  relatch service install --dry-run     show the unit, change nothing
   relatch service status
   relatch service uninstall"
 )]
@@ -34,17 +34,19 @@ enum Action {
     /// Write the unit, and start it
     Install(Install),
     /// Whether it is installed, and whether it runs; exits with 1 when it doesn't
+    #[command(after_help = "Example:\n  relatch service status")]
     Status(Which),
     /// Stop it, and remove what `install` wrote
     Uninstall(Uninstall),
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "What follows `--` is handed to `relatch serve` as it is.
-A header with a secret does not belong there: other programs of yours could read it in the unit.
+#[command(
+    after_help = "What follows `--` is handed to `relatch serve` as it is. A header with a secret does not belong there: other programs of yours could read it in the unit.
 
 Example:
-  relatch service install --socket -- gmail=http://127.0.0.1:8761/mcp")]
+  relatch service install --socket -- gmail=http://127.0.0.1:8761/mcp"
+)]
 struct Install {
     #[command(flatten)]
     which: Which,
@@ -72,6 +74,7 @@ struct Install {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  relatch service uninstall")]
 struct Uninstall {
     #[command(flatten)]
     which: Which,

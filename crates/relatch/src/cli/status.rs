@@ -15,15 +15,16 @@ use crate::render::{self, Failure, Style};
 /// How often a watched status is asked for.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The truth about every connection: what works, since when, on what evidence
+/// The truth about every connection: since when, on what evidence
 #[derive(Debug, Args)]
 #[command(after_help = "Exits with 1 when anything is not healthy, and with 3 when no keeper runs.
+
 SESSION is the generation and age of the session that was bound last, and how many others there are.
 
 Examples:
   relatch status
-  relatch status gmail              the story of one server, with its sessions and clients
-  relatch status --watch            the same, kept up to date; ends with Ctrl-C
+  relatch status gmail      the story of one server, with its clients
+  relatch status --watch    the same, kept up to date; ends with Ctrl-C
   relatch status --json | jq .")]
 pub(crate) struct Arguments {
     /// One server and its story

@@ -16,14 +16,16 @@ use crate::launch::{Launch, Place, ServerSpec};
 use crate::nearest::nearest;
 use crate::render::Failure;
 
-/// Keep the connection between one client, on stdin and stdout, and a server
+/// Keep one client, on stdin and stdout, connected to a server
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   claude mcp add gmail -- relatch stdio http://127.0.0.1:8761/mcp
-  claude mcp add gmail -- relatch stdio gmail          as `relatch.toml` describes it
-  relatch stdio https://mcp.example.com/mcp --header 'Authorization: Bearer ${TOKEN}' --hold 5m
-  relatch stdio https://mcp.example.com/mcp --header-env Authorization=MCP_AUTHORIZATION
-  claude mcp add files -- relatch stdio -- npx -y @modelcontextprotocol/server-filesystem ~/notes")]
+  claude mcp add gmail -- relatch stdio gmail    as `relatch.toml` describes it
+  relatch stdio https://mcp.example.com/mcp \\
+      --header 'Authorization: Bearer ${TOKEN}' --hold 5m
+  relatch stdio https://mcp.example.com/mcp \\
+      --header-env Authorization=MCP_AUTHORIZATION
+  relatch stdio -- npx -y @modelcontextprotocol/server-filesystem ~/notes")]
 pub(crate) struct Arguments {
     /// The server's address, such as http://127.0.0.1:8761/mcp, or its name in the configuration file; `env:NAME` takes
     /// the address from the environment

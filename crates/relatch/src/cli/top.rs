@@ -10,14 +10,15 @@ use crate::exit;
 use crate::render::{Failure, Style};
 use crate::tui;
 
-/// All connections live in the terminal, with their past and their journal
+/// All connections live in the terminal, with past and journal
 #[derive(Debug, Args)]
-#[command(after_help = "For looking on while something is going on: a deploy, a server that comes and goes.
-Keepers that come later appear by themselves. `?` shows the keys; `r` opens a new
-session to the server that is selected.
+#[command(
+    after_help = "For looking on while something is going on: a deploy, a server that comes and goes. \
+Keepers that come later appear by themselves. `?` shows the keys; `r` opens a new session to the server that is selected.
 
 Example:
-  relatch top")]
+  relatch top"
+)]
 pub(crate) struct Arguments {}
 
 pub(crate) async fn run(Arguments {}: Arguments) -> Result<ExitCode, Failure> {

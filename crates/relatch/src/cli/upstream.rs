@@ -16,10 +16,10 @@ use crate::render::Failure;
 use crate::render::config::span;
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "How calls are treated")]
 pub(crate) struct Treatment {
     /// Send a header with every request to the server; may be repeated. `${NAME}` in it is filled in from the
-    /// environment: what stands on a command line can be seen by others. Where `serve` has several servers, write
-    /// `NAME=K:V`
+    /// environment: what stands on a command line can be seen by others
     #[arg(long = "header", value_name = "K:V")]
     pub(crate) headers: Vec<String>,
 
