@@ -39,6 +39,10 @@ SYSTEMCTL = """#!/bin/sh
 case "$*" in *restart*-mcp*) exec {python} {me} restart {folder} "$(echo "$*" | sed 's/.* \\([a-z]*\\)-mcp.*/\\1/')";; esac
 exec {python} {me} record {folder} systemctl "$@"
 """
+# Whatever server `npx` is to run, an installed one speaks in its place.
+NPX = """#!/bin/sh
+exec {setup}/bin/node {setup}/node_modules/@modelcontextprotocol/server-everything/dist/index.js stdio
+"""
 # What `cargo run … -- ARGS` runs is what was built.
 CARGO = """#!/bin/sh
 while [ $# -gt 0 ]; do [ "$1" = "--" ] && shift && exec relatch "$@"; shift; done
@@ -109,10 +113,12 @@ class Stage:
         self.relatch = str(Path(os.environ["RELATCH"]).resolve())
         (self.bin / "relatch").symlink_to(self.relatch)
         words = {"python": shlex.quote(sys.executable), "me": shlex.quote(str(Path(__file__).resolve())), "folder": shlex.quote(str(self.folder))}
-        texts = {name: RECORD for name in STAND_INS} | {"systemctl": SYSTEMCTL, "cargo": CARGO}
+        texts = {name: RECORD for name in STAND_INS} | {"systemctl": SYSTEMCTL, "cargo": CARGO, "npx": NPX}
         if not shutil.which("jq"):
             texts["jq"] = "#!/bin/sh\nexec cat\n"
         for name, text in texts.items():
+            setup = shlex.quote(str(Path(__file__).resolve().parents[1] / "interop/.setup"))
+            text = text.replace("{setup}", setup)
             (self.bin / name).write_text(text.replace("{python}", words["python"]).replace("{me}", words["me"]).replace("{folder}", words["folder"]))
             (self.bin / name).chmod(0o755)
         kept = {name: value for name, value in os.environ.items() if name in ("LANG", "LC_ALL", "TMPDIR")}

@@ -229,7 +229,9 @@ fn last_words(program: &str, status: Option<ExitStatus>, tail: &Tail) -> String 
         Some((None, Some(signal))) => format!("`{program}` was ended by signal {signal}"),
         Some((None, None)) | None => format!("`{program}` has ended"),
     };
-    match tail.lines.back() {
+    // The last that speaks of an error, if one does: some say good-bye after it.
+    let telling = tail.lines.iter().rev().find(|line| line.to_ascii_lowercase().contains("error"));
+    match telling.or(tail.lines.back()) {
         Some(line) => format!("{how}: {line}"),
         None => how,
     }
