@@ -240,6 +240,34 @@ def reconnect_starts_another_process():
         stage.world.until(lambda: not alive(int(first)), 10, "the first process to end")
 
 
+def an_adopted_program_is_kept_alive_and_released():
+    with Stage("adopted", "ts1", []) as stage:
+        odd(stage, "plain")
+        program = stage.command[stage.command.index("--") + 1:]
+        home = stage.world.folder / "home"
+        file = home / ".cursor/mcp.json"
+        file.parent.mkdir(parents=True)
+        before = json.dumps({"mcpServers": {"Odd One": {"command": program[0], "args": program[1:], "env": {"A": "b"}}}}, indent="\t") + "\n"
+        file.write_text(before)
+        environment = stage.world.environment() | {"HOME": str(home)}
+        for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+            environment.pop(name, None)
+
+        def relatch(*line):
+            done = subprocess.run([relatch_path(), *line], env=environment, cwd=home, capture_output=True, text=True, timeout=20)
+            expect(done.returncode == 0, f"{line}: {done.stdout}{done.stderr}")
+
+        relatch("adopt", "--programs", "--yes")
+        entry = json.loads(file.read_text())["mcpServers"]["Odd One"]
+        stage.command = [entry["command"], *entry["args"]]
+        stage.connect()
+        first = int(stage.link.call("pid"))
+        os.kill(first, signal.SIGKILL)
+        expect(int(stage.link.call("pid")) != first, "the killed process answers")
+        relatch("release", "--yes")
+        expect(file.read_text() == before, f"released: {file.read_text()}")
+
+
 def main():
     if not relatch_path():
         sys.exit("command: set RELATCH=/path/to/relatch")
@@ -251,6 +279,7 @@ def main():
         (everything_is_served, ("py1",)),
         *[(case, ()) for case in (
             what_can_not_start_says_why, one_that_says_nothing_is_given_up, noise_on_stdout_and_stderr_is_passed_over, one_that_dies_young_rests,
+            an_adopted_program_is_kept_alive_and_released,
             nothing_outlives_relatch, a_client_that_leaves_takes_its_server_along, reconnect_starts_another_process,
         )],
     ]

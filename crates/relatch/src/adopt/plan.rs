@@ -51,6 +51,8 @@ impl Adoption {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Front {
     pub(crate) program: String,
+    /// Whether it is put in front of servers that are programs, too.
+    pub(crate) programs: bool,
 }
 
 /// What is to become of a server, from its entry alone. One that is switched off is taken only when it was `named`.
@@ -65,7 +67,8 @@ pub(crate) fn judge(client: &Client, text: &str, entry: &Entry, front: &Front, n
         return Judgement::Adopted;
     }
     let key = match client.reached(entry) {
-        Reached::Http(key) => key,
+        Reached::Http(key) => Some(key),
+        Reached::Program if front.programs && !is_bridge(entry) => None,
         Reached::Program => return Judgement::Program,
         Reached::Sse => {
             let why = "it speaks the old HTTP+SSE transport, which relatch does not serve yet";
@@ -81,7 +84,11 @@ pub(crate) fn judge(client: &Client, text: &str, entry: &Entry, front: &Front, n
     if client.is_off(entry) && !named {
         return Judgement::Off;
     }
-    match adoption(client, text, entry, key, front) {
+    let adoption = match key {
+        Some(key) => adoption(client, text, entry, key, front),
+        None => of_a_program(text, entry, front),
+    };
+    match adoption {
         Ok(adoption) => Judgement::Adopt(adoption),
         Err(why) => Judgement::Left(why),
     }
@@ -93,6 +100,11 @@ pub(crate) fn is_adopted(entry: &Entry) -> bool {
     let name = command.rsplit(['/', '\\']).next().unwrap_or_default();
     let name = name.strip_suffix(".exe").unwrap_or(name);
     name == "relatch" && arguments(entry).first().is_some_and(|first| *first == "stdio")
+}
+
+/// Whether a program only brings its client to an HTTP server.
+pub(crate) fn is_bridge(entry: &Entry) -> bool {
+    arguments(entry).iter().any(|word| *word == "mcp-remote" || word.starts_with("mcp-remote@"))
 }
 
 /// The texts of `args`.
@@ -306,6 +318,41 @@ fn adoption(
         url: known,
         headers: headers.into_iter().map(|(field, value)| (field.key.clone(), value)).collect(),
     })
+}
+
+/// A program becomes what relatch starts: its command and its arguments follow `--` as they stand in the file, with the
+/// client's variables in them; its environment stays.
+fn of_a_program(text: &str, entry: &Entry, front: &Front) -> Result<Adoption, String> {
+    let command = entry.field("command").ok_or("it has no command")?;
+    if !matches!(command.value, Value::Text(_)) {
+        return Err("its `command` is no text".to_owned());
+    }
+    let own = &text[command.value_at.clone()];
+    let name = serde_json::Value::from(plain_name(&entry.name));
+    let before = format!("[\"stdio\", \"--name\", {name}, \"--\", {own}");
+    let mut changes = vec![Change::Set(command.clone(), New::Text(front.program.clone()))];
+    match entry.field("args") {
+        None => {
+            let args = New::Raw(format!("{before}]"));
+            let program = New::Text(front.program.clone());
+            let pairs = vec![("command".to_owned(), program), ("args".to_owned(), args)];
+            changes = vec![Change::Replace(command.clone(), pairs)];
+        }
+        Some(field) => {
+            let Value::List(list) = &field.value else { return Err("its `args` are no list".to_owned()) };
+            if !list.iter().all(|value| matches!(value, Value::Text(_))) {
+                return Err("not all of its `args` are texts".to_owned());
+            }
+            let rest = text[field.value_at.clone()].strip_prefix('[').ok_or("its `args` are no list")?;
+            let comma = match list.is_empty() {
+                true => "",
+                false if rest.starts_with(char::is_whitespace) => ",",
+                false => ", ",
+            };
+            changes.push(Change::Set(field.clone(), New::Raw(format!("{before}{comma}{rest}"))));
+        }
+    }
+    Ok(Adoption { changes, url: None, headers: Vec::new() })
 }
 
 /// The address as relatch reads it, or `None` where only the client knows it whole.

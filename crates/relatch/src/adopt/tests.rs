@@ -21,14 +21,22 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 fn front() -> Front {
-    Front { program: "/usr/bin/relatch".to_owned() }
+    Front { program: "/usr/bin/relatch".to_owned(), programs: false }
+}
+
+fn before_programs() -> Front {
+    Front { programs: true, ..front() }
 }
 
 /// The text with relatch in front of everything that can be, with the entries that were changed, and what was said.
 fn adopted(client: &Client, text: &str) -> (String, Vec<(Entry, Vec<String>)>, String) {
+    adopted_by(client, text, &front())
+}
+
+fn adopted_by(client: &Client, text: &str, front: &Front) -> (String, Vec<(Entry, Vec<String>)>, String) {
     let entries = client.read(text).unwrap();
     let judged: Vec<(&Entry, Judgement)> =
-        entries.iter().map(|entry| (entry, judge(client, text, entry, &front(), false))).collect();
+        entries.iter().map(|entry| (entry, judge(client, text, entry, front, false))).collect();
     let chosen: Vec<(&Entry, &[Change])> = judged
         .iter()
         .filter_map(|(entry, judgement)| match judgement {
@@ -92,6 +100,53 @@ fn realistic_files_of_every_client_are_adopted_and_released_byte_for_byte() {
             assert_eq!(adopted(client, &after).0, after, "{id} {dress}: a second run changes nothing");
             assert_eq!(released(client, &after, &kept(&text, &changed)), text, "{id} {dress}");
         }
+    }
+}
+
+#[test]
+fn programs_are_adopted_on_demand_and_released_byte_for_byte() {
+    let mut programs = 0;
+    for (id, text) in FILES {
+        let client = called(id).unwrap();
+        let (after, changed, _) = adopted_by(client, text, &before_programs());
+        programs += changed.iter().filter(|(entry, _)| entry.field("command").is_some()).count();
+        assert_eq!(
+            adopted_by(client, &after, &before_programs()).0,
+            after,
+            "{id}: a second run changes nothing"
+        );
+        assert_eq!(released(client, &after, &kept(text, &changed)), *text, "{id}");
+    }
+    assert!(programs >= 3, "{programs}");
+}
+
+#[test]
+fn a_program_keeps_its_words_and_its_environment() {
+    let json = |entry: &str| format!("{{\"mcpServers\": {{\"My Files\": {entry}}}}}");
+    let toml = "[mcp_servers.git]\ncommand = 'uvx'\nargs = [\n  \"mcp-server-git\", # of the team\n]\n";
+    for (id, text, command, args) in [
+        (
+            "cursor",
+            json(r#"{"command": "npx", "args": ["-y", "files@${env:V}"], "env": {"KEY": "s3cret"}}"#),
+            "npx",
+            &["-y", "files@${env:V}"][..],
+        ),
+        ("cursor", json(r#"{"command": "/opt/files", "args": []}"#), "/opt/files", &[]),
+        ("claude-desktop", json("{\n  \"command\": \"files\"\n}"), "files", &[]),
+        ("codex", toml.to_owned(), "uvx", &["mcp-server-git"]),
+    ] {
+        let client = called(id).unwrap();
+        let (after, changed, _) = adopted_by(client, &text, &before_programs());
+        let entry = &client.read(&after).unwrap()[0];
+        let name = if id == "codex" { "git" } else { "my-files" };
+        assert_eq!(entry.text("command"), Some("/usr/bin/relatch"), "{after}");
+        assert_eq!(arguments(entry), [&["stdio", "--name", name, "--", command], args].concat(), "{after}");
+        assert_eq!(text.matches("s3cret").count(), after.matches("s3cret").count());
+        assert_eq!(released(client, &after, &kept(&text, &changed)), text);
+        // Without a record the same program is started; of the layout only its list of words is written anew.
+        let again = released(client, &after, &[]);
+        let entry = &client.read(&again).unwrap()[0];
+        assert_eq!((entry.text("command"), arguments(entry)), (Some(command), args.to_vec()), "{again}");
     }
 }
 

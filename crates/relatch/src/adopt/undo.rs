@@ -69,7 +69,7 @@ pub(crate) fn is_as_written(entry: &Entry, text: &str, written: &[String]) -> bo
 
 /// Whether an entry reads as it should after it was put back together.
 pub(crate) fn is_released(client: &Client, entry: &Entry) -> bool {
-    !is_adopted(entry) && matches!(client.reached(entry), Reached::Http(_))
+    !is_adopted(entry) && matches!(client.reached(entry), Reached::Http(_) | Reached::Program)
 }
 
 fn restored(text: &str, entry: &Entry, kept: &Kept<'_>) -> Undoing {
@@ -99,6 +99,9 @@ fn with_line_breaks_of(text: &str, original: &str) -> String {
 
 /// The entry as its client would write it, from what relatch was given.
 fn rebuilt(client: &Client, text: &str, entry: &Entry) -> Result<(Vec<Change>, Vec<String>), String> {
+    if arguments(entry).contains(&"--") {
+        return rebuilt_program(entry);
+    }
     if !client.http_itself {
         return Err(format!("nothing was kept of it, and {} reaches no HTTP server by itself", client.title));
     }
@@ -180,6 +183,32 @@ fn rebuilt(client: &Client, text: &str, entry: &Entry) -> Result<(Vec<Change>, V
         }
     }
     Ok((changes, given.options))
+}
+
+/// The program that relatch starts, as its client would start it.
+fn rebuilt_program(entry: &Entry) -> Result<(Vec<Change>, Vec<String>), String> {
+    let given = arguments(entry);
+    let at = given.iter().position(|word| *word == "--").unwrap_or(given.len());
+    let Some((program, rest)) = given.get(at + 1..).and_then(<[&str]>::split_first) else {
+        return Err("nothing was kept of it, and its `args` name no program".to_owned());
+    };
+    let (command, args) = (entry.field("command"), entry.field("args"));
+    let (command, args) = command.zip(args).ok_or("it starts no program")?;
+    let rest: Vec<String> = rest.iter().map(|&word| word.to_owned()).collect();
+    let changes = vec![
+        Change::Set(command.clone(), New::Text((*program).to_owned())),
+        if rest.is_empty() { gone(entry, "args", args) } else { Change::Set(args.clone(), New::List(rest)) },
+    ];
+    let mut lost = Vec::new();
+    let mut words = given[1..at].iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--name" => drop(words.next()),
+            option if option.starts_with("--") => lost.push(option.to_owned()),
+            _ => {}
+        }
+    }
+    Ok((changes, lost))
 }
 
 /// `CONTENT_TYPE` as the header is usually written.

@@ -25,7 +25,7 @@ use crate::render::{self, Failure, Style};
     after_help = "Looks at Claude Code, Claude Desktop, Cursor, VS Code, Codex, Gemini CLI, Windsurf, Zed and Cline, \
 shows what it would change, and asks. Every HTTP server's entry then starts `relatch stdio`; the rest of the file stays \
 byte for byte, a copy is kept, and `relatch release` puts it back. Left alone: servers that the client logs in to itself \
-(OAuth), servers that are programs, and what is switched off.
+(OAuth), servers that are programs unless `--programs` is given, and what is switched off.
 
 Exits with 1 when nothing was changed for want of a yes, or a file could not be used.
 
@@ -43,6 +43,10 @@ pub(crate) struct Arguments {
     /// running `relatch serve`
     #[arg(long, value_name = "SIDE", default_value = "stdio")]
     via: Via,
+
+    /// Take servers that are programs, too: relatch then starts them, and starts them anew when they end
+    #[arg(long)]
+    programs: bool,
 
     /// Show what would change, and change nothing
     #[arg(long)]
@@ -107,7 +111,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
     let places = places()?;
     let state = state_dir(None)?;
-    let front = arguments.which.front()?;
+    let front = Front { programs: arguments.programs, ..arguments.which.front()? };
     let (mut sheets, mut reports) = arguments.which.sheets(&places, |client, text, entry| {
         let named = arguments.which.servers.contains(&entry.name);
         plan::judge(client, text, entry, &front, named)
@@ -170,12 +174,13 @@ impl Which {
     /// How relatch is called in the entries.
     fn front(&self) -> Result<Front, Failure> {
         if self.scope == Scope::Project {
-            return Ok(Front { program: "relatch".to_owned() });
+            return Ok(Front { program: "relatch".to_owned(), programs: false });
         }
         let own = std::env::current_exe()
             .map_err(|cause| Failure::new("The place of this program is not known").cause(cause))?;
         Ok(Front {
             program: stable(&own, std::env::var_os("PATH").as_deref()).to_string_lossy().into_owned(),
+            programs: false,
         })
     }
 
@@ -414,13 +419,13 @@ fn prepared(sheet: &Sheet<Judgement>, places: &Places) -> (FileReport, Option<Ch
                 None => Outcome::Already,
             },
             Judgement::Left(why) => Outcome::Left(why.clone()),
-            Judgement::Program if is_bridge(entry) => Outcome::Left(
+            Judgement::Program if plan::is_bridge(entry) => Outcome::Left(
                 "it reaches its server through `mcp-remote`; where that needs no login, `relatch stdio URL` can stand in \
                  its place"
                     .to_owned(),
             ),
             Judgement::Program => {
-                Outcome::Left("it is a program, and relatch can't stand in front of programs yet".to_owned())
+                Outcome::Left("it is a program; `--programs` takes it, too".to_owned())
             }
             Judgement::Off => Outcome::Left(format!(
                 "it is switched off in {}; `--server` takes it all the same",
@@ -439,11 +444,6 @@ fn prepared(sheet: &Sheet<Judgement>, places: &Places) -> (FileReport, Option<Ch
 /// The relatch that an entry starts, when it is not there: moved, or gone with an update.
 fn gone(entry: &Entry) -> Option<&str> {
     entry.text("command").filter(|program| Path::new(program).is_absolute() && !Path::new(program).exists())
-}
-
-/// Whether a program only brings its client to an HTTP server.
-fn is_bridge(entry: &Entry) -> bool {
-    plan::arguments(entry).iter().any(|word| *word == "mcp-remote" || word.starts_with("mcp-remote@"))
 }
 
 /// What is not to be shown of these texts of an entry.
