@@ -7,10 +7,13 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use relatch_net::upstream::dial::Target;
 
+use super::upstream::ConfigFile;
 use super::{ask, parse};
+use crate::config::read::Follow;
 use crate::doctor::findings::{findings, passes};
 use crate::doctor::probes::{Examination, Wishes};
 use crate::exit;
+use crate::launch::{Place, ServerSpec};
 use crate::render::{self, Failure, Style};
 
 /// Examine a server: how it treats sessions, restarts and origins
@@ -22,14 +25,14 @@ notes do not fail.
 
 Examples:
   relatch doctor http://127.0.0.1:8761/mcp
-  relatch doctor gmail      the address of a running keeper's server
+  relatch doctor gmail      as `relatch.toml` or a running keeper knows it
   relatch doctor https://mcp.example.com/mcp --header 'Authorization: Bearer …'
   relatch doctor http://127.0.0.1:8761/mcp \\
       --restart 'systemctl --user restart gmail-mcp'
   relatch doctor http://127.0.0.1:8761/mcp --idle 10m --json"
 )]
 pub(crate) struct Arguments {
-    /// The server's address, or the name that a running keeper knows it by
+    /// The server's address, or its name in the configuration file or at a running keeper
     #[arg(value_name = "URL|NAME")]
     server: String,
 
@@ -48,11 +51,20 @@ pub(crate) struct Arguments {
     /// Print one JSON object, and nothing else
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let target = target(&arguments.server).await?;
-    let headers = headers(&arguments.headers)?;
+    let (target, mut given) = match configured(&arguments)? {
+        Some(server) => server,
+        None => (target(&arguments.server).await?, Vec::new()),
+    };
+    let typed = arguments.headers.iter().map(|text| parse::header(text)).collect::<Result<Vec<_>, _>>()?;
+    given.retain(|(name, _)| !typed.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)));
+    given.extend(typed);
+    let headers = headers(given);
     let wishes =
         Wishes { idle: arguments.idle.map(Duration::from_millis), restart: arguments.restart.clone() };
     let examination = tokio::select! {
@@ -78,6 +90,23 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     };
     let _ = render::out(&text);
     Ok(ExitCode::from(if passes(&facts, &findings) { exit::DONE } else { exit::NO }))
+}
+
+/// The server of this name in the configuration file, with the headers that it is sent.
+fn configured(arguments: &Arguments) -> Result<Option<(Target, Vec<(String, String)>)>, Failure> {
+    let name = &arguments.server;
+    if parse::name(name).is_err() {
+        return Ok(None);
+    }
+    let Some(file) = arguments.config.load(Follow::Only(name))? else { return Ok(None) };
+    let Some(server) = file.config.servers.iter().find(|server| server.name == *name) else {
+        return Ok(None);
+    };
+    let spec = ServerSpec::of(server);
+    let Place::Url(url) = &spec.place else { return Ok(None) };
+    let target = Target::parse(url)
+        .map_err(|fault| Failure::usage(format!("The address of `{name}` can't be used")).cause(fault))?;
+    Ok(Some((target, spec.headers)))
 }
 
 /// The address that was typed, or the one of a keeper's server of this name.
@@ -114,16 +143,15 @@ async fn target(server: &str) -> Result<Target, Failure> {
         .map_err(|fault| Failure::new(format!("`{server}` has no usable address")).cause(fault))
 }
 
-fn headers(texts: &[String]) -> Result<HeaderMap, Failure> {
+fn headers(given: Vec<(String, String)>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for text in texts {
-        let (name, value) = parse::header(text)?;
+    for (name, value) in given {
         let parsed = (name.parse::<HeaderName>(), HeaderValue::from_str(&value));
-        // `parse::header` has looked at both.
+        // Whoever read them has looked at both.
         if let (Ok(name), Ok(mut value)) = parsed {
             value.set_sensitive(true);
             headers.append(name, value);
         }
     }
-    Ok(headers)
+    headers
 }
