@@ -5,7 +5,9 @@
 
 use super::clients::{Client, Format, Reached, Variables};
 use super::entry::{Change, Entry, Field, New, Value, edited, edits};
+use super::serve::{self, Side};
 use crate::cli::parse;
+use crate::config::edit::NewServer;
 
 /// The variable that carries an address which may have a secret in it.
 pub(crate) const ADDRESS: &str = "RELATCH_ADDRESS";
@@ -20,6 +22,8 @@ pub(crate) enum Judgement {
     Adopted,
     /// It stays as it is, for this reason.
     Left(String),
+    /// It stays as it is, because something is in the way that can be mended.
+    Refused(String),
     /// It runs as a program.
     Program,
     /// It is switched off.
@@ -34,6 +38,8 @@ pub(crate) struct Adoption {
     pub(crate) url: Option<String>,
     /// The headers that the client sends.
     pub(crate) headers: Vec<(String, String)>,
+    /// The server as it is to stand in `relatch.toml`, where a keeper is to be in front of it.
+    pub(crate) server: Option<NewServer>,
 }
 
 impl Adoption {
@@ -47,10 +53,25 @@ impl Adoption {
     }
 }
 
-/// How relatch is called in an entry: its path, or only its name in a file that others share.
+/// What is put in front of servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Front {
+    /// How relatch is called in an entry: its path, or only its name in a file that others share.
     pub(crate) program: String,
+    /// The keeper that entries are to point to, where they are not to start a program.
+    pub(crate) side: Option<Side>,
+    /// Addresses of keepers that entries may point to already.
+    pub(crate) known: Vec<String>,
+}
+
+impl Front {
+    /// Whether an entry reads as it should after it was adopted.
+    pub(crate) fn holds(&self, client: &Client, entry: &Entry) -> bool {
+        match &self.side {
+            None => is_adopted(entry),
+            Some(side) => serve::is_served(client, entry, std::slice::from_ref(&side.base)),
+        }
+    }
 }
 
 /// What is to become of a server, from its entry alone. One that is switched off is taken only when it was `named`.
@@ -61,7 +82,7 @@ pub(crate) fn judge(client: &Client, text: &str, entry: &Entry, front: &Front, n
     if let Some(key) = entry.repeated() {
         return Judgement::Left(format!("`{key}` stands twice in its entry"));
     }
-    if is_adopted(entry) {
+    if is_adopted(entry) || serve::is_served(client, entry, &front.known) {
         return Judgement::Adopted;
     }
     let key = match client.reached(entry) {
@@ -81,7 +102,11 @@ pub(crate) fn judge(client: &Client, text: &str, entry: &Entry, front: &Front, n
     if client.is_off(entry) && !named {
         return Judgement::Off;
     }
-    match adoption(client, text, entry, key, front) {
+    let adoption = match &front.side {
+        Some(side) => serve::adoption(client, entry, key, side),
+        None => adoption(client, text, entry, key, front),
+    };
+    match adoption {
         Ok(adoption) => Judgement::Adopt(adoption),
         Err(why) => Judgement::Left(why),
     }
@@ -305,11 +330,12 @@ fn adoption(
         changes,
         url: known,
         headers: headers.into_iter().map(|(field, value)| (field.key.clone(), value)).collect(),
+        server: None,
     })
 }
 
 /// The address as relatch reads it, or `None` where only the client knows it whole.
-fn checked(client: &Client, url: &str) -> Result<Option<String>, String> {
+pub(super) fn checked(client: &Client, url: &str) -> Result<Option<String>, String> {
     if has_variable(client, url) {
         nested(client, url)?;
         if client.variables == Variables::Shell && !has_whole_variables(url) {
@@ -328,7 +354,7 @@ fn checked(client: &Client, url: &str) -> Result<Option<String>, String> {
 }
 
 /// The headers of an entry: their fields and values.
-fn headers<'a>(client: &Client, entry: &'a Entry) -> Result<Vec<(&'a Field, String)>, String> {
+pub(super) fn headers<'a>(client: &Client, entry: &'a Entry) -> Result<Vec<(&'a Field, String)>, String> {
     let Some(holder) = entry.field(client.headers) else { return Ok(Vec::new()) };
     let Value::Table(fields, _) = &holder.value else {
         return Err(format!("its `{}` are no table", client.headers));
@@ -357,7 +383,7 @@ fn headers<'a>(client: &Client, entry: &'a Entry) -> Result<Vec<(&'a Field, Stri
 }
 
 /// Headers that relatch sends with every request by itself, so that they need not be handed on.
-fn is_relatchs_own(name: &str) -> bool {
+pub(super) fn is_relatchs_own(name: &str) -> bool {
     name.eq_ignore_ascii_case("accept") || name.eq_ignore_ascii_case("content-type")
 }
 
@@ -428,7 +454,7 @@ pub(super) fn may_be_secret(url: &str) -> bool {
     !query.is_empty() || host_and_path.split('/').skip(1).any(keyish)
 }
 
-fn has_variable(client: &Client, text: &str) -> bool {
+pub(super) fn has_variable(client: &Client, text: &str) -> bool {
     match client.variables {
         Variables::None => false,
         Variables::Braces | Variables::BracesOnce => text.contains("${"),
@@ -480,7 +506,7 @@ fn has_whole_variables(url: &str) -> bool {
 }
 
 /// The server's name as relatch's own tables can show it.
-fn plain_name(name: &str) -> String {
+pub(super) fn plain_name(name: &str) -> String {
     let plain = |c: char| {
         let c = c.to_ascii_lowercase();
         if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }
