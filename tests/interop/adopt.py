@@ -5,6 +5,8 @@ A server behind nginx lets nobody in without its header. Each client's file is a
 environment are taken out of the file and started by an SDK client, which calls, sees the server killed and started again,
 and calls on. The header's value must be on no command line. Needs RELATCH=/path/to/relatch.
 
+With `--via serve`, the entry points to a keeper that runs and reads `relatch.toml`; an SDK client goes where the entry says.
+
 With `--clients DIR`, a folder of programs such as `node_modules/.bin`, the clients themselves are asked which servers they
 read from the files: `claude mcp list`, `codex mcp list`, `gemini mcp list`. They are large, and not installed by the tests.
 """
@@ -18,11 +20,13 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from harness import cases
 from harness.peers import CLIENTS, SERVERS
-from harness.world import Link, Missed, World
+from harness.world import Link, Missed, World, free_port
 
 SECRET = "s3cret-that-is-on-no-command-line"
 WANTS = f"Bearer {SECRET}"
@@ -86,7 +90,8 @@ def started(entry):
 
 def run(relatch, home, *line):
     env = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "CODEX_", "CLAUDE_"))}
-    ran = subprocess.run([relatch, *line], env={**env, "HOME": str(home)}, capture_output=True, text=True, timeout=60, cwd=home)
+    env |= {"HOME": str(home), "RELATCH_RUNTIME_DIR": str(home / "run")}
+    ran = subprocess.run([relatch, *line], env=env, capture_output=True, text=True, timeout=60, cwd=home)
     must(ran.returncode == 0, f"`relatch {' '.join(line)}` ended with {ran.returncode}: {ran.stdout}{ran.stderr}")
     must(SECRET not in ran.stdout + ran.stderr, "the secret is shown")
     return ran
@@ -133,6 +138,78 @@ def play(relatch, server, client, number, out):
         return f"{name}, {Path(path).name}: adopted, called, restarted, called, released"
     except Missed as missed:
         sys.exit(f"adopt: {server} × {client}, file {number}: {missed}\n" + "\n".join(world.transcript()))
+    finally:
+        world.close()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def status_of(url, headers):
+    """What an initialize is answered with."""
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}).encode()
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", **headers}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as refused:
+        return refused.code
+
+
+def kept(relatch, server, client, number, out):
+    """The same before a keeper that runs: the file's server goes to it at once, and comes out of it again."""
+    world = World(SERVERS[server], CLIENTS[client], "http", out, relatch=relatch)
+    home = Path(tempfile.mkdtemp(prefix="relatch-adopt-"))
+    try:
+        world.start_server()
+        world.start_nginx(wants=WANTS)
+        name, path, text, entry_of = files(world.upstream)[number]
+        file, config = home / path, home / ".config/relatch/relatch.toml"
+        # Where the keeper listens, its command line says, and not the file.
+        port = free_port()
+        mine = f"# mine\n[serve]\nlisten   = \"127.0.0.1:{free_port()}\" # odd\n\n[server.other]\nurl = 'http://127.0.0.1:9/mcp'\n"
+        for place, content in ((file, text), (config, mine)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(content)
+            place.chmod(0o600)
+        own = {"HOME": str(home), "RELATCH_RUNTIME_DIR": str(home / "run")}
+        own |= {"XDG_CONFIG_HOME": str(home / ".config"), "XDG_STATE_HOME": str(home / ".local/state")}
+        said = Path(out) / "relatch.stdout"
+        with open(said, "wb") as lines:
+            world.keeper = world.spawn("relatch", [relatch, "serve", "--listen", f"127.0.0.1:{port}"], own, stdout=lines)
+        world.until(lambda: "/other/mcp" in said.read_text(), 10, "relatch serve does not listen")
+
+        ran = run(relatch, home, "adopt", "--yes", "--via", "serve", "--client", name)
+        token = (home / ".local/state/relatch/token").read_text()
+        must(token not in ran.stdout + ran.stderr, "the token is shown")
+        must("gated" in ran.stdout.split("+ [server.gated]")[-1], f"the keeper was not told: {ran.stdout}{ran.stderr}")
+        must(SECRET in config.read_text() and config.stat().st_mode & 0o777 == 0o600, "the header is not in relatch.toml")
+        after = file.read_text()
+        must(SECRET not in after and file.stat().st_mode & 0o777 == 0o600, f"the client's file is {after}")
+        entry = entry_of(after)
+        url, headers = entry.get("url"), entry.get("headers") or entry.get("http_headers")
+        must(url == f"http://127.0.0.1:{port}/gated/mcp", f"the address is {url}")
+        must(headers == {"Relatch-Token": token}, "the headers are not the token")
+        must(status_of(url, {}) == 403 and status_of(url, headers) == 200, "the token does not decide who gets in")
+
+        link = Link(world, "client")
+        world.clients.append(link)
+        world.link = link
+        link.ask("connect", url=url, headers=headers, era="legacy", seconds=20)
+        cases.work(world, "before")
+        must(not any(SECRET in line or token in line for line in command_lines(world)), "a secret is on a command line")
+        world.restart_server()
+        cases.work(world, "after")
+        link.close()
+        ran = run(relatch, home, "adopt", "--yes", "--via", "serve", "--client", name)
+        must(file.read_text() == after and "Nothing to adopt" in ran.stderr, "a second run changes something")
+
+        run(relatch, home, "release", "--yes", "--client", name)
+        must(file.read_text() == text, "it was not released byte for byte")
+        must(config.read_text() == mine, "relatch.toml is not as it was")
+        world.until(lambda: status_of(url, headers) == 404, 15, "the keeper still serves what was released")
+        return f"{name}, {Path(path).name}: adopted before a keeper, called, restarted, called, released"
+    except Missed as missed:
+        sys.exit(f"adopt: {server} × {client}, file {number} before a keeper: {missed}\n" + "\n".join(world.transcript()))
     finally:
         world.close()
         shutil.rmtree(home, ignore_errors=True)
@@ -215,6 +292,10 @@ def main():
         for number in range(len(files(""))):
             server, client = pairs[number % 2]
             print(f"adopt: {server} × {client}: {play(relatch, server, client, number, Path(out) / str(number))}", flush=True)
+        # Claude Code, VS Code, Zed, and Codex with its header in the file.
+        for number in range(4):
+            server, client = pairs[number % 2]
+            print(f"adopt: {server} × {client}: {kept(relatch, server, client, number, Path(out) / f'kept-{number}')}", flush=True)
         if typed.clients:
             listed(relatch, typed.clients, Path(out) / "clients")
 

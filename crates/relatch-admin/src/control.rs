@@ -1,6 +1,6 @@
 //! The control socket: one request, one line of JSON; answers likewise.
 //!
-//! `{"op":"status"}` · `{"op":"page"}` · `{"op":"reconnect","name":"gmail"}` (all upstreams without `name`) ·
+//! `{"op":"status"}` · `{"op":"page"}` · `{"op":"serving"}` · `{"op":"reconnect","name":"gmail"}` (all upstreams without `name`) ·
 //! `{"op":"history","since":"RFC 3339","name":"gmail"}` · `{"op":"log","since":"RFC 3339","name":"gmail","follow":true}` ·
 //! `{"op":"reload","config":"/…"}` (whatever file it reads without `config`). It decides nothing; it asks the [`Keeper`].
 //! Access is by file modes: the socket is 0600 in a folder of 0700.
@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 
 use crate::history::ServerHistory;
 use crate::journal::Dated;
-use crate::keeper::{Keeper, ReconnectOutcome};
+use crate::keeper::{Keeper, ReconnectOutcome, Serving};
 use crate::reload::Reloaded;
 use crate::runtime::private_dir;
 use crate::schema::KeeperStatus;
@@ -44,6 +44,7 @@ pub(crate) enum Request {
         name: Option<String>,
     },
     Page,
+    Serving,
     /// Of one upstream or all, from `since` on.
     History {
         #[serde(default)]
@@ -73,6 +74,8 @@ pub(crate) enum Answer {
     Reconnected(Vec<ReconnectOutcome>),
     /// A one-time address, or nothing where there is no page.
     Page(Option<String>),
+    /// Where clients are served, or nothing where none are over HTTP.
+    Serving(Option<Serving>),
     History(Vec<ServerHistory>),
     Reloaded(Reloaded),
     Entry(Dated),
@@ -175,6 +178,7 @@ async fn converse(stream: UnixStream, keeper: &dyn Keeper) -> io::Result<()> {
                 let reloaded = keeper.reload(config).await;
                 send(&mut write, &Answer::Reloaded(reloaded)).await?;
             }
+            Ok(Request::Serving) => send(&mut write, &Answer::Serving(keeper.serving())).await?,
             Ok(Request::Page) => send(&mut write, &Answer::Page(keeper.page())).await?,
             Ok(Request::History { since, name }) => {
                 send(&mut write, &Answer::History(keeper.history(name.as_deref(), since))).await?;

@@ -30,6 +30,11 @@ pub trait Keeper: Send + Sync + 'static {
         None
     }
 
+    /// Where it serves clients over HTTP; `None` where it does not.
+    fn serving(&self) -> Option<Serving> {
+        None
+    }
+
     /// Reads its configuration again and applies what has changed. With `only`, a keeper that reads another file does
     /// nothing. This takes as long as reading files does, and waits for no upstream.
     fn reload(&self, only: Option<PathBuf>) -> Reloading {
@@ -39,6 +44,19 @@ pub trait Keeper: Send + Sync + 'static {
 
     /// What happened.
     fn journal(&self) -> Arc<Journal>;
+}
+
+/// Where a keeper serves clients over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    /// Its address, without a path.
+    pub base: String,
+    /// The configuration file that it reads.
+    pub config: Option<PathBuf>,
+    /// The folder of its token and sessions.
+    pub state_dir: PathBuf,
+    /// Whether clients need the token.
+    pub token: bool,
 }
 
 /// How many latches of one upstream were asked to relatch.

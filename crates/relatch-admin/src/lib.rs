@@ -19,5 +19,5 @@ pub mod runtime;
 pub mod schema;
 
 pub use journal::{Dated, Journal, JournalFolder};
-pub use keeper::{Keeper, ReconnectOutcome};
+pub use keeper::{Keeper, ReconnectOutcome, Serving};
 pub use schema::{JournalStatus, KeeperKind, KeeperStatus, ServerStatus, Status, server_status};

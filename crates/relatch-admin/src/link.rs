@@ -15,7 +15,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use crate::control::{ANSWER_LIMIT, Answer, Request, read_line};
 use crate::history::ServerHistory;
 use crate::journal::Dated;
-use crate::keeper::ReconnectOutcome;
+use crate::keeper::{ReconnectOutcome, Serving};
 use crate::reload::Reloaded;
 use crate::schema::{KeeperStatus, NoAnswer, SCHEMA, Status, Unanswered};
 
@@ -175,6 +175,17 @@ impl KeeperLink {
     pub async fn page(&self) -> Result<Option<String>, LinkError> {
         match self.ask(&Request::Page).await?.next_in_time().await? {
             Answer::Page(address) => Ok(address),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    /// Where it serves clients over HTTP; `None` where it does not.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn serving(&self) -> Result<Option<Serving>, LinkError> {
+        match self.ask(&Request::Serving).await?.next_in_time().await? {
+            Answer::Serving(serving) => Ok(serving),
             other => Err(self.strange(&other)),
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use relatch_admin::history::{ServerHistory, TurnStatus};
 use relatch_admin::link::{LinkError, LogLine, all_keepers, listed, status_of_all};
-use relatch_admin::{Journal, Keeper, KeeperKind, KeeperStatus, ReconnectOutcome, control};
+use relatch_admin::{Journal, Keeper, KeeperKind, KeeperStatus, ReconnectOutcome, Serving, control};
 use relatch_core::health::State;
 use relatch_core::journal::{Entry, What};
 
@@ -52,6 +52,15 @@ impl Keeper for Still {
         ["gmail", "files"].iter().filter(|known| name.is_none_or(|name| name == **known)).map(of).collect()
     }
 
+    fn serving(&self) -> Option<Serving> {
+        Some(Serving {
+            base: "http://127.0.0.1:7332".into(),
+            config: Some("/relatch.toml".into()),
+            state_dir: "/state".into(),
+            token: true,
+        })
+    }
+
     fn journal(&self) -> Arc<Journal> {
         Arc::clone(&self.journal)
     }
@@ -80,6 +89,8 @@ async fn a_keeper_answers_status_and_reconnect_and_leaves_no_socket_behind() {
     assert_eq!(keepers[0].reconnect(Some("files")).await.unwrap()[0].name, "files");
     assert_eq!(keepers[0].reconnect(None).await.unwrap().len(), 2);
     assert!(keepers[0].reconnect(Some("unknown")).await.unwrap().is_empty());
+    let serving = keepers[0].serving().await.unwrap().unwrap();
+    assert_eq!((serving.base.as_str(), serving.token), ("http://127.0.0.1:7332", true));
 
     drop(control);
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);

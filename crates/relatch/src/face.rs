@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use relatch_admin::history::{ServerHistory, server_history};
 use relatch_admin::page::{Page, Watched};
 use relatch_admin::reload::Reloading;
-use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, ServerStatus, schema};
+use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, ServerStatus, Serving, schema};
 use relatch_core::health::HealthReport;
 use relatch_core::health::history::History;
 use relatch_core::{At, LatchId};
@@ -36,6 +36,8 @@ pub(crate) struct Face {
     histories: Mutex<BTreeMap<String, History>>,
     /// Where its page is, and the page.
     page: OnceLock<(String, Weak<Page>)>,
+    /// Where it serves clients over HTTP.
+    serving: OnceLock<Serving>,
 }
 
 impl Face {
@@ -54,12 +56,18 @@ impl Face {
             journal,
             histories: Mutex::default(),
             page: OnceLock::new(),
+            serving: OnceLock::new(),
         })
     }
 
     /// Names its page, which is at `base`, an address without a path.
     pub(crate) fn has_page(&self, base: String, page: &Arc<Page>) {
         let _ = self.page.set((base, Arc::downgrade(page)));
+    }
+
+    /// Says where it serves clients.
+    pub(crate) fn serves(&self, serving: Serving) {
+        let _ = self.serving.set(serving);
     }
 
     /// The keeper's clock.
@@ -169,6 +177,10 @@ impl relatch_admin::Keeper for Face {
     fn page(&self) -> Option<String> {
         let (base, page) = self.page.get()?;
         Some(format!("{base}{}", page.upgrade()?.one_time_path()))
+    }
+
+    fn serving(&self) -> Option<Serving> {
+        self.serving.get().cloned()
     }
 
     fn reload(&self, only: Option<PathBuf>) -> Reloading {

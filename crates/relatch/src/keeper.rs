@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use relatch_admin::journal::folder_in;
 use relatch_admin::metrics;
 use relatch_admin::page::{Page, Setting, Shown, Watched};
-use relatch_admin::{Journal, JournalFolder, KeeperKind, control, runtime};
+use relatch_admin::{Journal, JournalFolder, KeeperKind, Serving, control, runtime};
 use relatch_core::policy::Policy;
 use relatch_net::downstream::http::HttpConfig;
 use relatch_net::downstream::origin::{Allowed, token_file};
@@ -171,6 +171,13 @@ async fn over_http(
     let allowed =
         Allowed::new(bound, &launch.allow_hosts).map_err(|fault| Failure::usage(fault.to_string()))?;
     let names: Vec<&str> = launch.servers.iter().map(|s| s.name.as_str()).collect();
+    // Whoever reads the address may ask about it.
+    face.serves(Serving {
+        base: render::serve::base(bound),
+        config: launch.config.clone(),
+        state_dir: std::path::absolute(&launch.state_dir).unwrap_or_else(|_| launch.state_dir.clone()),
+        token: token.is_some(),
+    });
     // Nobody reading it is no reason not to serve.
     // A log that others keep is no place for a token.
     let shown = if supervisor::is_there() { None } else { token.as_deref() };

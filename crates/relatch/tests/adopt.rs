@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -60,16 +60,28 @@ impl Home {
     }
 
     fn run(&self, line: &[&str]) -> Ran {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_relatch"));
-        command.args(line).current_dir(self.at("project")).stdin(Stdio::null()).env("HOME", self.0.path());
-        for moved in
-            ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "APPDATA", "CLAUDE_CONFIG_DIR", "CODEX_HOME", "RELATCH_LOG"]
-        {
-            command.env_remove(moved);
-        }
-        let output = command.output().unwrap();
+        let output = self.command(line).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_relatch"));
+        command.args(line).current_dir(self.at("project")).stdin(Stdio::null()).env("HOME", self.0.path());
+        // Keepers of others are not asked.
+        command.env("RELATCH_RUNTIME_DIR", self.at("run"));
+        for moved in [
+            "RELATCH_CONFIG",
+            "XDG_CONFIG_HOME",
+            "XDG_STATE_HOME",
+            "APPDATA",
+            "CLAUDE_CONFIG_DIR",
+            "CODEX_HOME",
+            "RELATCH_LOG",
+        ] {
+            command.env_remove(moved);
+        }
+        command
     }
 
     /// Adopts without a question to anybody.
@@ -146,9 +158,6 @@ fn one_client_and_one_server_can_be_picked() {
     let ran = home.adopt(&["--client", "emacs"]);
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("[possible values: claude-code, claude-desktop, cursor,"), "{}", ran.err);
-    let ran = home.adopt(&["--via", "serve"]);
-    assert_eq!(ran.code, 2);
-    assert!(ran.err.starts_with("error: `--via serve` is not available yet\n"), "{}", ran.err);
     // One that is switched off is taken when it is named.
     assert_eq!(home.adopt(&["--server", "asleep"]).code, 0);
     assert!(home.text(".cursor/mcp.json").contains("8764/mcp\", \"--name\", \"asleep\"]"));
@@ -420,6 +429,312 @@ fn a_server_that_wants_a_login_of_its_client_is_left_and_named() {
         fine_asked.join().unwrap().to_ascii_lowercase().contains("\r\nx-key: k\r\n"),
         "as the client would ask"
     );
+}
+
+const CONFIG: &str = ".config/relatch/relatch.toml";
+const TOKEN: &str = ".local/state/relatch/token";
+const MINE: &str =
+    "# mine\n[serve]\nlisten   = \"127.0.0.1:7399\" # odd\n\n[server.other]\nurl = 'http://127.0.0.1:9/'\n";
+const CURSOR: &str = "{\"mcpServers\": {\"gmail\": {\"url\": \"http://127.0.0.1:8761/mcp\", \"headers\": {\"X-Key\": \"s3cret\"}}}}\n";
+const ZED: &str = "{\n  // mine\n  \"context_servers\": {\n    \"gmail\": {\"url\": \"http://127.0.0.1:8761/mcp\", \"headers\": {\"X-Key\": \"s3cret\"}},\n    \"Wiki ${x}\": {\"url\": \"http://127.0.0.1:8762/mcp\", \"headers\": {\"X\": \"${x}\"}}\n  }\n}\n";
+
+impl Home {
+    /// Files that only their owner can read.
+    fn private(files: &[(&str, &str)]) -> Home {
+        let home = Home::with(files);
+        for (path, _) in files {
+            home.mode(path, 0o600);
+        }
+        home
+    }
+
+    fn mode(&self, path: &str, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(self.at(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn adopt_by_keeper(&self, more: &[&str]) -> Ran {
+        self.adopt(&[&["--via", "serve"], more].concat())
+    }
+}
+
+#[test]
+fn clients_share_a_keeper_and_its_file_until_the_last_of_them_is_released() {
+    use std::os::unix::fs::PermissionsExt;
+    let home =
+        Home::private(&[(".cursor/mcp.json", CURSOR), (".config/zed/settings.json", ZED), (CONFIG, MINE)]);
+    let ran = home.adopt_by_keeper(&[]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    let token = home.text(TOKEN);
+    for shown in [&ran.out, &ran.err] {
+        assert!(!shown.contains("s3cret") && !shown.contains(&token), "{shown}");
+    }
+    assert!(
+        ran.out.contains(
+            "  + [server.gmail]\n  + url = \"http://127.0.0.1:8761/mcp\"\n  + headers = { X-Key = \"…\" }\n"
+        ),
+        "{}",
+        ran.out
+    );
+    assert_eq!(ran.out.matches("+ [server.gmail]").count(), 1, "one server for both: {}", ran.out);
+    assert!(ran.err.contains("No running keeper reads this file. Until one does, the clients don't reach these servers: run `relatch serve`"), "{}", ran.err);
+    assert_eq!(
+        home.text(".cursor/mcp.json"),
+        format!(
+            "{{\"mcpServers\": {{\"gmail\": {{\"url\": \"http://127.0.0.1:7399/gmail/mcp\", \"headers\": {{ \"Relatch-Token\": \"{token}\" }}}}}}}}\n"
+        )
+    );
+    assert!(home.text(".config/zed/settings.json").contains("\"http://127.0.0.1:7399/wiki---x-/mcp\""));
+    let config = home.text(CONFIG);
+    assert_eq!(
+        config,
+        format!(
+            "{MINE}\n[server.gmail]\nurl = \"http://127.0.0.1:8761/mcp\"\nheaders = {{ X-Key = \"s3cret\" }}\n\n[server.wiki---x-]\nurl = \"http://127.0.0.1:8762/mcp\"\nheaders = {{ X = \"$${{x}}\" }}\n"
+        )
+    );
+    for path in [CONFIG, TOKEN, ".cursor/mcp.json"] {
+        assert_eq!(fs::metadata(home.at(path)).unwrap().permissions().mode() & 0o777, 0o600, "{path}");
+    }
+    assert_eq!(home.run(&["config", "check"]).code, 0);
+
+    let before = (home.text(".cursor/mcp.json"), home.text(".config/zed/settings.json"));
+    for ran in [home.adopt_by_keeper(&[]), home.adopt(&[])] {
+        assert!(ran.code == 0 && ran.err.starts_with("Nothing to adopt: "), "{}{}", ran.out, ran.err);
+    }
+    assert_eq!((home.text(".cursor/mcp.json"), home.text(".config/zed/settings.json")), before);
+    assert_eq!(home.text(CONFIG), config);
+
+    let ran = home.run(&["release", "--yes", "--client", "cursor"]);
+    assert_eq!((ran.code, home.text(".cursor/mcp.json").as_str()), (0, CURSOR), "{}", ran.err);
+    assert_eq!(home.text(CONFIG), config, "Zed uses it");
+    // Who comes later takes what is there, and it is still relatch's.
+    assert_eq!(home.adopt_by_keeper(&["--client", "cursor"]).code, 0);
+    assert_eq!(home.text(CONFIG), config);
+    assert_eq!(home.run(&["release", "--yes", "--client", "zed"]).code, 0);
+    assert!(home.text(CONFIG).contains("[server.gmail]") && !home.text(CONFIG).contains("wiki"));
+    let ran = home.run(&["release", "--yes"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("  - [server.gmail]\n") && !ran.out.contains("s3cret"), "{}", ran.out);
+    assert_eq!(home.text(".cursor/mcp.json"), CURSOR);
+    assert_eq!(home.text(".config/zed/settings.json"), ZED);
+    assert_eq!(home.text(CONFIG), MINE);
+}
+
+#[test]
+fn no_token_and_no_secret_goes_where_more_users_can_read_it() {
+    let plain = CURSOR.replace(", \"headers\": {\"X-Key\": \"s3cret\"}", "");
+    let home = Home::with(&[(".cursor/mcp.json", &plain)]);
+    home.mode(".cursor/mcp.json", 0o640);
+    let ran = home.adopt_by_keeper(&[]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let said = format!(
+        "✗ gmail: left alone, the keeper's token would stand in its file, which other users can read; run `chmod 600 '{}'`",
+        home.at(".cursor/mcp.json").display()
+    );
+    assert!(ran.out.contains(&said), "{}", ran.out);
+    assert_eq!(home.text(".cursor/mcp.json"), plain);
+    assert!(!home.at(CONFIG).exists() && !home.at(".local").exists());
+
+    // Without a token it may, but for the secrets of a file that fewer can read.
+    home.put(CONFIG, b"[serve]\nno_token = true\n");
+    home.mode(CONFIG, 0o644);
+    assert_eq!(home.adopt_by_keeper(&[]).code, 0);
+    assert!(home.text(".cursor/mcp.json").contains("{\"url\": \"http://127.0.0.1:7332/gmail/mcp\"}"));
+    assert!(home.adopt_by_keeper(&[]).err.starts_with("Nothing to adopt: "));
+    assert_eq!(home.run(&["release", "--yes"]).code, 0);
+    assert_eq!(
+        (home.text(".cursor/mcp.json"), home.text(CONFIG)),
+        (plain, "[serve]\nno_token = true\n".to_owned())
+    );
+
+    home.put(".cursor/mcp.json", CURSOR.as_bytes());
+    home.mode(".cursor/mcp.json", 0o640);
+    let ran = home.adopt_by_keeper(&[]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.out.contains("✗ gmail: left alone, it may have a secret, and more users can read `relatch.toml`"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(
+        (home.text(".cursor/mcp.json").as_str(), home.text(CONFIG).as_str()),
+        (CURSOR, "[serve]\nno_token = true\n")
+    );
+    home.mode(CONFIG, 0o640);
+    assert_eq!(home.adopt_by_keeper(&[]).code, 0);
+    assert!(home.text(CONFIG).contains("s3cret"));
+}
+
+#[test]
+fn a_server_of_the_same_name_is_taken_when_it_is_the_same_and_named_when_it_is_not() {
+    let there = "[server.gmail]\nurl = \"http://127.0.0.1:8761/mcp\"\nheaders = { x-key = \"s3cret\" }\n";
+    let home = Home::private(&[(".cursor/mcp.json", CURSOR), (CONFIG, there)]);
+    assert_eq!(home.adopt_by_keeper(&[]).code, 0);
+    assert!(home.text(".cursor/mcp.json").contains("7332/gmail/mcp"));
+    assert_eq!(home.run(&["release", "--yes"]).code, 0);
+    assert_eq!(
+        (home.text(".cursor/mcp.json").as_str(), home.text(CONFIG).as_str()),
+        (CURSOR, there),
+        "it was there before"
+    );
+
+    let other = "[server.gmail]\nurl = \"http://127.0.0.1:1/mcp?k=s3cret\"\n";
+    home.put(CONFIG, other.as_bytes());
+    let ran = home.adopt_by_keeper(&[]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.out.contains("✗ gmail: left alone, `relatch.toml` has a server `gmail` with another address, http://127.0.0.1:1/mcp?k=…, than http://127.0.0.1:8761/mcp; rename one of the two\n"),
+        "{}",
+        ran.out
+    );
+    assert_eq!((home.text(".cursor/mcp.json").as_str(), home.text(CONFIG).as_str()), (CURSOR, other));
+}
+
+#[test]
+fn whatever_fails_neither_file_is_changed() {
+    let untouched = |home: &Home, config: Option<&str>| {
+        assert_eq!(home.text(".cursor/mcp.json"), CURSOR);
+        assert_eq!(fs::read_to_string(home.at(CONFIG)).ok().as_deref(), config);
+    };
+    for (config, mode, code, said) in [
+        ("[server.a]\nurll = 'x'\n", 0o600, 2, "relatch knows no `urll`"),
+        ("[serve]\nlisten = '127.0.0.1:0'\n", 0o600, 2, "another port at every start"),
+        (MINE, 0o400, 4, "the file is read-only"),
+    ] {
+        let home = Home::private(&[(".cursor/mcp.json", CURSOR), (CONFIG, config)]);
+        home.mode(CONFIG, mode);
+        let ran = home.adopt_by_keeper(&[]);
+        assert_eq!(ran.code, code, "{}{}", ran.out, ran.err);
+        assert!(ran.err.contains(said), "{}", ran.err);
+        untouched(&home, Some(config));
+    }
+    // The configuration comes first, and goes back when the client's file can't be changed.
+    for config in [None, Some(MINE)] {
+        let home =
+            Home::private(&[(".cursor/mcp.json", CURSOR), (".local/state/relatch/backups", "in the way")]);
+        if let Some(config) = config {
+            home.put(CONFIG, config.as_bytes());
+            home.mode(CONFIG, 0o600);
+        }
+        let ran = home.adopt_by_keeper(&[]);
+        assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
+        assert!(
+            ran.err.contains("mcp.json` was not changed") && ran.err.contains("`gmail` is out of `"),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.contains("since no entry points to it"), "{}", ran.err);
+        untouched(&home, config);
+    }
+    // A file that can't be changed brings nothing into the configuration.
+    let home = Home::private(&[(".cursor/mcp.json", CURSOR), (".config/zed/settings.json", ZED)]);
+    home.mode(".config/zed/settings.json", 0o400);
+    let ran = home.adopt_by_keeper(&[]);
+    assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
+    assert_eq!(home.text(".config/zed/settings.json"), ZED);
+    assert!(home.text(CONFIG).contains("[server.gmail]") && !home.text(CONFIG).contains("wiki"));
+
+    let home = Home::private(&[(".cursor/mcp.json", CURSOR), (TOKEN, "x")]);
+    home.mode(TOKEN, 0o644);
+    let ran = home.adopt_by_keeper(&[]);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(ran.err.starts_with("error: The token for clients can't be read\n"), "{}", ran.err);
+    untouched(&home, None);
+    let home = Home::private(&[(".cursor/mcp.json", CURSOR)]);
+    let ran = home.run(&["adopt", "--via", "serve", "--no-probe", "--dry-run"]);
+    assert_eq!(
+        (ran.code, ran.err.as_str()),
+        (0, "Nothing was changed: this was a rehearsal\n"),
+        "{}",
+        ran.out
+    );
+    untouched(&home, None);
+    assert!(!home.at(".local").exists(), "a rehearsal leaves no trace");
+}
+
+/// Ends a keeper whatever happens.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_running_keeper_gives_its_address_and_follows_and_a_name_of_its_command_line_is_taken() {
+    let home =
+        Home::private(&[(".cursor/mcp.json", CURSOR), (".config/zed/settings.json", ZED), (CONFIG, MINE)]);
+    let mut command = home.command(&["serve", "gmail=http://127.0.0.1:1/mcp", "--listen", "127.0.0.1:0"]);
+    let mut keeper = Running(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(keeper.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let base = line.split_once("http://").unwrap().1.split_once('/').unwrap().0.to_owned();
+
+    let ran = home.adopt_by_keeper(&[]);
+    assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
+    assert_eq!(home.text(".cursor/mcp.json"), CURSOR);
+    let said = "✗ gmail: left alone, the running keeper serves a `gmail` that is not in `relatch.toml`;";
+    assert_eq!(ran.out.matches(said).count(), 2, "{}", ran.out);
+    let zed = home.text(".config/zed/settings.json");
+    assert!(zed.contains(&format!("\"http://{base}/wiki---x-/mcp\"")), "{zed}");
+    assert!(!ran.err.contains("No running keeper"), "{}", ran.err);
+    assert!(home.run(&["status", "wiki---x-"]).out.contains("127.0.0.1:8762"), "it follows at once");
+    assert_eq!(home.run(&["release", "--yes"]).code, 0);
+    assert_eq!((home.text(".config/zed/settings.json").as_str(), home.text(CONFIG).as_str()), (ZED, MINE));
+    assert_eq!(home.run(&["status", "wiki---x-"]).code, 2, "it is not served any more");
+}
+
+#[test]
+fn files_of_a_project_never_get_the_token() {
+    let home = Home::private(&[("project/.cursor/mcp.json", CURSOR)]);
+    let ran = home.adopt_by_keeper(&["--scope", "project"]);
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.err.starts_with("error: `--via serve` can't be used for the files of a project\n")
+            && ran.err.contains("token would stand in files that others share"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(home.text("project/.cursor/mcp.json"), CURSOR);
+    home.put(CONFIG, b"[serve]\nno_token = true\n");
+    home.mode(CONFIG, 0o600);
+    assert_eq!(home.adopt_by_keeper(&["--scope", "project"]).code, 0);
+    assert!(home.text("project/.cursor/mcp.json").contains("{\"url\": \"http://127.0.0.1:7332/gmail/mcp\"}"));
+    assert_eq!(home.run(&["release", "--yes", "--scope", "project"]).code, 0);
+    assert_eq!(home.text("project/.cursor/mcp.json"), CURSOR);
+}
+
+#[test]
+fn a_server_that_was_edited_in_the_configuration_or_is_to_be_kept_stays_there() {
+    let home = Home::private(&[(".cursor/mcp.json", CURSOR)]);
+    assert_eq!(home.adopt_by_keeper(&[]).code, 0);
+    let edited = format!("{}hold = \"5m\"\n", home.text(CONFIG));
+    home.put(CONFIG, edited.as_bytes());
+    let ran = home.run(&["release", "--yes"]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.out.contains("· gmail: left alone, it was edited since; `relatch remove gmail` takes it out\n"),
+        "{}",
+        ran.out
+    );
+    assert_eq!((home.text(".cursor/mcp.json").as_str(), home.text(CONFIG)), (CURSOR, edited));
+
+    let home = Home::private(&[(".cursor/mcp.json", CURSOR)]);
+    assert_eq!(home.adopt_by_keeper(&[]).code, 0);
+    let config = home.text(CONFIG);
+    let ran = home.run(&["release", "--yes", "--keep-config"]);
+    assert_eq!(ran.code, 0);
+    assert!(!ran.out.contains("[server.gmail]"), "{}", ran.out);
+    assert_eq!((home.text(".cursor/mcp.json").as_str(), home.text(CONFIG)), (CURSOR, config));
+
+    // An entry that was put back by hand uses it no more.
+    let home = Home::private(&[(".cursor/mcp.json", CURSOR), (CONFIG, MINE)]);
+    assert_eq!(home.adopt_by_keeper(&[]).code, 0);
+    home.put(".cursor/mcp.json", CURSOR.as_bytes());
+    assert_eq!(home.run(&["release", "--yes"]).code, 0);
+    assert_eq!(home.text(CONFIG), MINE);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::upstream::target::is_local;
 pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("relatch-token");
 
 /// The token's file inside the state folder.
-const TOKEN_FILE: &str = "token";
+pub const TOKEN_FILE: &str = "token";
 /// The longest token file that is read, in bytes.
 const MAX_TOKEN: u64 = 1_024;
 /// Fewer characters are no token.

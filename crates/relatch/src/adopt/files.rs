@@ -98,6 +98,20 @@ pub(crate) fn writable(loaded: &Loaded) -> Result<(), FileFault> {
     Ok(())
 }
 
+/// The bits of its mode by which others than its owner may read it; none where there is no such file yet.
+pub(crate) fn readable_by_others(path: &Path) -> u32 {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(path).map_or(0, |meta| meta.mode() & 0o044)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        0
+    }
+}
+
 /// Writes a file anew, in one step: whoever reads it sees the old or the new text, whole.
 ///
 /// # Errors

@@ -5,7 +5,9 @@
 
 use super::clients::{Client, Format, Reached, Variables};
 use super::entry::{Change, Entry, Field, New, Value, edited, edits};
+use super::serve::{self, Side};
 use crate::cli::parse;
+use crate::config::edit::NewServer;
 
 /// The variable that carries an address which may have a secret in it.
 pub(crate) const ADDRESS: &str = "RELATCH_ADDRESS";
@@ -20,6 +22,8 @@ pub(crate) enum Judgement {
     Adopted,
     /// It stays as it is, for this reason.
     Left(String),
+    /// It stays as it is, because something is in the way that can be mended.
+    Refused(String),
     /// It runs as a program.
     Program,
     /// It is switched off.
@@ -34,6 +38,8 @@ pub(crate) struct Adoption {
     pub(crate) url: Option<String>,
     /// The headers that the client sends.
     pub(crate) headers: Vec<(String, String)>,
+    /// The server as it is to stand in `relatch.toml`, where a keeper is to be in front of it.
+    pub(crate) server: Option<NewServer>,
 }
 
 impl Adoption {
@@ -47,12 +53,27 @@ impl Adoption {
     }
 }
 
-/// How relatch is called in an entry: its path, or only its name in a file that others share.
+/// What is put in front of servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Front {
+    /// How relatch is called in an entry: its path, or only its name in a file that others share.
     pub(crate) program: String,
     /// Whether it is put in front of servers that are programs, too.
     pub(crate) programs: bool,
+    /// The keeper that entries are to point to, where they are not to start a program.
+    pub(crate) side: Option<Side>,
+    /// Addresses of keepers that entries may point to already.
+    pub(crate) known: Vec<String>,
+}
+
+impl Front {
+    /// Whether an entry reads as it should after it was adopted.
+    pub(crate) fn holds(&self, client: &Client, entry: &Entry) -> bool {
+        match &self.side {
+            None => is_adopted(entry),
+            Some(side) => serve::is_served(client, entry, std::slice::from_ref(&side.base)),
+        }
+    }
 }
 
 /// What is to become of a server, from its entry alone. One that is switched off is taken only when it was `named`.
@@ -63,7 +84,7 @@ pub(crate) fn judge(client: &Client, text: &str, entry: &Entry, front: &Front, n
     if let Some(key) = entry.repeated() {
         return Judgement::Left(format!("`{key}` stands twice in its entry"));
     }
-    if is_adopted(entry) {
+    if is_adopted(entry) || serve::is_served(client, entry, &front.known) {
         return Judgement::Adopted;
     }
     let key = match client.reached(entry) {
@@ -84,9 +105,10 @@ pub(crate) fn judge(client: &Client, text: &str, entry: &Entry, front: &Front, n
     if client.is_off(entry) && !named {
         return Judgement::Off;
     }
-    let adoption = match key {
-        Some(key) => adoption(client, text, entry, key, front),
-        None => of_a_program(text, entry, front),
+    let adoption = match (key, &front.side) {
+        (Some(key), Some(side)) => serve::adoption(client, entry, key, side),
+        (Some(key), None) => adoption(client, text, entry, key, front),
+        (None, _) => of_a_program(text, entry, front),
     };
     match adoption {
         Ok(adoption) => Judgement::Adopt(adoption),
@@ -317,6 +339,7 @@ fn adoption(
         changes,
         url: known,
         headers: headers.into_iter().map(|(field, value)| (field.key.clone(), value)).collect(),
+        server: None,
     })
 }
 
@@ -352,11 +375,11 @@ fn of_a_program(text: &str, entry: &Entry, front: &Front) -> Result<Adoption, St
             changes.push(Change::Set(field.clone(), New::Raw(format!("{before}{comma}{rest}"))));
         }
     }
-    Ok(Adoption { changes, url: None, headers: Vec::new() })
+    Ok(Adoption { changes, url: None, headers: Vec::new(), server: None })
 }
 
 /// The address as relatch reads it, or `None` where only the client knows it whole.
-fn checked(client: &Client, url: &str) -> Result<Option<String>, String> {
+pub(super) fn checked(client: &Client, url: &str) -> Result<Option<String>, String> {
     if has_variable(client, url) {
         nested(client, url)?;
         if client.variables == Variables::Shell && !has_whole_variables(url) {
@@ -375,7 +398,7 @@ fn checked(client: &Client, url: &str) -> Result<Option<String>, String> {
 }
 
 /// The headers of an entry: their fields and values.
-fn headers<'a>(client: &Client, entry: &'a Entry) -> Result<Vec<(&'a Field, String)>, String> {
+pub(super) fn headers<'a>(client: &Client, entry: &'a Entry) -> Result<Vec<(&'a Field, String)>, String> {
     let Some(holder) = entry.field(client.headers) else { return Ok(Vec::new()) };
     let Value::Table(fields, _) = &holder.value else {
         return Err(format!("its `{}` are no table", client.headers));
@@ -404,7 +427,7 @@ fn headers<'a>(client: &Client, entry: &'a Entry) -> Result<Vec<(&'a Field, Stri
 }
 
 /// Headers that relatch sends with every request by itself, so that they need not be handed on.
-fn is_relatchs_own(name: &str) -> bool {
+pub(super) fn is_relatchs_own(name: &str) -> bool {
     name.eq_ignore_ascii_case("accept") || name.eq_ignore_ascii_case("content-type")
 }
 
@@ -475,7 +498,7 @@ pub(super) fn may_be_secret(url: &str) -> bool {
     !query.is_empty() || host_and_path.split('/').skip(1).any(keyish)
 }
 
-fn has_variable(client: &Client, text: &str) -> bool {
+pub(super) fn has_variable(client: &Client, text: &str) -> bool {
     match client.variables {
         Variables::None => false,
         Variables::Braces | Variables::BracesOnce => text.contains("${"),
@@ -527,7 +550,7 @@ fn has_whole_variables(url: &str) -> bool {
 }
 
 /// The server's name as relatch's own tables can show it.
-fn plain_name(name: &str) -> String {
+pub(super) fn plain_name(name: &str) -> String {
     let plain = |c: char| {
         let c = c.to_ascii_lowercase();
         if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }

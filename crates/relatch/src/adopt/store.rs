@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
 use super::files::{private, private_folder};
+use super::serve::Served;
 
 /// The version that is written. What a later one has written is left alone.
 const FORMAT: u32 = 1;
@@ -27,6 +28,9 @@ pub(crate) struct Record {
     pub(crate) original: Vec<String>,
     /// What was written in its place.
     pub(crate) written: Vec<String>,
+    /// The server of `relatch.toml` that it points to, where it points to a keeper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) served: Option<Served>,
     /// When.
     pub(crate) at: String,
 }
@@ -123,6 +127,16 @@ impl Store {
         self.book.entries.iter().find(same)
     }
 
+    /// What was put into configuration files.
+    pub(crate) fn served(&self) -> impl Iterator<Item = &Served> {
+        self.book.entries.iter().filter_map(|record| record.served.as_ref())
+    }
+
+    /// Every record.
+    pub(crate) fn all(&self) -> &[Record] {
+        &self.book.entries
+    }
+
     /// Every record of a file.
     pub(crate) fn in_file(&self, file: &Path) -> impl Iterator<Item = &Record> {
         self.book.entries.iter().filter(move |record| record.file == file)
@@ -176,6 +190,7 @@ mod tests {
             server: server.into(),
             original: vec!["{}".into()],
             written: vec![written.into()],
+            served: None,
             at: "2026-11-25T20:00:00Z".into(),
         }
     }

@@ -3,6 +3,7 @@
 use super::clients::{Client, called};
 use super::entry::{Change, Entry};
 use super::plan::*;
+use super::serve::Side;
 use super::undo::{self, Kept, Undoing};
 
 use proptest::prelude::*;
@@ -21,19 +22,25 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 fn front() -> Front {
-    Front { program: "/usr/bin/relatch".to_owned(), programs: false }
+    Front { program: "/usr/bin/relatch".to_owned(), programs: false, side: None, known: Vec::new() }
 }
 
 fn before_programs() -> Front {
     Front { programs: true, ..front() }
 }
 
-/// The text with relatch in front of everything that can be, with the entries that were changed, and what was said.
-fn adopted(client: &Client, text: &str) -> (String, Vec<(Entry, Vec<String>)>, String) {
-    adopted_by(client, text, &front())
+/// A keeper instead of a program.
+fn kept_by(token: Option<&str>) -> Front {
+    let side = Side { base: "http://127.0.0.1:7332".to_owned(), token: token.map(str::to_owned) };
+    Front { side: Some(side), known: vec!["http://127.0.0.1:7332".to_owned()], ..front() }
 }
 
-fn adopted_by(client: &Client, text: &str, front: &Front) -> (String, Vec<(Entry, Vec<String>)>, String) {
+/// The text with relatch in front of everything that can be, with the entries that were changed, and what was said.
+fn adopted(client: &Client, text: &str) -> (String, Vec<(Entry, Vec<String>)>, String) {
+    adopted_by(&front(), client, text)
+}
+
+fn adopted_by(front: &Front, client: &Client, text: &str) -> (String, Vec<(Entry, Vec<String>)>, String) {
     let entries = client.read(text).unwrap();
     let judged: Vec<(&Entry, Judgement)> =
         entries.iter().map(|entry| (entry, judge(client, text, entry, front, false))).collect();
@@ -41,15 +48,24 @@ fn adopted_by(client: &Client, text: &str, front: &Front) -> (String, Vec<(Entry
         .iter()
         .filter_map(|(entry, judgement)| match judgement {
             Judgement::Adopt(adoption) => Some((*entry, &adoption.changes[..])),
-            Judgement::Adopted | Judgement::Left(_) | Judgement::Program | Judgement::Off => None,
+            Judgement::Adopted
+            | Judgement::Left(_)
+            | Judgement::Refused(_)
+            | Judgement::Program
+            | Judgement::Off => None,
         })
         .collect();
-    let (after, written) = carried_out(client, text, &chosen, is_adopted).unwrap();
+    let (after, written) = carried_out(client, text, &chosen, |entry| front.holds(client, entry)).unwrap();
     let said = judged
         .iter()
         .map(|(entry, judgement)| match judgement {
+            Judgement::Adopt(Adoption { server: Some(server), .. }) => {
+                let headers: Vec<String> =
+                    server.headers.iter().map(|(k, v)| format!(", {k}: {v}")).collect();
+                format!("{}: adopted, `{}` is {}{}\n", entry.name, server.name, server.url, headers.concat())
+            }
             Judgement::Adopt(_) => format!("{}: adopted\n", entry.name),
-            Judgement::Left(why) => format!("{}: left, {why}\n", entry.name),
+            Judgement::Left(why) | Judgement::Refused(why) => format!("{}: left, {why}\n", entry.name),
             Judgement::Adopted => format!("{}: adopted before\n", entry.name),
             Judgement::Program => format!("{}: a program\n", entry.name),
             Judgement::Off => format!("{}: off\n", entry.name),
@@ -64,11 +80,29 @@ fn released(client: &Client, text: &str, kept: &[(Entry, Vec<String>, Vec<String
     let mut chosen = Vec::new();
     for entry in &entries {
         let record = kept.iter().find(|(old, ..)| old.place() == entry.place());
-        let kept = record.map(|(_, original, written)| Kept { original, written });
+        let kept = record.map(|(_, original, written)| Kept { original, written, address: None });
         match undo::judge(client, text, entry, kept, false) {
             Undoing::Restore(changes) | Undoing::Rebuild(changes, _) => chosen.push((entry, changes)),
             Undoing::NotAdopted => {}
             other @ (Undoing::Changed(_) | Undoing::Left(_)) => panic!("{}: {other:?}", entry.name),
+        }
+    }
+    let chosen: Vec<(&Entry, &[Change])> = chosen.iter().map(|(entry, c)| (*entry, &c[..])).collect();
+    carried_out(client, text, &chosen, |entry| undo::is_released(client, entry)).unwrap().0
+}
+
+/// The same where entries point to a keeper.
+fn released_by_keeper(client: &Client, text: &str, kept: &[(Entry, Vec<String>, Vec<String>)]) -> String {
+    let entries = client.read(text).unwrap();
+    let mut chosen = Vec::new();
+    for entry in &entries {
+        let Some((_, original, written)) = kept.iter().find(|(old, ..)| old.place() == entry.place()) else {
+            continue;
+        };
+        let address = Some(format!("http://127.0.0.1:7332/{}/mcp", entry.name));
+        match undo::judge(client, text, entry, Some(Kept { original, written, address }), false) {
+            Undoing::Restore(changes) => chosen.push((entry, changes)),
+            other => panic!("{}: {other:?}", entry.name),
         }
     }
     let chosen: Vec<(&Entry, &[Change])> = chosen.iter().map(|(entry, c)| (*entry, &c[..])).collect();
@@ -108,10 +142,10 @@ fn programs_are_adopted_on_demand_and_released_byte_for_byte() {
     let mut programs = 0;
     for (id, text) in FILES {
         let client = called(id).unwrap();
-        let (after, changed, _) = adopted_by(client, text, &before_programs());
+        let (after, changed, _) = adopted_by(&before_programs(), client, text);
         programs += changed.iter().filter(|(entry, _)| entry.field("command").is_some()).count();
         assert_eq!(
-            adopted_by(client, &after, &before_programs()).0,
+            adopted_by(&before_programs(), client, &after).0,
             after,
             "{id}: a second run changes nothing"
         );
@@ -136,7 +170,7 @@ fn a_program_keeps_its_words_and_its_environment() {
         ("codex", toml.to_owned(), "uvx", &["mcp-server-git"]),
     ] {
         let client = called(id).unwrap();
-        let (after, changed, _) = adopted_by(client, &text, &before_programs());
+        let (after, changed, _) = adopted_by(&before_programs(), client, &text);
         let entry = &client.read(&after).unwrap()[0];
         let name = if id == "codex" { "git" } else { "my-files" };
         assert_eq!(entry.text("command"), Some("/usr/bin/relatch"), "{after}");
@@ -197,7 +231,7 @@ fn an_entry_that_was_edited_is_not_touched_without_force() {
     assert_ne!(edited, after);
     let entry = client.read(&edited).unwrap().remove(0);
     let kept = kept(text, &changed);
-    let record = || Some(Kept { original: &kept[0].1, written: &kept[0].2 });
+    let record = || Some(Kept { original: &kept[0].1, written: &kept[0].2, address: None });
     let original = vec!["{ \"url\": \"http://127.0.0.1:8761/mcp\" }".to_owned()];
     assert_eq!(undo::judge(client, &edited, &entry, record(), false), Undoing::Changed(original));
     assert!(matches!(undo::judge(client, &edited, &entry, record(), true), Undoing::Restore(_)));
@@ -227,6 +261,71 @@ fn without_a_record_what_can_be_is_put_together_from_the_entry() {
             };
             assert_eq!(of(&again), of(&after), "{id} {}", entry.name);
         }
+    }
+}
+
+#[test]
+fn what_realistic_files_become_before_a_keeper() {
+    for (at, (id, text)) in FILES.iter().enumerate() {
+        let (after, _, said) = adopted_by(&kept_by(Some("t0k3n")), called(id).unwrap(), text);
+        insta::assert_snapshot!(format!("served_{id}_{at}"), format!("{said}\n{after}"));
+    }
+}
+
+#[test]
+fn entries_before_a_keeper_are_released_byte_for_byte_and_a_second_run_changes_nothing() {
+    let commented = "[mcp_servers.a]\nurl = \"http://h/\"\n\n[mcp_servers.a.http_headers]\n# one\nA = \"1\"\n# two\nB = \"2\" # last\n# after\n";
+    let more = [("codex", commented)];
+    for (id, text) in FILES.iter().chain(&more) {
+        for text in [(*text).to_owned(), text.replace('\n', "\r\n")] {
+            for token in [Some("t0k3n"), None] {
+                let (front, client) = (kept_by(token), called(id).unwrap());
+                let (after, changed, _) = adopted_by(&front, client, &text);
+                assert_eq!(after.contains("Relatch-Token"), token.is_some() && !changed.is_empty(), "{id}");
+                assert_eq!(adopted_by(&front, client, &after).0, after, "{id}");
+                assert_eq!(released_by_keeper(client, &after, &kept(&text, &changed)), text, "{id}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_only_a_client_can_fill_in_or_reach_stays_with_it() {
+    for (id, entry, why) in [
+        (
+            "claude-code",
+            r#"{"type": "http", "url": "${BASE}/mcp"}"#,
+            "its address has a variable that Claude Code",
+        ),
+        (
+            "vscode",
+            r#"{"type": "http", "url": "http://h/", "headers": {"A": "${input:t}"}}"#,
+            "its header `A` has a variable that VS Code fills in, which a service can't; `--via stdio`",
+        ),
+        ("gemini", r#"{"httpUrl": "http://h/", "headers": {"A": "$T"}}"#, "its header `A` has a variable"),
+        ("claude-desktop", r#"{"url": "http://h/"}"#, "reaches no HTTP server by itself; `--via stdio`"),
+        ("cursor", r#"{"url": "http://h/", "headers": {"A": "1", "a": "2"}}"#, "`a` stands twice"),
+        ("cursor", r#"{"url": "http://h/", "env": {}}"#, "`env` besides"),
+    ] {
+        let client = called(id).unwrap();
+        let text = format!("{{\"{}\": {{\"a\": {entry}}}}}", client.tables[0][0]);
+        let found = client.read(&text).unwrap().remove(0);
+        match judge(client, &text, &found, &kept_by(None), false) {
+            Judgement::Left(said) => assert!(said.contains(why), "{said}"),
+            other => panic!("{entry}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_entry_that_points_to_a_keeper_and_of_which_nothing_was_kept_is_left_and_named() {
+    let client = called("cursor").unwrap();
+    let text = r#"{"mcpServers": {"a": {"url": "http://h/a/mcp", "headers": {"Relatch-Token": "t"}}}}"#;
+    let entry = client.read(text).unwrap().remove(0);
+    assert_eq!(judge(client, text, &entry, &front(), false), Judgement::Adopted);
+    match undo::judge(client, text, &entry, None, false) {
+        Undoing::Left(why) => assert!(why.contains("nothing was kept of it"), "{why}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -417,5 +516,11 @@ proptest! {
         prop_assert_eq!(after.matches("/*").count(), text.matches("/*").count());
         prop_assert_eq!(after.matches(" // ").count(), text.matches(" // ").count());
         prop_assert_eq!(adopted(client, &after).0, after);
+
+        let front = kept_by(Some("t0k3n"));
+        let (after, changed, _) = adopted_by(&front, client, &text);
+        prop_assert_eq!(after.matches("t0k3n").count(), changed.len(), "{}", text);
+        prop_assert_eq!(released_by_keeper(client, &after, &kept(&text, &changed)), text);
+        prop_assert_eq!(adopted_by(&front, client, &after).0, after);
     }
 }

@@ -7,12 +7,15 @@ use super::clients::{Bare, Client, Format, Reached};
 use super::entry::{Change, Entry, Field, Language, New, Value};
 use super::json::essence;
 use super::plan::{ADDRESS, HEADER, arguments, is_adopted};
+use super::serve::is_served;
 
 /// What is kept of an entry: how it was, and how it was written then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kept<'a> {
     pub(crate) original: &'a [String],
     pub(crate) written: &'a [String],
+    /// The address of a keeper that was written into it.
+    pub(crate) address: Option<String>,
 }
 
 /// What is to become of one entry.
@@ -38,7 +41,8 @@ pub(crate) fn judge(
     kept: Option<Kept<'_>>,
     force: bool,
 ) -> Undoing {
-    if !is_adopted(entry) {
+    let served = is_served(client, entry, &[]) || points_to(client, entry, kept.as_ref());
+    if !is_adopted(entry) && !served {
         return Undoing::NotAdopted;
     }
     if let Some(fault) = entry.fault {
@@ -47,11 +51,21 @@ pub(crate) fn judge(
     match kept {
         Some(kept) if force || is_as_written(entry, text, kept.written) => restored(text, entry, &kept),
         Some(kept) => Undoing::Changed(kept.original.to_vec()),
+        None if served => {
+            let why =
+                "it points to a keeper, and nothing was kept of it: `relatch.toml` may have its address";
+            Undoing::Left(why.to_owned())
+        }
         None => match rebuilt(client, text, entry) {
             Ok((changes, lost)) => Undoing::Rebuild(changes, lost),
             Err(why) => Undoing::Left(why),
         },
     }
+}
+
+fn points_to(client: &Client, entry: &Entry, kept: Option<&Kept<'_>>) -> bool {
+    let Reached::Http(key) = client.reached(entry) else { return false };
+    kept.is_some_and(|kept| kept.address.is_some() && kept.address.as_deref() == entry.text(key))
 }
 
 /// Whether an entry is as relatch wrote it, but for its layout: clients write their files anew.

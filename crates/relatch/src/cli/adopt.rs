@@ -8,13 +8,18 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
+use super::edit::tell_keepers;
 use super::serve::state_dir;
+use super::served::ServeSide;
+use super::upstream::ConfigFile;
 use crate::adopt::clients::{self, CLIENTS, Client, Places};
 use crate::adopt::entry::{Change, Entry};
 use crate::adopt::files::{self, FileFault, Loaded};
 use crate::adopt::plan::{self, Front, Judgement};
 use crate::adopt::probe::{self, Question};
+use crate::adopt::serve::{Served, Side};
 use crate::adopt::store::{Record, Store, StoreFault};
+use crate::config::edit::NewServer;
 use crate::exit;
 use crate::render::adopt::{FileReport, Outcome, ServerReport};
 use crate::render::{self, Failure, Style};
@@ -27,12 +32,13 @@ shows what it would change, and asks. Every HTTP server's entry then starts `rel
 byte for byte, a copy is kept, and `relatch release` puts it back. Left alone: servers that the client logs in to itself \
 (OAuth), servers that are programs unless `--programs` is given, and what is switched off.
 
-Exits with 1 when nothing was changed for want of a yes, or a file could not be used.
+Exits with 1 when nothing was changed for want of a yes, or a file or a server's name could not be used.
 
 Examples:
   relatch adopt --dry-run          only show it
   relatch adopt                    show it, ask, do it
   relatch adopt --client cursor --server gmail --yes
+  relatch adopt --via serve        one keeper for all clients
   relatch adopt --scope project    the files of the project in this folder"
 )]
 pub(crate) struct Arguments {
@@ -59,6 +65,9 @@ pub(crate) struct Arguments {
     /// Don't ask each server once whether it wants a login that only its client can do
     #[arg(long)]
     no_probe: bool,
+
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 /// Which servers of which files are meant.
@@ -81,7 +90,7 @@ pub(crate) struct Which {
 enum Via {
     /// `relatch stdio` with the server's address
     Stdio,
-    /// Not available yet
+    /// The address of the keeper that serves `relatch.toml`; the servers go into that file
     Serve,
 }
 
@@ -101,17 +110,27 @@ pub(crate) struct Sheet<T> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    match arguments.via {
-        Via::Stdio => {}
-        Via::Serve => {
-            return Err(Failure::usage("`--via serve` is not available yet")
-                .cause("the servers would have to go into a configuration of `relatch serve`, which `adopt` can't write yet")
-                .hint("Leave it out: each entry then starts `relatch stdio`"));
-        }
-    }
     let places = places()?;
     let state = state_dir(None)?;
-    let front = Front { programs: arguments.programs, ..arguments.which.front()? };
+    let mut serve = match arguments.via {
+        Via::Stdio => None,
+        Via::Serve => Some(ServeSide::find(&arguments.config).await?),
+    };
+    let wants_token = serve.as_ref().is_some_and(|serve| serve.side.token.is_some());
+    if wants_token && arguments.which.scope == Scope::Project {
+        return Err(Failure::usage("`--via serve` can't be used for the files of a project")
+            .cause("the keeper's token would stand in files that others share")
+            .hint("Leave it out: each entry then starts `relatch stdio`"));
+    }
+    // What can't be read is asked for again before anything is written.
+    let known = Store::look(&state).ok();
+    if arguments.programs && serve.is_some() {
+        return Err(Failure::usage("`--programs` can't be used with `--via serve`")
+            .cause("`relatch serve` starts no programs")
+            .hint("Leave `--via serve` out: each entry then starts `relatch stdio`"));
+    }
+    let front = arguments.which.front(serve.as_ref(), known.as_ref())?;
+    let front = Front { programs: arguments.programs, ..front };
     let (mut sheets, mut reports) = arguments.which.sheets(&places, |client, text, entry| {
         let named = arguments.which.servers.contains(&entry.name);
         plan::judge(client, text, entry, &front, named)
@@ -120,14 +139,22 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     if !arguments.no_probe {
         leave_challenged(&mut sheets).await;
     }
+    if let Some(serve) = &mut serve {
+        serve.settle(&mut sheets);
+    }
     let mut work = Vec::new();
     for sheet in &sheets {
-        let (report, changed) = prepared(sheet, &places);
+        let served = |server: &NewServer| serve.as_ref().map(|serve| serve.served(server, known.as_ref()));
+        let (report, changed) = prepared(sheet, &places, &front, served);
         reports.push(report);
         work.extend(changed.map(|changed| (sheet, changed)));
     }
+    if let Some(serve) = &mut serve {
+        serve.keep_only(work.iter().flat_map(|(_, changed)| &changed.records));
+        reports.extend(serve.report(&places));
+    }
     let _ = render::out(&render::adopt::plan(&reports, Style::stdout()));
-    let faults = reports.iter().any(|report| report.fault.is_some());
+    let faults = reports.iter().any(FileReport::is_faulty);
     if work.is_empty() {
         render::say(&render::adopt::nothing(&reports, "adopt"));
         return Ok(code(&reports, faults));
@@ -141,11 +168,31 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
     let _held = Store::hold(&state).map_err(store_failure)?;
     let mut store = Store::look(&state).map_err(store_failure)?;
-    let mut done = Vec::new();
-    for (sheet, changed) in work {
-        done.push((sheet.client, sheet.loaded.path.clone(), changed.apply(sheet, &state, &mut store)));
+    let token = serve.as_ref().map(ServeSide::token).transpose()?.flatten();
+    if let Some(serve) = &serve {
+        serve.write()?;
     }
-    Ok(told(&done, &places, "adopted", faults))
+    let (mut done, mut used) = (Vec::new(), Vec::new());
+    for (sheet, mut changed) in work {
+        if let (Some(serve), Some(token)) = (&serve, &token) {
+            changed.show(&serve.side, token);
+        }
+        let served: Vec<Served> = changed.records.iter().filter_map(|record| record.served.clone()).collect();
+        let outcome = changed.apply(sheet, &state, &mut store);
+        if outcome.is_ok() {
+            used.extend(served);
+        }
+        done.push((sheet.client, sheet.loaded.path.clone(), outcome));
+    }
+    if let Some(serve) = &serve {
+        serve.undo(&used);
+    }
+    let mut code = told(&done, &places, "adopted", faults);
+    if let (Some(serve), false) = (&serve, used.is_empty()) {
+        let nobody = "Until one does, the clients don't reach these servers: run `relatch serve`, or `relatch service install`";
+        code = code.max(tell_keepers(&serve.path, nobody).await);
+    }
+    Ok(ExitCode::from(code))
 }
 
 /// The new text of a file, and what is kept of it.
@@ -155,6 +202,15 @@ struct Changed {
 }
 
 impl Changed {
+    /// The token that clients show, in place of the one that was planned with.
+    fn show(&mut self, side: &Side, token: &str) {
+        let Some(planned) = side.token.as_deref().filter(|planned| *planned != token) else { return };
+        self.text = self.text.replace(planned, token);
+        for region in self.records.iter_mut().flat_map(|record| &mut record.written) {
+            *region = region.replace(planned, token);
+        }
+    }
+
     /// Keeps what was there, then writes. What could not be written is not kept.
     fn apply(self, sheet: &Sheet<Judgement>, state: &Path, store: &mut Store) -> Result<PathBuf, FileFault> {
         let at = now();
@@ -171,16 +227,21 @@ impl Changed {
 }
 
 impl Which {
-    /// How relatch is called in the entries.
-    fn front(&self) -> Result<Front, Failure> {
+    /// What is put in front of the servers.
+    fn front(&self, serve: Option<&ServeSide>, store: Option<&Store>) -> Result<Front, Failure> {
+        let side = serve.map(|serve| serve.side.clone());
+        let kept = store.iter().flat_map(|store| store.served()).map(|served| served.base.clone());
+        let known = side.iter().map(|side| side.base.clone()).chain(kept).collect();
         if self.scope == Scope::Project {
-            return Ok(Front { program: "relatch".to_owned(), programs: false });
+            return Ok(Front { program: "relatch".to_owned(), programs: false, side, known });
         }
         let own = std::env::current_exe()
             .map_err(|cause| Failure::new("The place of this program is not known").cause(cause))?;
         Ok(Front {
             program: stable(&own, std::env::var_os("PATH").as_deref()).to_string_lossy().into_owned(),
             programs: false,
+            side,
+            known,
         })
     }
 
@@ -295,7 +356,7 @@ pub(crate) fn told(
     places: &Places,
     verb: &str,
     faults: bool,
-) -> ExitCode {
+) -> u8 {
     let mut worst = if faults { Some(exit::NO) } else { None };
     let mut reread: Vec<(&str, &str)> = Vec::new();
     for (client, path, outcome) in done {
@@ -316,7 +377,7 @@ pub(crate) fn told(
     for (title, how) in reread {
         render::say(&format!("In {title}: {how}\n"));
     }
-    ExitCode::from(worst.unwrap_or(exit::DONE))
+    worst.unwrap_or(exit::DONE)
 }
 
 /// The exit code of a run that changed nothing.
@@ -324,7 +385,7 @@ pub(crate) fn code(reports: &[FileReport], faults: bool) -> ExitCode {
     if !faults {
         return ExitCode::from(exit::DONE);
     }
-    let refused = reports.iter().filter(|report| report.fault.is_some()).all(|report| report.refused);
+    let refused = reports.iter().filter(|report| report.is_faulty()).all(|report| report.refused);
     ExitCode::from(if refused { exit::REFUSED } else { exit::NO })
 }
 
@@ -366,14 +427,23 @@ async fn leave_challenged(sheets: &mut [Sheet<Judgement>]) {
 }
 
 /// What a file would become, and the report of it.
-fn prepared(sheet: &Sheet<Judgement>, places: &Places) -> (FileReport, Option<Changed>) {
+fn prepared(
+    sheet: &Sheet<Judgement>,
+    places: &Places,
+    front: &Front,
+    served: impl Fn(&NewServer) -> Option<Served>,
+) -> (FileReport, Option<Changed>) {
     let text = &sheet.loaded.text;
     let chosen: Vec<(&Entry, &[Change])> = sheet
         .servers
         .iter()
         .filter_map(|(entry, judgement)| match judgement {
             Judgement::Adopt(adoption) => Some((entry, &adoption.changes[..])),
-            Judgement::Adopted | Judgement::Left(_) | Judgement::Program | Judgement::Off => None,
+            Judgement::Adopted
+            | Judgement::Left(_)
+            | Judgement::Refused(_)
+            | Judgement::Program
+            | Judgement::Off => None,
         })
         .collect();
     let mut report = FileReport::of(sheet.client.title, places.shown(&sheet.loaded.path));
@@ -381,7 +451,8 @@ fn prepared(sheet: &Sheet<Judgement>, places: &Places) -> (FileReport, Option<Ch
     let mut changed = None;
     if !chosen.is_empty() {
         match files::writable(&sheet.loaded).and_then(|()| {
-            plan::carried_out(sheet.client, text, &chosen, plan::is_adopted).map_err(FileFault::Unusable)
+            plan::carried_out(sheet.client, text, &chosen, |entry| front.holds(sheet.client, entry))
+                .map_err(FileFault::Unusable)
         }) {
             Ok((after, written)) => changed = Some((after, written)),
             Err(why) => fault = Some(why),
@@ -395,7 +466,7 @@ fn prepared(sheet: &Sheet<Judgement>, places: &Places) -> (FileReport, Option<Ch
     let mut written = changed.iter().flat_map(|(_, written)| written.iter());
     for (entry, judgement) in &sheet.servers {
         let outcome = match judgement {
-            Judgement::Adopt(_) => match written.next() {
+            Judgement::Adopt(adoption) => match written.next() {
                 Some(written) => {
                     records.push(Record {
                         file: sheet.loaded.target.clone(),
@@ -404,6 +475,7 @@ fn prepared(sheet: &Sheet<Judgement>, places: &Places) -> (FileReport, Option<Ch
                         server: entry.name.clone(),
                         original: entry.written(text),
                         written: written.clone(),
+                        served: adoption.server.as_ref().and_then(&served),
                         at: Timestamp::now().to_string(),
                     });
                     let before = entry.written(text);
@@ -419,6 +491,7 @@ fn prepared(sheet: &Sheet<Judgement>, places: &Places) -> (FileReport, Option<Ch
                 None => Outcome::Already,
             },
             Judgement::Left(why) => Outcome::Left(why.clone()),
+            Judgement::Refused(why) => Outcome::Refused(why.clone()),
             Judgement::Program if plan::is_bridge(entry) => Outcome::Left(
                 "it reaches its server through `mcp-remote`; where that needs no login, `relatch stdio URL` can stand in \
                  its place"

@@ -92,8 +92,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(if passes(&facts, &findings) { exit::DONE } else { exit::NO }))
 }
 
+/// Names and values.
+type Headers = Vec<(String, String)>;
+
 /// The server of this name in the configuration file, with the headers that it is sent.
-fn configured(arguments: &Arguments) -> Result<Option<(Target, Vec<(String, String)>)>, Failure> {
+fn configured(arguments: &Arguments) -> Result<Option<(Target, Headers)>, Failure> {
     let name = &arguments.server;
     if parse::name(name).is_err() {
         return Ok(None);
@@ -143,7 +146,7 @@ async fn target(server: &str) -> Result<Target, Failure> {
         .map_err(|fault| Failure::new(format!("`{server}` has no usable address")).cause(fault))
 }
 
-fn headers(given: Vec<(String, String)>) -> HeaderMap {
+fn headers(given: Headers) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in given {
         let parsed = (name.parse::<HeaderName>(), HeaderValue::from_str(&value));

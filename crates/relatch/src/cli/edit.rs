@@ -84,18 +84,18 @@ pub(crate) async fn add(arguments: AddArguments) -> Result<ExitCode, Failure> {
     let taken = if arguments.replace { Taken::Replace } else { Taken::Refuse };
     edit::add(&path, std::slice::from_ref(&server), taken)?;
     let _ = render::out(&format!("`{}` is in {}\n", server.name, path.display()));
-    tell_keepers(&path, "Run `relatch serve` to serve it").await
+    Ok(ExitCode::from(tell_keepers(&path, "Run `relatch serve` to serve it").await))
 }
 
 pub(crate) async fn remove(arguments: RemoveArguments) -> Result<ExitCode, Failure> {
     let path = arguments.config.needed()?;
     edit::remove(&path, &arguments.name)?;
     let _ = render::out(&format!("`{}` is out of {}\n", arguments.name, path.display()));
-    tell_keepers(&path, "").await
+    Ok(ExitCode::from(tell_keepers(&path, "").await))
 }
 
 /// Every keeper that reads this file reads it again. `nobody` is said where there is none.
-async fn tell_keepers(path: &Path, nobody: &str) -> Result<ExitCode, Failure> {
+pub(super) async fn tell_keepers(path: &Path, nobody: &str) -> u8 {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     // The file is written, and that is what was asked for: a keeper that can't be asked is a word of warning.
     let keepers = all_keepers(&runtime_dir()).await.unwrap_or_default();
@@ -120,5 +120,5 @@ async fn tell_keepers(path: &Path, nobody: &str) -> Result<ExitCode, Failure> {
     if !any && !nobody.is_empty() {
         render::say(&format!("No running keeper reads this file. {nobody}\n"));
     }
-    Ok(ExitCode::from(code))
+    code
 }

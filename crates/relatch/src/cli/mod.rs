@@ -18,6 +18,7 @@ mod reconnect;
 mod release;
 mod reload;
 pub(crate) mod serve;
+mod served;
 mod service;
 mod status;
 mod stdio;
@@ -100,7 +101,7 @@ impl Cli {
             Command::Doctor(arguments) => wait_for(doctor::run(arguments)),
             Command::Page(arguments) => wait_for(page::run(arguments)),
             Command::Adopt(arguments) => wait_for(adopt::run(arguments)),
-            Command::Release(arguments) => release::run(&arguments),
+            Command::Release(arguments) => wait_for(release::run(arguments)),
             Command::Service(arguments) => service::run(arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Completions(arguments) => Ok(paper::completions(&arguments)),

@@ -6,11 +6,14 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::adopt::{Sheet, Which, agreed, code, now, places, secrets, store_failure, told};
+use super::edit::tell_keepers;
 use super::serve::state_dir;
+use super::served::{leaving, leaving_reports, take_out};
 use crate::adopt::clients::{Client, Places};
 use crate::adopt::entry::{Change, Entry};
 use crate::adopt::files::{self, FileFault, Loaded};
 use crate::adopt::plan;
+use crate::adopt::serve::Served;
 use crate::adopt::store::{Record, Store, StoreFault};
 use crate::adopt::undo::{self, Kept, Undoing};
 use crate::exit;
@@ -21,7 +24,8 @@ use crate::render::{self, Failure, Style};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Puts back what `relatch adopt` found, into the place of the entry only: whatever else was edited since \
-stays. An entry that was itself edited since is shown and left alone, unless `--force` is given.
+stays. An entry that was itself edited since is shown and left alone, unless `--force` is given. Servers that only \
+`adopt --via serve` has put into `relatch.toml` go out of it.
 
 Exits with 1 when nothing was changed for want of a yes, or something could not be put back.
 
@@ -45,9 +49,13 @@ pub(crate) struct Arguments {
     /// Put back even what was edited since
     #[arg(long)]
     force: bool,
+
+    /// Leave the servers in `relatch.toml` that `adopt --via serve` has put there
+    #[arg(long)]
+    keep_config: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let places = places()?;
     let state = state_dir(None)?;
     let held = if arguments.dry_run { None } else { Some(Store::hold(&state).map_err(store_failure)?) };
@@ -72,6 +80,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         work.extend(changed.map(|changed| (sheet, changed)));
     }
+    let going = |done: &[&Record]| if arguments.keep_config { Vec::new() } else { leaving(&store, done) };
+    let meant = going(&work.iter().flat_map(|(_, changed)| &changed.done).collect::<Vec<_>>());
+    reports.extend(leaving_reports(&meant, &places));
     let _ = render::out(&render::adopt::plan(&reports, Style::stdout()));
     if arguments.which.is_everything() {
         let looked: Vec<&Path> = sheets.iter().map(|sheet| sheet.loaded.target.as_path()).collect();
@@ -85,7 +96,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 .iter()
                 .any(|server| matches!(server.outcome, Outcome::Left(_) | Outcome::Edited { .. }))
     });
-    if work.iter().all(|(_, changed)| changed.text.is_none()) {
+    let nothing_leaves = meant.iter().all(|one| one.stays.is_some());
+    if work.iter().all(|(_, changed)| changed.text.is_none()) && nothing_leaves {
         if !arguments.dry_run {
             for (_, changed) in &work {
                 store.change(Vec::new(), &changed.done).map_err(store_failure)?;
@@ -101,17 +113,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !agreed(arguments.yes, "release")? {
         return Ok(ExitCode::from(exit::NO));
     }
-    let mut done = Vec::new();
+    let (mut done, mut released) = (Vec::new(), Vec::new());
+    // What a file that fails goes on using stays where it is.
+    let before = Store::look(&state).unwrap_or_else(|_| Store::lost(&state));
     for (sheet, changed) in work {
         let Some(text) = &changed.text else {
             store.change(Vec::new(), &changed.done).map_err(store_failure)?;
+            released.extend(changed.done);
             continue;
         };
         let outcome = apply(sheet.client, &sheet.loaded, text, &state, &changed.done, &mut store);
+        if outcome.is_ok() {
+            released.extend(changed.done);
+        }
         done.push((sheet.client, sheet.loaded.path.clone(), outcome));
     }
+    let going = match arguments.keep_config {
+        true => Vec::new(),
+        false => leaving(&before, &released.iter().collect::<Vec<_>>()),
+    };
+    let (files, well) = take_out(&going);
     drop(held);
-    Ok(told(&done, &places, "released", left))
+    let mut code = told(&done, &places, "released", left || !well);
+    for file in files {
+        code = code.max(tell_keepers(&file, "").await);
+    }
+    Ok(ExitCode::from(code))
 }
 
 /// The new text of a file, if it is another, and the records that are of no more use.
@@ -143,7 +170,11 @@ fn prepared(sheet: &Sheet<()>, store: &Store, places: &Places, force: bool) -> (
     let mut chosen: Vec<(&Entry, Vec<Change>)> = Vec::new();
     for (entry, ()) in &sheet.servers {
         let record = record_of(store, sheet, entry);
-        let kept = record.map(|record| Kept { original: &record.original, written: &record.written });
+        let kept = record.map(|record| Kept {
+            original: &record.original,
+            written: &record.written,
+            address: record.served.as_ref().map(Served::address),
+        });
         let outcome = match undo::judge(sheet.client, text, entry, kept, force) {
             Undoing::NotAdopted => {
                 // Put back by hand, or by another run.

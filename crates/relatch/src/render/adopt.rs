@@ -50,6 +50,8 @@ pub(crate) enum Outcome {
     /// Nothing to do.
     Already,
     Left(String),
+    /// It stays as it is, for a reason that can be mended.
+    Refused(String),
 }
 
 impl FileReport {
@@ -59,6 +61,12 @@ impl FileReport {
 
     pub(crate) fn faulty(title: &str, file: String, why: &str, refused: bool) -> FileReport {
         FileReport { fault: Some(why.to_owned()), refused, ..FileReport::of(title, file) }
+    }
+
+    /// Whether not everything could be done that should be.
+    pub(crate) fn is_faulty(&self) -> bool {
+        let refused = |server: &ServerReport| matches!(server.outcome, Outcome::Refused(_));
+        self.fault.is_some() || self.servers.iter().any(refused)
     }
 }
 
@@ -122,6 +130,9 @@ fn one(server: &ServerReport, style: Style) -> String {
         Outcome::Left(why) => {
             format!("  {} {name}: left alone, {}\n", style.tint(Tint::Faint, "·"), clean(why))
         }
+        Outcome::Refused(why) => {
+            format!("  {} {name}: left alone, {}\n", style.tint(Tint::Bad, "✗"), clean(why))
+        }
         Outcome::Changed { before, after, secrets } => {
             format!("  {name}\n{}", diff(before, after, secrets, style))
         }
@@ -151,6 +162,9 @@ fn diff(before: &[String], after: &[String], secrets: &[String], style: Style) -
     let veil =
         |text: &str| secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "\"…\""));
     let joined = |regions: &[String]| {
+        if regions.is_empty() {
+            return String::new();
+        }
         let regions: Vec<String> = regions.iter().map(|region| outdented(&veil(region))).collect();
         format!("{}\n", regions.join("\n"))
     };

@@ -280,8 +280,9 @@ fn a_stdio_keeper_of_the_file_reloads_and_one_of_an_address_has_nothing_to_reloa
 fn hooks_follow_the_file() {
     let home = Home::new();
     let mut peer = stage::echo();
-    let server = format!("[server.a]\nurl = \"{}\"\nhold = \"0s\"\n", peer.url());
-    let file = File::new(&home, &server);
+    let server = format!("[server.a]\nurl = \"{}\"\nhold = \"1s\"\n", peer.url());
+    // Its handshake is given the usual time.
+    let file = File::new(&home, &server.replace("hold = \"1s\"\n", ""));
     let serve = Serve::start(&home, &["--config", file.path()]);
     let session = serve.session("a");
     let told = home.path().join("told");
