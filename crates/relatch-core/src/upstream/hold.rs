@@ -165,6 +165,16 @@ impl Machine {
             return;
         }
         let latch = exchange.latch;
+        let patience = exchange.asked.plus(policy::HANDSHAKE_HOLD_MS);
+        // A handshake that is out is no wait for an upstream that is away: it has as long as a client gives it.
+        if exchange.ask.method == method::INITIALIZE
+            && patience > self.now
+            && self.away().is_none()
+            && self.opening_under_way(latch, ex)
+        {
+            self.timers.set(Why::HoldEnds(ex), patience);
+            return;
+        }
         let cause = self.why_waiting(latch);
         let trouble = self.latches.get(&latch).and_then(|l| match &l.state {
             LatchState::Refused(loss) | LatchState::Relatching(loss, ..) => loss.trouble.as_ref(),

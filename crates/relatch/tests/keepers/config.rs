@@ -19,7 +19,7 @@ fn serve_without_arguments_serves_the_file_and_shows_none_of_its_secrets() {
     write(
         &home,
         &format!(
-            "[serve]\nlisten = \"127.0.0.1:0\"\n[server.one]\nurl = \"{}/${{KEY}}?k=${{KEY}}\"\nhold = \"0s\"\n\
+            "[serve]\nlisten = \"127.0.0.1:0\"\n[server.one]\nurl = \"{}/${{KEY}}?k=${{KEY}}\"\nhold = \"2s\"\n\
              headers = {{ X-Key = \"a ${{KEY}}\", X-File = \"${{file:secret.txt}}\" }}\n\
              [server.two]\nurl = \"http://127.0.0.1:9/mcp\"\nhold = \"0s\"\n",
             peer.url()
