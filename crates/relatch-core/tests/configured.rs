@@ -149,3 +149,72 @@ fn a_latch_whose_credentials_were_refused_tries_again_with_other_headers() {
     w.answered(6);
     assert_eq!(w.report().sessions[0].state, "bound");
 }
+
+/// Nobody is at any address until `ms` have passed. What was sent.
+fn finds_nobody(w: &mut World, ms: u64) -> Vec<String> {
+    let end = w.now.plus(ms);
+    let mut sent = Vec::new();
+    loop {
+        let open: Vec<u64> = w.under_way.keys().copied().collect();
+        for attempt in open {
+            sent.extend(w.no_connection(attempt).into_iter().filter(|line| line.starts_with("send")));
+        }
+        assert!(sent.len() < 1_000, "asked again and again: {:?}", &sent[..20]);
+        if w.under_way.is_empty() {
+            if w.now >= end {
+                return sent;
+            }
+            sent.extend(w.waits(end.since(w.now)).into_iter().filter(|line| line.starts_with("send")));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_comes_up_at_its_new_address_later_is_found_there() {
+    let mut w = World::bound();
+    w.passes(12_000);
+    says!(moves(&mut w), "send #3 g2 initialize");
+    w.call(5);
+    let sent = finds_nobody(&mut w, 10_000);
+    assert_eq!(w.state(), State::Down);
+    assert!(sent.len() > 5 && sent.iter().all(|line| line.ends_with(" initialize")), "{sent:?}");
+    // Now it comes up.
+    let lines = w.waits(2_000);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    let handshake = world::attempt_of(line).unwrap();
+    let lines = w.session(handshake);
+    let lines = w.answered(world::attempt_of(&lines[0]).unwrap());
+    assert!(
+        lines.iter().any(|line| line.ends_with("exchange 5 on any") || line.ends_with("exchange 5")),
+        "{lines:?}"
+    );
+    assert!(lines.iter().any(|line| line.ends_with("g1 delete")), "{lines:?}");
+}
+
+#[test]
+fn a_session_that_was_just_being_told_its_state_when_its_address_changed_is_replaced() {
+    let mut w = World::bound();
+    w.passes(12_000);
+    w.read(5);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    says!(w.session(4), "send #5 g2 initialized");
+    says!(moves(&mut w));
+    let sent = finds_nobody(&mut w, 5_000);
+    assert!(sent.len() > 3 && sent.iter().all(|line| line.ends_with(" initialize")), "{sent:?}");
+}
+
+#[test]
+fn what_a_former_address_says_to_a_handshake_reaches_no_client() {
+    let mut w = World::bound();
+    w.passes(12_000);
+    w.read(5);
+    says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
+    says!(moves(&mut w));
+    says!(
+        w.refused_with(4, Refusal { challenge: true, ..refusal(401, "who are you") }),
+        "send #5 g3 initialize"
+    );
+    w.session(5);
+    says!(w.answered(6), "forget g1", "send #7 g3 exchange 5 on any");
+    assert!(w.conditions().is_empty());
+}

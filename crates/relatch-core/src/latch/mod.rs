@@ -328,6 +328,17 @@ impl Latch {
         generation.0 <= self.former
     }
 
+    /// The lost session that is asked once more before another is opened. One of a former address is not: whatever it
+    /// says, the present address needs one of its own.
+    pub(crate) fn asks_first(&self) -> Option<Gen> {
+        match &self.state {
+            LatchState::Refused(loss) if loss.doubt == Doubtful::AskFirst => {
+                loss.generation.filter(|generation| !self.is_former(*generation))
+            }
+            _ => None,
+        }
+    }
+
     /// The client has done something.
     pub(crate) fn used(&mut self, now: At) {
         self.last_used = now;

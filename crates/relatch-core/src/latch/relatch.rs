@@ -39,7 +39,7 @@ impl Machine {
 
     /// What a server says of itself is taken over, and what of it changed.
     pub(crate) fn adopt(&mut self, id: LatchId, session: &SessionFacts) {
-        self.spoken = true;
+        self.spoken |= !self.elsewhere;
         self.tracker.credentials(self.now, true, "");
         let now = self.now;
         let Some(latch) = self.latches.get_mut(&id) else { return };
@@ -332,6 +332,13 @@ impl Machine {
             loss.doubt = Doubtful::AskFirst;
         }
         let known = loss.generation.is_some() && latch.has_id;
+        if self.elsewhere {
+            // What a former address says counts for nothing: the present one is asked.
+            latch.state = LatchState::Refused(Loss { not_before: None, trouble: None, ..loss });
+            self.out.push(Effect::Drop { attempt: id });
+            self.dirty.insert(latch_id);
+            return;
+        }
         match outcome {
             Outcome::Refused(refusal) => match reading::read_door(&refusal) {
                 Door::Credentials => {

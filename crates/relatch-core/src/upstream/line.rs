@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Machine, Question};
 use crate::effect::Connection;
 use crate::fault::Fault;
-use crate::latch::{Doubtful, Heard, LatchState};
+use crate::latch::{Doubtful, Heard, Latch, LatchState};
 use crate::{ExId, LatchId, policy};
 
 /// A place in the line; the smaller goes first.
@@ -91,11 +91,11 @@ impl Machine {
             return true;
         }
         match self.latches.get(&id).map(|l| &l.state) {
-            Some(LatchState::Refused(loss)) => match (loss.doubt, loss.generation) {
-                (Doubtful::AskFirst, Some(generation)) => {
+            Some(LatchState::Refused(_)) => match self.latches.get(&id).and_then(Latch::asks_first) {
+                Some(generation) => {
                     self.ask_first(id, generation);
                 }
-                _ => {
+                None => {
                     self.begin_handshake(id);
                 }
             },

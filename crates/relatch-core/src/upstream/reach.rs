@@ -237,10 +237,10 @@ impl Machine {
                 let generation = *generation;
                 Some(self.ping(id, generation, Question::Scout, Connection::Young, policy::PING_MS))
             }
-            LatchState::Refused(loss) => match (loss.doubt, loss.generation) {
-                (Doubtful::AskFirst, Some(generation)) => Some(self.ask_first(id, generation)),
+            LatchState::Refused(loss) => match (loss.doubt, latch.asks_first()) {
                 (Doubtful::Asking(attempt), _) => Some(attempt),
-                _ => self.begin_handshake(id),
+                (_, Some(generation)) => Some(self.ask_first(id, generation)),
+                (_, None) => self.begin_handshake(id),
             },
             LatchState::Doubted(..)
             | LatchState::Relatching(..)
