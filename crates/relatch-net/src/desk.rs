@@ -199,6 +199,12 @@ impl Desk {
         self.exchanges.get_mut(&ex)
     }
 
+    /// Whether this upstream session is known.
+    pub(crate) fn has_session(&self, latch: LatchId, generation: Gen) -> bool {
+        self.orphans.contains_key(&(latch, generation))
+            || self.latches.get(&latch).is_some_and(|latch| latch.sessions.contains_key(&generation))
+    }
+
     /// Takes an exchange off the desk, with what is left of its attempts.
     pub(crate) fn close_exchange(&mut self, ex: ExId) -> Option<Exchange> {
         let exchange = self.exchanges.remove(&ex)?;

@@ -487,7 +487,7 @@ impl Upstream {
         let Some(latch) = desk.latches.get(&id) else { return };
         let Some(snapshot) = machine.snapshot(id) else { return };
         let now = Timestamp::now().as_millisecond();
-        if let Some(record) = latch.record(&self.name, &self.place().url, now, snapshot) {
+        if let Some(record) = latch.record(&self.name, &self.place(), now, snapshot) {
             self.common.writer.put(record);
         }
     }

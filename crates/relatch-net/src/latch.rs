@@ -133,17 +133,25 @@ impl Latch {
         latch
     }
 
-    /// The record of this latch; none while nothing was promised to its client.
-    pub(crate) fn record(&self, upstream: &str, url: &str, now: i64, snapshot: Snapshot) -> Option<Record> {
+    /// The record of this latch, whose upstream is at this place now; none while nothing was promised to its client.
+    pub(crate) fn record(
+        &self,
+        upstream: &str,
+        place: &Arc<Place>,
+        now: i64,
+        snapshot: Snapshot,
+    ) -> Option<Record> {
         if self.sid.is_empty() {
             return None;
         }
-        let bound = snapshot.bound.and_then(|bound| Some((bound, self.sessions.get(&bound)?)));
+        // The id of a session at a former address is not for the present one, which is all that a record knows.
+        let here = |session: &&UpSession| Arc::ptr_eq(&session.place, place);
+        let bound = snapshot.bound.and_then(|bound| Some((bound, self.sessions.get(&bound).filter(here)?)));
         Some(Record {
             format: FORMAT,
             id: self.sid.to_string(),
             upstream: upstream.to_owned(),
-            url: url.to_owned(),
+            url: place.url.clone(),
             opened: self.opened,
             last_used: now,
             initialize: self.initialize.clone(),
@@ -245,8 +253,33 @@ mod tests {
         };
         let dialer = Dialer::new(Target::parse("http://127.0.0.1:9/").unwrap(), Tls::platform());
         let place = Place::new(Way::Url(dialer), "u".to_owned(), HeaderMap::new());
-        let again = Latch::of_record(&record, &place).record("x", "u", 2, snapshot).unwrap();
+        let again = Latch::of_record(&record, &place).record("x", &place, 2, snapshot).unwrap();
         assert_eq!(again, record);
+    }
+
+    #[test]
+    fn a_record_of_an_upstream_that_has_moved_has_no_session_of_its_former_address() {
+        let text = r#"{"format":1,"id":"s","upstream":"x","url":"u","opened":1,"last_used":2,"initialize":"{}",
+            "revision":"2025-11-25","initialized":true,"generation":3,"level":null,"subscriptions":{},
+            "session":{"id":"up","revision":"2025-11-25","server":null}}"#;
+        let record = Record::read(text).unwrap();
+        let snapshot = Snapshot {
+            bound: Some(Gen(3)),
+            begun: 4,
+            initialized: true,
+            revision: record.revision.clone(),
+            level: None,
+            subscriptions: BTreeMap::new(),
+            lists: Vec::new(),
+            repeatable: Vec::new(),
+        };
+        let place = |url: &str| {
+            let dialer = Dialer::new(Target::parse("http://127.0.0.1:9/").unwrap(), Tls::platform());
+            Place::new(Way::Url(dialer), url.to_owned(), HeaderMap::new())
+        };
+        let latch = Latch::of_record(&record, &place("u"));
+        let moved = latch.record("x", &place("v"), 2, snapshot).unwrap();
+        assert_eq!((moved.url.as_str(), moved.session, moved.generation), ("v", None, 4));
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> Arc<HeaderMap> {

@@ -5,6 +5,7 @@
 
 use super::timers::Why;
 use super::{Machine, Reach};
+use crate::effect::Effect;
 use crate::latch::{Doubtful, LatchState, Loss};
 use crate::policy::Policy;
 use crate::{AttemptId, Gen, LatchId, journal};
@@ -49,6 +50,8 @@ impl Machine {
         let mut asking = Vec::new();
         for (id, latch) in &mut self.latches {
             latch.former = latch.begun;
+            // Whoever reads it after a restart finds the session at the present address, without an id of the former.
+            self.out.push(Effect::Record { latch: *id });
             latch.unanswered = 0;
             latch.rested = 0;
             self.dirty.insert(*id);

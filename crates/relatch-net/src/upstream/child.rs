@@ -19,7 +19,7 @@ use crate::lock;
 /// One whose input was closed gets this long to end by itself (basic/lifecycle#shutdown), and the same after SIGTERM.
 const END_WITHIN: Duration = Duration::from_secs(2);
 /// What it has written before it ended is read for so long.
-const READ_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const READ_WITHIN: Duration = Duration::from_secs(1);
 /// Lines of stderr that are kept, and characters of each.
 const TAIL_LINES: usize = 20;
 const TAIL_LINE: usize = 500;
@@ -93,11 +93,14 @@ impl Child {
             // Whatever it has left behind goes with it, and with that the other ends of its pipes.
             signal(group, Signal::KILL);
             let _ = tell_exit.send(true);
+            let ends_listening = listening.abort_handle();
             let both = async {
                 let _ = working.await;
                 let _ = listening.await;
             };
             let _ = tokio::time::timeout(READ_WITHIN, both).await;
+            // Who was started by it and has left its group may hold its stderr for ever.
+            ends_listening.abort();
             let words = last_words(&shown, status, &lock(&tail));
             let _ = tell.send(Some(words));
         });
@@ -137,7 +140,8 @@ impl Child {
 /// A child that nobody holds any more is ended at once.
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.over.borrow().is_none() {
+        // One that has exited took its group with it, and its number may be another's by now.
+        if !*self.exited.borrow() {
             signal(self.group, Signal::KILL);
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -29,6 +30,10 @@ use crate::lock;
 
 /// Lines that wait for a command that does not read, before whoever writes waits too.
 const LINES: usize = 16;
+/// More than a pipe can hold: what an exited process has said is in so many bytes, and the rest is not its own.
+const LEFT: usize = 2 * 1024 * 1024;
+/// A process that takes or says nothing any more gets this long to end by itself.
+const END_WITHIN: Duration = Duration::from_secs(2);
 
 /// A server that is a command, and the processes that run of it.
 #[derive(Debug)]
@@ -48,9 +53,13 @@ struct Pipe {
 }
 
 /// Requests without an answer, by the id under which they travel.
-#[derive(Debug, Default)]
+type Requests = HashMap<RequestId, (AttemptId, oneshot::Sender<Bytes>)>;
+
+/// Who waits for what the process says.
+#[derive(Debug)]
 struct Waiting {
-    asked: Mutex<HashMap<RequestId, (AttemptId, oneshot::Sender<Bytes>)>>,
+    /// None once nothing more is read.
+    asked: Mutex<Option<Requests>>,
     /// What stood on stdout and was no message.
     odd: Mutex<Option<String>>,
     /// How much of what was written the process had read when it exited, where that is known.
@@ -122,7 +131,7 @@ pub(crate) async fn run(up: Arc<Upstream>, commands: &Commands, job: Job) {
                 attempt::accept(&up, attempt);
                 up.answered(attempt, Kept::Answer(Bytes::new(), false));
             } else {
-                gone(&up, attempt, pipe.child.over().await);
+                gone(&up, attempt, pipe.end().await);
             }
         }
         What::Exchange { .. } | What::Ping | What::SetLevel(_) | What::Subscribe(_) | What::List { .. } => {
@@ -186,6 +195,10 @@ async fn open(up: &Arc<Upstream>, commands: &Commands, job: &Job) {
                 head.insert(SESSION_ID, id);
             }
             attempt::deliver(up, job, &head, text, false);
+            // One whose answer was no use, or whose attempt was aborted meanwhile, has opened nothing.
+            if !up.desk(|desk| desk.has_session(job.latch, job.generation)) {
+                commands.forget(job.latch, job.generation);
+            }
         }
         Err(Unanswered::Unwritten(words) | Unanswered::Cut(words)) => {
             // That it began to read says nothing of what it did: a session that was not opened has run nothing.
@@ -239,17 +252,31 @@ enum Unanswered {
 
 impl Pipe {
     fn start(up: &Arc<Upstream>, command: &Command, key: (LatchId, Gen)) -> Result<Pipe, String> {
-        let waiting = Arc::new(Waiting::default());
+        let waiting = Arc::new(Waiting {
+            asked: Mutex::new(Some(HashMap::new())),
+            odd: Mutex::default(),
+            read_to: Mutex::default(),
+        });
         let (lines, to_write) = mpsc::channel(LINES);
         let (weak, answers) = (Arc::downgrade(up), Arc::clone(&waiting));
         let child = Child::start(command, |Pipes { input, output }, child| {
             let writing = write(input, to_write, child.ending(), child.exited(), Arc::clone(&answers));
-            let reading = read(output, weak, key, answers);
+            let reading = read(output, child.exited(), weak, key, answers);
             async move {
                 tokio::join!(writing, reading);
             }
         })?;
         Ok(Pipe { child, lines, waiting })
+    }
+
+    /// Waits for the end of a process that takes nothing, or says nothing, any more, and brings it about if it does not
+    /// come by itself. How it was.
+    async fn end(&self) -> String {
+        if let Ok(words) = tokio::time::timeout(END_WITHIN, self.child.over()).await {
+            return words;
+        }
+        self.child.end();
+        self.child.over().await
     }
 
     /// Where it ends in all that was written; none when not all of it was.
@@ -266,17 +293,27 @@ impl Pipe {
             return Err(Unanswered::Unwritten("the request has no id".to_owned()));
         };
         let (tell, answer) = oneshot::channel();
-        lock(&self.waiting.asked).insert(id.clone(), (job.attempt, tell));
+        let heard = match &mut *lock(&self.waiting.asked) {
+            Some(asked) => {
+                asked.insert(id.clone(), (job.attempt, tell));
+                true
+            }
+            None => false,
+        };
+        if !heard {
+            // Nobody would read the answer.
+            return Err(Unanswered::Unwritten(self.end().await));
+        }
         // An attempt that is aborted waits no more.
         let _asked = Asked { waiting: &self.waiting, id, attempt: job.attempt };
         let Some(end) = self.write(&job.message).await else {
-            return Err(Unanswered::Unwritten(self.child.over().await));
+            return Err(Unanswered::Unwritten(self.end().await));
         };
         // It comes, or its sender goes with the output of the process.
         if let Ok(text) = answer.await {
             return Ok(text);
         }
-        let words = self.child.over().await;
+        let words = self.end().await;
         let read_to = *lock(&self.waiting.read_to);
         Err(if read_to.is_some_and(|read| read < end) {
             Unanswered::Unwritten(words)
@@ -296,7 +333,9 @@ struct Asked<'a> {
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         let mut asked = lock(&self.waiting.asked);
-        if asked.get(&self.id).is_some_and(|(attempt, _)| *attempt == self.attempt) {
+        if let Some(asked) = &mut *asked
+            && asked.get(&self.id).is_some_and(|(attempt, _)| *attempt == self.attempt)
+        {
             asked.remove(&self.id);
         }
     }
@@ -314,6 +353,7 @@ async fn write(
     let mut total = 0;
     let work = async {
         while let Some(Line { message, written }) = lines.recv().await {
+            let mut written = Some(written);
             for part in [&message[..], b"\n"] {
                 let mut rest = part;
                 while !rest.is_empty() {
@@ -322,21 +362,19 @@ async fn write(
                             total += wrote as u64;
                             rest = &rest[wrote..];
                         }
-                        // Nobody reads any more: what that means, its exit tells.
+                        // Nobody reads any more.
                         Ok(_) | Err(_) => return,
                     }
                 }
+                // Some take a last line without its end for one, too. An attempt that was aborted does not care.
+                if let Some(written) = written.take() {
+                    let _ = written.send(total);
+                }
             }
-            // An attempt that was aborted does not care.
-            let _ = written.send(total - 1);
         }
     };
     tokio::select! {
         () = work => {}
-        _ = ending.wait_for(|told| *told) => return,
-        _ = exited.wait_for(|exited| *exited) => {}
-    }
-    tokio::select! {
         _ = ending.wait_for(|told| *told) => return,
         _ = exited.wait_for(|exited| *exited) => {}
     }
@@ -355,12 +393,32 @@ fn unread(input: &ChildStdin) -> Option<u64> {
 }
 
 /// Reads what a process says until its output ends: answers go to who waits for them, the rest is sorted by the desk.
-async fn read(mut output: ChildStdout, up: Weak<Upstream>, key: (LatchId, Gen), waiting: Arc<Waiting>) {
+async fn read(
+    mut output: ChildStdout,
+    mut exited: watch::Receiver<bool>,
+    up: Weak<Upstream>,
+    key: (LatchId, Gen),
+    waiting: Arc<Waiting>,
+) {
     let mut reader = LineReader::new();
     let mut buffer = BytesMut::zeroed(64 * 1024);
     let mut lines = Vec::new();
+    let mut left = LEFT;
     loop {
-        match child::next(&mut output, &mut buffer).await {
+        let over = async {
+            let _ = exited.wait_for(|exited| *exited).await;
+        };
+        let next = tokio::select! {
+            next = child::next(&mut output, &mut buffer) => next,
+            // Who was started by it and has left its group may hold its stdout for ever.
+            () = over => {
+                let next = tokio::time::timeout(child::READ_WITHIN, child::next(&mut output, &mut buffer)).await;
+                let next = next.ok().flatten().filter(|_| left > 0);
+                left = left.saturating_sub(next.unwrap_or_default());
+                next
+            }
+        };
+        match next {
             Some(read) => reader.feed(&buffer[..read], &mut lines),
             None => break,
         }
@@ -372,7 +430,7 @@ async fn read(mut output: ChildStdout, up: Weak<Upstream>, key: (LatchId, Gen), 
         }
     }
     // A last line without an end is half a message.
-    lock(&waiting.asked).clear();
+    *lock(&waiting.asked) = None;
 }
 
 /// One line, which is a message or, on old revisions, a batch of them.
@@ -407,7 +465,7 @@ async fn one(
         Kind::Request { .. } | Kind::Notification { .. } => None,
     };
     if let Some(id) = answers {
-        let asked = lock(&waiting.asked).remove(id);
+        let asked = lock(&waiting.asked).as_mut().and_then(|asked| asked.remove(id));
         if let (Some((attempt, tell)), Some(up)) = (asked, up.upgrade()) {
             let client_id = up.desk(|desk| desk.attempts.get(&attempt).and_then(|a| a.client_id.clone()));
             let text = client_id.map_or_else(|| text.clone(), |id| envelope.with_id(&text, &id));

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,8 +29,10 @@ use relatch_core::policy::Policy;
 use relatch_net::downstream::http::{HttpConfig, Shown, serve};
 use relatch_net::downstream::origin::Allowed;
 use relatch_net::keeper::{Bounds, Keeper, KeeperConfig, ServerConfig};
+use relatch_net::upstream::command::Command;
 use relatch_net::upstream::dial::Tls;
 use relatch_net::upstream::target::Target;
+use relatch_net::upstream::way::Address;
 use relatch_store::Store;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
@@ -348,16 +351,22 @@ pub fn keeper(
     store: Option<Arc<dyn Store>>,
     bounds: Bounds,
 ) -> (Arc<Keeper>, Arc<Mutex<Vec<journal::Entry>>>) {
+    keeper_at(Target::parse(url).unwrap().into(), url, shape, store, bounds)
+}
+
+fn keeper_at(
+    address: Address,
+    url: &str,
+    shape: impl FnOnce(&mut Policy),
+    store: Option<Arc<dyn Store>>,
+    bounds: Bounds,
+) -> (Arc<Keeper>, Arc<Mutex<Vec<journal::Entry>>>) {
     let mut policy = Policy::new("x", url);
     shape(&mut policy);
     let journal: Arc<Mutex<Vec<journal::Entry>>> = Arc::default();
     let sink = Arc::clone(&journal);
     let config = KeeperConfig {
-        servers: vec![ServerConfig {
-            policy,
-            headers: HeaderMap::new(),
-            address: Target::parse(url).unwrap().into(),
-        }],
+        servers: vec![ServerConfig { policy, headers: HeaderMap::new(), address }],
         records: store,
         journal: Arc::new(move |_, _, entry| sink.lock().unwrap().push(entry)),
         tls: Tls::platform(),
@@ -679,6 +688,24 @@ impl Stdio {
 
     pub async fn with(url: &str, shape: impl FnOnce(&mut Policy)) -> Stdio {
         let (keeper, _) = keeper(url, shape, None, Bounds::default());
+        Stdio::at(keeper)
+    }
+
+    /// In front of a server that is a shell script.
+    pub async fn running(script: &str, folder: &Path) -> Stdio {
+        let command = Command {
+            program: "/bin/sh".to_owned(),
+            arguments: vec!["-c".to_owned(), script.to_owned()],
+            env: Vec::new(),
+            folder: Some(folder.to_owned()),
+            guard: None,
+        };
+        let shape = |policy: &mut Policy| policy.process = true;
+        let (keeper, _) = keeper_at(command.into(), "sh", shape, None, Bounds::default());
+        Stdio::at(keeper)
+    }
+
+    fn at(keeper: Arc<Keeper>) -> Stdio {
         let (stop, stopping) = watch::channel(false);
         let (near_in, far_in) = tokio::io::duplex(64 * 1024);
         let (near_out, far_out) = tokio::io::duplex(64 * 1024);
