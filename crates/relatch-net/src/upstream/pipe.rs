@@ -211,17 +211,13 @@ async fn open(up: &Arc<Upstream>, commands: &Commands, job: &Job) {
     }
 }
 
-/// A process that ends by itself takes what it has asked of its client with it, and the core has to look.
+/// A process that ends takes what it has asked of its client with it; when it ends by itself, the core has to look.
 async fn watch_over(up: Weak<Upstream>, pipe: Arc<Pipe>, key: (LatchId, Gen), ended: Arc<Notify>) {
-    let mut told = pipe.child.ending();
-    tokio::select! {
-        _ = pipe.child.over() => {
-            if let Some(up) = up.upgrade() {
-                up.desk(|desk| desk.withdraw_session(key.0, key.1));
-                ended.notify_one();
-            }
-        }
-        _ = told.wait_for(|told| *told) => {}
+    pipe.child.over().await;
+    let Some(up) = up.upgrade() else { return };
+    up.desk(|desk| desk.withdraw_session(key.0, key.1));
+    if !*pipe.child.ending().borrow() {
+        ended.notify_one();
     }
 }
 
