@@ -218,3 +218,14 @@ fn what_a_former_address_says_to_a_handshake_reaches_no_client() {
     says!(w.answered(6), "forget g1", "send #7 g3 exchange 5 on any");
     assert!(w.conditions().is_empty());
 }
+
+#[test]
+fn that_another_address_answers_is_no_proof_that_a_call_did_not_run_at_the_former() {
+    let mut w = World::bound();
+    w.call(5);
+    says!(w.refused(3, 503, "no"), "send #4 g1 ping");
+    moves(&mut w);
+    let lines = w.refused(4, 503, "no");
+    assert!(lines.contains(&"pass-refusal 5 #3 executed=unknown".to_owned()), "{lines:?}");
+    assert!(lines.contains(&"send #5 g2 initialize".to_owned()), "{lines:?}");
+}

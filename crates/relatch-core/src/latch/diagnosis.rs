@@ -221,6 +221,11 @@ impl Machine {
         };
         let (old, same) = (*old, *same);
         self.timers.clear(Why::DoubtEnds(id));
+        if self.latches.get(&id).is_some_and(|latch| latch.is_former(old)) {
+            // A second session would be at another address, and its control proves nothing of this one.
+            self.settle_doubt(id, old, Finding::PassOn);
+            return;
+        }
         let generation = self.next_generation(id);
         self.send(
             id,
