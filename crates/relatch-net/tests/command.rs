@@ -22,7 +22,9 @@ const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"n
 #[tokio::test]
 async fn a_call_is_told_of_the_end_of_its_process_though_another_program_holds_the_pipes() {
     let folder = tempfile::tempdir().unwrap();
-    let script = format!("{HEAR}setsid sleep 60 <&0 & {OPEN}hear; echo $! >left; exit 7");
+    let script = format!(
+        "{HEAR}if mkdir first 2>/dev/null; then setsid sleep 60 <&0 & fi\n{OPEN}hear; echo $! >left; exit 7"
+    );
     let mut stdio = Stdio::running(&script, folder.path()).await;
     stdio.open().await;
     stdio.say(CALL).await;
