@@ -101,6 +101,7 @@ async fn keep(
     let reloader = Reloader::new(Arc::clone(&keeper), launch.clone(), again)?;
     let face = Face::new(Arc::clone(&keeper), launch.kind, Arc::clone(&reloader), Arc::clone(&journal));
     keeper.tell_by(face.teller());
+    face.remember();
     #[cfg(feature = "otel")]
     let traces = crate::traces::start(&keeper);
     // Without its control socket a keeper still serves; only `status` can't see it.
@@ -187,7 +188,6 @@ async fn over_http(
         let status = relatch_admin::Keeper::status(&*shown);
         Bytes::from(metrics::text(&status, &|name| scraped.open_sockets(name)))
     });
-    face.remember();
     render::say(&render::serve::page(bound));
     let site = site(&face, bound, token.is_none());
     let (stop, stopped) = watch::channel(false);

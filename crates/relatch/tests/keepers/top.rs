@@ -113,6 +113,27 @@ fn size(rows: u16, columns: u16) -> Winsize {
 }
 
 #[test]
+fn a_downtime_that_nobody_looked_at_is_in_the_past_of_a_client_s_own_keeper() {
+    let home = Home::new();
+    let server = Real::start(&home, 0);
+    let mut client = Piped::start(&home, &server.url(), &["--name", "piped"]);
+    client.initialize();
+    let is = |health: &str| (home.server_status("piped")["health"] == health).then_some(());
+    until("it is healthy", || is("healthy"));
+    let port = server.kill();
+    until("it is down", || is("down"));
+    let _server = Real::start(&home, port);
+    until("it is healthy again", || is("healthy"));
+
+    let mut top = Top::start(&home, &[]);
+    top.shows("▸ piped ✓ healthy");
+    // In the strip of time; nothing else on the screen looks like it.
+    top.shows("✗");
+    top.press("q");
+    top.gave_the_terminal_back();
+}
+
+#[test]
 fn a_server_is_seen_healthy_down_and_healthy_again_from_before_its_keeper_until_quit() {
     let home = Home::new();
     let mut top = Top::start(&home, &[]);
