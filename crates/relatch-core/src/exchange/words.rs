@@ -86,7 +86,9 @@ impl Exchange {
             Executed::No => (Executed::No, format!("`{what}` did not run.")),
             Executed::Unknown => (Executed::Unknown, format!("`{what}` got no answer.")),
         };
-        Failure::new(code, ran, format!("`{upstream}` did not answer within {}. {tail}", seconds(waited)))
+        // Most clients show the message alone, so the cause is in it.
+        let waited = seconds(waited);
+        Failure::new(code, ran, format!("`{upstream}` did not answer within {waited}: {cause}. {tail}"))
             .cause(cause)
             .hint(format!(
                 "relatch keeps trying to reach `{upstream}`; call again when `relatch status` shows it healthy"
@@ -104,7 +106,7 @@ impl Exchange {
         Failure::new(
             Code::CommandFailed,
             self.ran(),
-            format!("The command of `{upstream}` did not come up within {waited}. {ran}"),
+            format!("The command of `{upstream}` did not come up within {waited}: {cause}. {ran}"),
         )
         .cause(cause)
         .hint(format!("Run it by hand to see what it says: `{command}`"))
@@ -120,7 +122,7 @@ impl Exchange {
         Failure::new(
             Code::CommandFailed,
             ran,
-            format!("The command of `{upstream}` ended twice in a row. {tail}"),
+            format!("The command of `{upstream}` ended twice in a row: {cause}. {tail}"),
         )
         .cause(cause)
         .hint(format!("Run it by hand to see what it says: `{command}`"))

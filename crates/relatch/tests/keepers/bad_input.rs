@@ -41,7 +41,7 @@ const AT_THE_DOOR: &[Case] = &[
     (
         "half an event",
         half_event,
-        "upstream-down no: `x` did not answer within 4 s. No session was opened. / the stream ended before the answer",
+        "upstream-down no: `x` did not answer within 4 s: the stream ended before the answer. No session was opened. / the stream ended before the answer",
     ),
     (
         "an event that is no message",
@@ -64,7 +64,7 @@ const AT_THE_DOOR: &[Case] = &[
     (
         "500",
         status_500,
-        "upstream-down no: `x` did not answer within 3 s. No session was opened. / `ADDRESS` answers HTTP 500",
+        "upstream-down no: `x` did not answer within 3 s: `ADDRESS` answers HTTP 500. No session was opened. / `ADDRESS` answers HTTP 500",
     ),
     (
         "come back in an hour",
@@ -84,12 +84,12 @@ const AT_THE_DOOR: &[Case] = &[
     (
         "a closed connection",
         closes,
-        "upstream-down no: `x` did not answer within 4 s. No session was opened. / connection closed before the answer was whole (HOST)",
+        "upstream-down no: `x` did not answer within 4 s: connection closed before the answer was whole (HOST). No session was opened. / connection closed before the answer was whole (HOST)",
     ),
     (
         "nothing, ever",
         silent,
-        "upstream-down no: `x` did not answer within 4 s. No session was opened. / `initialize` has no answer yet",
+        "upstream-down no: `x` did not answer within 4 s: `initialize` has no answer yet. No session was opened. / `initialize` has no answer yet",
     ),
 ];
 
@@ -252,7 +252,9 @@ fn told(answer: &Value, peer: &Peer) -> String {
         )
     };
     // How long exactly depends on the machine.
-    let told = (0..10).fold(told, |told, tenths| told.replace(&format!(".{tenths} s."), " s."));
+    let told = (0..10).fold(told, |told, tenths| {
+        told.replace(&format!(".{tenths} s."), " s.").replace(&format!(".{tenths} s:"), " s:")
+    });
     told.replace(&peer.url(), "ADDRESS").replace(&peer.address.to_string(), "HOST")
 }
 
