@@ -177,7 +177,7 @@ def refused(how, words, seconds, command=None):
 
 def what_can_not_start_says_why():
     refused("missing", ["`no-such-command` is not on `PATH`", "did not come up within 3.0 s"], 12, ["no-such-command", "--x"])
-    refused("exits", ["exited with status 3: no such account", "Run it by hand"], 12)
+    refused("exits", ["exited with status 3; on stderr it had said `no such account`", "Run it by hand"], 12)
 
 
 def one_that_says_nothing_is_given_up():

@@ -171,6 +171,9 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
 /// Makes the folder private. One that holds other things is left as it is, and used only if it is private already:
 /// a home or `/tmp` must not be closed to others by a mistyped option.
 fn own_folder(dir: &Path) -> io::Result<()> {
+    if std::fs::metadata(dir).is_ok_and(|found| !found.is_dir()) {
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is a file, and no folder"));
+    }
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     if std::fs::metadata(dir)?.permissions().mode() & 0o077 == 0 {
         return Ok(());

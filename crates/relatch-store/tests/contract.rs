@@ -234,6 +234,10 @@ fn a_folder_with_other_things_in_it_is_not_closed_to_others() {
     assert!(cause.to_string().contains("a folder of its own"), "{cause}");
     assert_eq!((mode(shared.path()), std::fs::read_dir(shared.path()).unwrap().count()), (0o755, 1));
 
+    let file = shared.path().join("photo.png");
+    let Err(StoreError::Place { cause, .. }) = SqliteStore::open(&file) else { panic!("refused") };
+    assert_eq!(cause.to_string(), "it is a file, and no folder");
+
     let empty = tempfile::tempdir().unwrap();
     std::fs::set_permissions(empty.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     drop(SqliteStore::open(empty.path()).unwrap());

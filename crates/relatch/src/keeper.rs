@@ -135,6 +135,9 @@ async fn keep(
 
 async fn over_stdio(launch: &Launch, keeper: Arc<Keeper>) -> anyhow::Result<ExitCode> {
     let [server] = &launch.servers[..] else { anyhow::bail!("stdio keeps exactly one server") };
+    if render::can_ask() {
+        render::say(&render::serve::by_hand(&server.name));
+    }
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         told_to_stop().await;

@@ -144,7 +144,7 @@ fn a_service_manager_that_cannot_be_reached_is_named_and_the_unit_stays() {
         "{err}"
     );
     assert!(
-        err.contains("hint: The unit is written; start it yourself: `systemctl --user daemon-reload && "),
+        err.contains("hint: The unit is written; where a service manager runs, start it with `systemctl --user daemon-reload && "),
         "{err}"
     );
     assert!(home.unit().exists());

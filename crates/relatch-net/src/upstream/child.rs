@@ -236,7 +236,7 @@ fn last_words(program: &str, status: Option<ExitStatus>, tail: &Tail) -> String 
     // The last that speaks of an error, if one does: some say good-bye after it.
     let telling = tail.lines.iter().rev().find(|line| line.to_ascii_lowercase().contains("error"));
     match telling.or(tail.lines.back()) {
-        Some(line) => format!("{how}: {line}"),
+        Some(line) => format!("{how}; on stderr it had said `{line}`"),
         None => how,
     }
 }

@@ -72,9 +72,9 @@ pub(crate) async fn add(arguments: AddArguments) -> Result<ExitCode, Failure> {
     let name = parse::name(&arguments.name)?;
     let Some(url) = arguments.url.filter(|_| arguments.command.is_empty()) else {
         return Err(Failure::usage(format!(
-            "`{name}` would be started by a command, and relatch can't keep such servers yet"
+            "`{name}` would be started by a command, and the configuration file can't keep such servers yet"
         ))
-        .hint("Start it as an HTTP server, and give its address"));
+        .hint("Start it as an HTTP server, and give its address; for one client, `relatch stdio -- COMMAND` keeps it"));
     };
     if !url.contains("${") {
         parse::address(&url)?;

@@ -88,12 +88,17 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     for keeper in &status.unanswered {
         render::say(&render::log::unanswered(&keeper.cause));
     }
+    let oldest = past.iter().map(|entry| entry.at).min();
     past.retain(|entry| arguments.wants(entry));
     read::sort(&mut past);
     let older = if arguments.since.is_none() { past.len().saturating_sub(NEWEST) } else { 0 };
     if older > 0 {
         render::say(&render::log::older(older, NEWEST));
         past.drain(..older);
+    }
+    let quiet = past.is_empty() && !arguments.follow && !arguments.json;
+    if let Some(oldest) = oldest.filter(|_| quiet) {
+        render::say(&render::log::quiet(oldest, &Zoned::now()));
     }
     let mut columns = Columns::of(&past, &Zoned::now(), Style::stdout());
     if !arguments.print(&past, &columns) || !arguments.follow {

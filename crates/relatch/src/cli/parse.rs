@@ -100,7 +100,10 @@ pub(crate) fn address(text: &str) -> Result<url::Url, Failure> {
             .cause(cause)
             .hint(LIKE)
     };
-    let url = url::Url::parse(text).map_err(|cause| wrong(&cause.to_string()))?;
+    let url = url::Url::parse(text).map_err(|cause| match cause {
+        url::ParseError::RelativeUrlWithoutBase => wrong("it does not begin with `http://` or `https://`"),
+        cause => wrong(&cause.to_string()),
+    })?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(wrong(&format!("`{}` is neither `http` nor `https`", url.scheme())));
     }

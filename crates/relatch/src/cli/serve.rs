@@ -172,7 +172,17 @@ fn split(text: &str) -> Result<(String, url::Url), Failure> {
             Ok((parse::name(name)?, parse::address(url)?))
         }
         Some(_) | None => {
-            parse::address(text)?;
+            let url = parse::address(text);
+            if parse::is_name(text) {
+                // A name alone is meant to be one of the file's.
+                url.map_err(|failure| {
+                    failure.hint(format!(
+                        "Write it as `{text}=URL`; without any server, `relatch serve` serves those of the configuration file"
+                    ))
+                })?;
+            } else {
+                url?;
+            }
             Err(Failure::usage("A server has no name")
                 .hint("Write it as `NAME=URL`, such as `gmail=http://127.0.0.1:8761/mcp`"))
         }

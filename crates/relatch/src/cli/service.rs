@@ -152,7 +152,11 @@ fn installed(install: &Install) -> Result<ExitCode, Failure> {
     }
     for command in &commands {
         told(command).map_err(|failure| {
-            failure.hint(format!("The unit is written; start it yourself: `{}`", joined(&commands)))
+            failure.hint(format!(
+                "The unit is written; where a service manager runs, start it with `{}`, and elsewhere (a container) run \
+                 `relatch serve` itself",
+                joined(&commands)
+            ))
         })?;
     }
     if let Some(advice) = manager.advice() {

@@ -1,7 +1,7 @@
 //! Lines of the journal, for people: when, which upstream, what, and the rest as a sentence. One line each.
 
-use jiff::Zoned;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use relatch_admin::Dated;
 use relatch_core::journal::{Entry, What};
 
@@ -59,6 +59,12 @@ pub(crate) fn older(count: usize, shown: usize) -> String {
     )
 }
 
+/// That nothing happened in the time that was asked for, and how far back the journals go.
+pub(crate) fn quiet(oldest: Timestamp, now: &Zoned) -> String {
+    let oldest = oldest.to_zoned(now.time_zone().clone()).strftime("%Y-%m-%d %H:%M:%S");
+    format!("(nothing happened then; the oldest entry is of {oldest})\n")
+}
+
 /// That entries are missing, because this end read too slowly.
 pub(crate) fn missed(count: u64) -> String {
     format!("({count} entries are missing here: they came faster than they were read)\n")
@@ -88,7 +94,7 @@ fn words(entry: &Entry) -> String {
             let client = detail.unwrap_or("a client");
             span.map_or(client.to_owned(), |span| format!("{client}, after {span}"))
         }
-        What::Lost => with("the server has forgotten the session".to_owned()),
+        What::Lost => with("the session is gone".to_owned()),
         What::Suspected => format!("{}; asking whether the session lives", detail.unwrap_or("an odd answer")),
         What::Cleared => {
             let found = detail.unwrap_or("the session lives");
@@ -252,7 +258,7 @@ mod tests {
         }
         insta::assert_snapshot!(listing(&morning, "2026-11-25T18:00:00Z[UTC]"), @r"
         13:58:02.118  gmail     attached             claude-code 2.1.330
-        14:02:11.204  gmail     lost                 the server has forgotten the session: HTTP 404 to `ping` (generation 4)
+        14:02:11.204  gmail     lost                 the session is gone: HTTP 404 to `ping` (generation 4)
         14:02:11.204  gmail     held                 `search_mail` waits: a new session is being opened
         14:02:11.236  gmail     relatched            a new session after 32 ms: gmail-mcp 1.4 → gmail-mcp 1.5 (generation 4)
         14:02:11.240  gmail     resent               `search_mail` went out again
@@ -286,7 +292,7 @@ mod tests {
         let some = &morning()[..2];
         insta::assert_snapshot!(listing(some, "2026-11-26T01:00:00+01:00[Europe/Berlin]"), @r"
         2026-11-25 14:58:02.118  gmail     attached             claude-code 2.1.330
-        2026-11-25 15:02:11.204  gmail     lost                 the server has forgotten the session: HTTP 404 to `ping` (generation 4)
+        2026-11-25 15:02:11.204  gmail     lost                 the session is gone: HTTP 404 to `ping` (generation 4)
         ");
     }
 

@@ -45,6 +45,14 @@ pub(crate) fn page(listen: SocketAddr) -> String {
     format!("The page is at {}/ and `relatch page` opens it, signed in\n", base(listen))
 }
 
+/// What `relatch stdio` says to somebody who started it by hand.
+pub(crate) fn by_hand(name: &str) -> String {
+    format!(
+        "relatch keeps `{name}` for one client, which speaks MCP here and is what starts this: put this command into \
+         its configuration. Ctrl-D ends it\n"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -64,9 +64,7 @@ fn a_keeper_that_was_killed_left_the_story_of_its_last_hour() {
     let has = |line: &str| assert!(told.contains(&line), "no `{line}` in\n{story}");
     has("  gmail     away                 connection refused (ECONNREFUSED 127.0.0.1:PORT)");
     has("  gmail     held                 `write` waits: connection refused (ECONNREFUSED 127.0.0.1:PORT)");
-    has(
-        "  gmail     lost                 the server has forgotten the session: HTTP 404 to `ping` (generation 1)",
-    );
+    has("  gmail     lost                 the session is gone: HTTP 404 to `ping` (generation 1)");
     has("  gmail     back                 after … ms");
     has("  gmail     relatched            a new session after … ms (generation 2)");
 
@@ -87,8 +85,11 @@ fn a_keeper_that_was_killed_left_the_story_of_its_last_hour() {
     let (code, _, err) = home.typed(&["log", "gmial"]);
     assert_eq!(code, 2);
     assert_eq!(err, "error: No keeper has a server called `gmial`\nhint: The known ones are `gmail`\n");
-    let (code, out, _) = home.typed(&["log", "--since", "2019-01-01", "--until", "2019-01-02"]);
+    let (code, out, err) = home.typed(&["log", "--since", "2019-01-01", "--until", "2019-01-02"]);
     assert_eq!((code, out.as_str()), (0, ""), "a quiet day is no failure");
+    assert!(err.starts_with("(nothing happened then; the oldest entry is of 2"), "{err}");
+    let (code, out, err) = home.typed(&["log", "--json", "--since", "2019-01-01", "--until", "2019-01-02"]);
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
     let (code, _, err) = home.typed(&["log", "--since", "10m", "--until", "2019-01-02"]);
     assert_eq!((code, err.as_str()), (2, "error: `--until` is before `--since`\n"));
     drop(server);
