@@ -110,6 +110,8 @@ pub fn matches(glob: &str, text: &str) -> bool {
 pub const HOLD_MS: u64 = 45_000;
 /// `initialize` is held no longer: common clients give a handshake 30 s.
 pub const HANDSHAKE_HOLD_MS: u64 = 20_000;
+/// One that has gone out has this long at least, however short the hold is.
+pub const HANDSHAKE_LEAST_MS: u64 = 5_000;
 /// A URL that has never spoken MCP and answers something else is named wrong after this.
 pub const NEVER_SPOKEN_MS: u64 = 3_000;
 /// Early SSE headers go out after this: Claude Code gives up at 60 s without a byte.

@@ -608,7 +608,11 @@ impl Reference {
                 continue;
             }
             let from = if request.opens { request.asked } else { idle };
-            let hold = if request.opens { policy::HANDSHAKE_HOLD_MS } else { policy.hold_ms };
+            let hold = if request.opens {
+                policy.hold_ms.clamp(policy::HANDSHAKE_LEAST_MS, policy::HANDSHAKE_HOLD_MS)
+            } else {
+                policy.hold_ms
+            };
             if now.since(from) > hold + SLACK_MS {
                 late = Some((Law::WaitIsBounded, *ex, now.since(from), request.title));
             }

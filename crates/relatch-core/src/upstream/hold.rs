@@ -165,8 +165,8 @@ impl Machine {
             return;
         }
         let latch = exchange.latch;
-        let patience = exchange.asked.plus(policy::HANDSHAKE_HOLD_MS);
-        // A handshake that is out is no wait for an upstream that is away: it has as long as a client gives it.
+        let patience = exchange.asked.plus(policy::HANDSHAKE_LEAST_MS);
+        // A handshake that is out is no wait for an upstream that is away, and takes the time that it takes.
         if exchange.ask.method == method::INITIALIZE
             && patience > self.now
             && self.away().is_none()

@@ -89,7 +89,7 @@ const AT_THE_DOOR: &[Case] = &[
     (
         "nothing, ever",
         silent,
-        "upstream-down no: `x` did not answer within 4 s: `initialize` has no answer yet. No session was opened. / `initialize` has no answer yet",
+        "upstream-down no: `x` did not answer within 5 s: `initialize` has no answer yet. No session was opened. / `initialize` has no answer yet",
     ),
 ];
 
