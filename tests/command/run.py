@@ -87,6 +87,11 @@ class Stage:
         done = subprocess.run([relatch_path(), *line], env=self.world.environment(), capture_output=True, text=True, timeout=20)
         return done.stdout + done.stderr
 
+    def kill(self, pid):
+        """Kills a server and waits for its death: one that dies may have read what it will never do."""
+        os.kill(pid, signal.SIGKILL)
+        self.world.until(lambda: not alive(pid), 10, f"{pid} to be dead")
+
     def keeper(self):
         """The process id of the keeper."""
         return json.loads(self.relatch("status", "--json"))["keepers"][0]["pid"]
@@ -118,7 +123,7 @@ def a_killed_server_is_not_noticed(server, client):
         pids = []
         for n in range(3):
             pids.append(server_pid(stage, ledger, f"before-{n}"))
-            os.kill(pids[-1], signal.SIGKILL)
+            stage.kill(pids[-1])
             expect("after" in stage.link.call("echo", text=f"after-{n}"), "the echo is none")
         expect(len(set(pids)) == 3, f"it is not another process each time: {pids}")
         # A call that was under way may have run, and is not run again.
@@ -143,7 +148,7 @@ def both_ways(server, client):
         expect(len(stage.link.seen("progress", n=n)) >= 2, "progress does not come through")
         expect("sampled: hello" in stage.link.call("sample", prompt="hello"), "sampling does not come through")
         expect("relatch" in stage.link.call("elicit", message="who?"), "elicitation does not come through")
-        os.kill(server_pid(stage, stage.world.ledger, "k"), signal.SIGKILL)
+        stage.kill(server_pid(stage, stage.world.ledger, "k"))
         expect("sampled: again" in stage.link.call("sample", prompt="again"), "sampling does not come through after a restart")
 
 
@@ -262,7 +267,7 @@ def an_adopted_program_is_kept_alive_and_released():
         stage.command = [entry["command"], *entry["args"]]
         stage.connect()
         first = int(stage.link.call("pid"))
-        os.kill(first, signal.SIGKILL)
+        stage.kill(first)
         expect(int(stage.link.call("pid")) != first, "the killed process answers")
         relatch("release", "--yes")
         expect(file.read_text() == before, f"released: {file.read_text()}")
