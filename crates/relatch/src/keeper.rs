@@ -351,7 +351,10 @@ pub(crate) fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
 /// A server that is a command, guarded by this program, so that nothing of it outlives relatch.
 pub(crate) fn command(words: &[String]) -> Command {
     let mut words = words.iter().cloned();
-    let guard = std::env::current_exe().ok().map(|program| vec![program.into(), "guard".into(), "--".into()]);
+    let parent = std::process::id().to_string();
+    let guard = std::env::current_exe()
+        .ok()
+        .map(|program| vec![program.into(), "guard".into(), "--parent".into(), parent.into(), "--".into()]);
     Command {
         program: words.next().unwrap_or_default(),
         arguments: words.collect(),

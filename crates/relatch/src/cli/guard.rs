@@ -20,12 +20,16 @@ const END_WITHIN: Duration = Duration::from_secs(2);
 /// Run a command that ends with relatch
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
+    /// The process of the relatch that it ends with
+    #[arg(long)]
+    parent: i32,
+
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let parent = getppid();
+    let parent = Pid::from_raw(arguments.parent);
     #[cfg(target_os = "linux")]
     {
         // Told by a signal; a parent that is gone already is seen below.
