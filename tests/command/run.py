@@ -245,6 +245,30 @@ def reconnect_starts_another_process():
         stage.world.until(lambda: not alive(int(first)), 10, "the first process to end")
 
 
+def a_command_of_the_file_is_served_to_many():
+    with Stage("served", "ts1", []) as stage:
+        script = stage.world.folder / "odd.py"
+        script.write_text(ODD)
+        config = stage.world.folder / "relatch.toml"
+        stage.relatch("add", "odd", "--config", str(config), "--", sys.executable, str(script), "plain")
+        expect("command = [" in config.read_text(), config.read_text())
+        line = [relatch_path(), "serve", "--config", str(config), "--listen", "127.0.0.1:0", "--no-token", "--state-dir", str(stage.world.folder / "keeper")]
+        keeper = stage.world.spawn("keeper", line, stdout=subprocess.PIPE)
+        url = keeper.stdout.readline().decode().split()[1]
+        other = Link(stage.world, "other")
+        pids = set()
+        for link in (stage.link, other):
+            link.ask("connect", url=url)
+            pids.add(int(link.call("pid")))
+        expect(len(pids) == 2, f"two clients share a process: {pids}")
+        first = int(stage.link.call("pid"))
+        stage.kill(first)
+        expect(int(stage.link.call("pid")) not in pids, "the killed process answers")
+        expect(int(other.call("pid")) in pids - {first}, "the other client has lost its process")
+        keeper.terminate()
+        stage.world.until(lambda: not any(map(alive, pids)), 10, "the processes to end with their keeper")
+
+
 def an_adopted_program_is_kept_alive_and_released():
     with Stage("adopted", "ts1", []) as stage:
         odd(stage, "plain")
@@ -284,7 +308,7 @@ def main():
         (everything_is_served, ("py1",)),
         *[(case, ()) for case in (
             what_can_not_start_says_why, one_that_says_nothing_is_given_up, noise_on_stdout_and_stderr_is_passed_over, one_that_dies_young_rests,
-            an_adopted_program_is_kept_alive_and_released,
+            a_command_of_the_file_is_served_to_many, an_adopted_program_is_kept_alive_and_released,
             nothing_outlives_relatch, a_client_that_leaves_takes_its_server_along, reconnect_starts_another_process,
         )],
     ]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use relatch_admin::KeeperKind;
 use relatch_core::policy::HOLD_MS;
 
-use crate::config::{Loaded, Server};
+use crate::config::{Loaded, Server, Where};
+use crate::keeper::command;
 use crate::render::Failure;
 
 /// Reads everything again as it was read when the keeper was started: the file may have changed, the command line has not.
@@ -83,8 +84,14 @@ impl ServerSpec {
             server.headers.iter().map(|(name, set)| (name.clone(), set.value.value.trim().to_owned()));
         ServerSpec {
             name: server.name.clone(),
-            place: Place::Url(server.url.value.value.clone()),
-            shown: server.url.value.shown_address(),
+            shown: match &server.place {
+                Where::Url(url) => url.value.shown_address(),
+                Where::Command(words) => command(&words.value).to_string(),
+            },
+            place: match &server.place {
+                Where::Url(url) => Place::Url(url.value.value.clone()),
+                Where::Command(words) => Place::Command(words.value.clone()),
+            },
             headers: headers.collect(),
             hold_ms: server.hold.as_ref().map_or(HOLD_MS, |set| set.value),
             stateful: server.stateful.as_ref().is_some_and(|set| set.value),

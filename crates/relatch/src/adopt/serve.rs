@@ -190,14 +190,17 @@ pub(crate) fn fit(server: &NewServer, file: &[Server], coming: &[NewServer]) -> 
     }
     let Some(other) = file.iter().find(|other| other.name == server.name) else { return Ok(Fit::New) };
     // What comes from elsewhere is not known here, so it is not the same.
-    let plain = !other.url.value.refers() && other.headers.iter().all(|(_, value)| !value.value.refers());
+    let Some(address) = other.url() else {
+        return Err(taken("a command", "`relatch.toml` has"));
+    };
+    let plain = !address.value.refers() && other.headers.iter().all(|(_, value)| !value.value.refers());
     let headers: Vec<(String, String)> =
         other.headers.iter().map(|(name, set)| (name.clone(), escaped(&set.value.value))).collect();
-    let url = escaped(&other.url.value.value);
+    let url = escaped(&address.value.value);
     if plain && url == server.url && same_headers(&headers, &server.headers) {
         return Ok(Fit::There);
     }
-    Err(taken(&other.url.value.shown_address(), "`relatch.toml` has"))
+    Err(taken(&address.value.shown_address(), "`relatch.toml` has"))
 }
 
 fn same_headers(a: &[(String, String)], b: &[(String, String)]) -> bool {

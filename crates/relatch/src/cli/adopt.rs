@@ -126,7 +126,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let known = Store::look(&state).ok();
     if arguments.programs && serve.is_some() {
         return Err(Failure::usage("`--programs` can't be used with `--via serve`")
-            .cause("`relatch serve` starts no programs")
+            .cause("an entry that starts a program holds words that only its client can fill in")
             .hint("Leave `--via serve` out: each entry then starts `relatch stdio`"));
     }
     let front = arguments.which.front(serve.as_ref(), known.as_ref())?;

@@ -106,7 +106,12 @@ fn configured(arguments: &Arguments) -> Result<Option<(Target, Headers)>, Failur
         return Ok(None);
     };
     let spec = ServerSpec::of(server);
-    let Place::Url(url) = &spec.place else { return Ok(None) };
+    let Place::Url(url) = &spec.place else {
+        return Err(Failure::usage(format!(
+            "`{name}` is a command, and only servers with an address are examined"
+        ))
+        .hint("Start it as an HTTP server, and give its address"));
+    };
     let target = Target::parse(url)
         .map_err(|fault| Failure::usage(format!("The address of `{name}` can't be used")).cause(fault))?;
     Ok(Some((target, spec.headers)))

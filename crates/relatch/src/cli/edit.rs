@@ -21,24 +21,23 @@ use crate::render::{self, Failure};
 keeper follows at once. A secret is \
 better named than written: `${NAME}` stands for a variable of the environment, `${file:PATH}` for the content of a file.
 
-Servers that a client starts itself (`-- CMD …`) can't be kept yet: give the address of one that listens on HTTP.
-
 Examples:
   relatch add gmail http://127.0.0.1:8761/mcp
   relatch add linear https://mcp.linear.app/mcp \\
       --header 'Authorization: Bearer ${LINEAR_TOKEN}' --hold 5m
-  relatch add gmail http://127.0.0.1:9000/mcp --replace"
+  relatch add gmail http://127.0.0.1:9000/mcp --replace
+  relatch add notes -- npx -y @modelcontextprotocol/server-filesystem ~/notes"
 )]
 pub(crate) struct AddArguments {
     /// How the server is called: in paths, tables and commands
     name: String,
 
     /// Its address
-    #[arg(required_unless_present = "command")]
+    #[arg(required_unless_present = "command", conflicts_with = "command")]
     url: Option<String>,
 
-    /// Not there yet
-    #[arg(last = true, hide = true)]
+    /// Or the command that is the server, started for each session
+    #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
 
     /// Put it in the place of the server of that name
@@ -70,16 +69,15 @@ pub(crate) struct RemoveArguments {
 
 pub(crate) async fn add(arguments: AddArguments) -> Result<ExitCode, Failure> {
     let name = parse::name(&arguments.name)?;
-    let Some(url) = arguments.url.filter(|_| arguments.command.is_empty()) else {
-        return Err(Failure::usage(format!(
-            "`{name}` would be started by a command, and the configuration file can't keep such servers yet"
-        ))
-        .hint("Start it as an HTTP server, and give its address; for one client, `relatch stdio -- COMMAND` keeps it"));
-    };
-    if !url.contains("${") {
+    let url = arguments.url.unwrap_or_default();
+    if arguments.command.is_empty() && !url.contains("${") {
         parse::address(&url)?;
     }
-    let server = arguments.treatment.written(name, url)?;
+    let server = arguments.treatment.written(name, url, arguments.command)?;
+    if !server.command.is_empty() && !server.headers.is_empty() {
+        return Err(Failure::usage("A command takes no header")
+            .hint("Set what it needs in the environment of relatch"));
+    }
     let path = arguments.config.needed()?;
     let taken = if arguments.replace { Taken::Replace } else { Taken::Refuse };
     edit::add(&path, std::slice::from_ref(&server), taken)?;

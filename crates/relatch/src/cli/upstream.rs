@@ -88,10 +88,16 @@ impl Treatment {
     }
 
     /// One server with these options as it is to stand in the file.
-    pub(crate) fn written(&self, name: String, url: String) -> Result<NewServer, Failure> {
+    pub(crate) fn written(
+        &self,
+        name: String,
+        url: String,
+        command: Vec<String>,
+    ) -> Result<NewServer, Failure> {
         Ok(NewServer {
             name,
             url,
+            command,
             // As typed: the file keeps the name of a variable, and not what it holds today.
             headers: self.headers.iter().map(|text| parse::literal_header(text)).collect::<Result<_, _>>()?,
             hold: self.hold.map(span),

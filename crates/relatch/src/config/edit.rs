@@ -21,6 +21,8 @@ pub(crate) struct NewServer {
     pub(crate) name: String,
     /// As it is to be written; `${…}` may stand in it.
     pub(crate) url: String,
+    /// A program and its arguments, in place of an address.
+    pub(crate) command: Vec<String>,
     /// Names and values as they are to be written; `${…}` may stand in them.
     pub(crate) headers: Vec<(String, String)>,
     /// As `45s`.
@@ -104,8 +106,13 @@ pub(crate) fn remove(path: &Path, name: &str) -> Result<(), Failure> {
 }
 
 fn fill(table: &mut Table, server: &NewServer) {
-    let NewServer { name: _, url, headers, hold, stateful, replay, gateway_errors_refused, tell } = server;
-    table.insert("url", toml_edit::value(url));
+    let NewServer { name: _, url, command, headers, hold, stateful, replay, gateway_errors_refused, tell } =
+        server;
+    if command.is_empty() {
+        table.insert("url", toml_edit::value(url));
+    } else {
+        table.insert("command", toml_edit::value(command.iter().collect::<toml_edit::Array>()));
+    }
     if !headers.is_empty() {
         let pairs: InlineTable = headers.iter().map(|(name, value)| (name, Value::from(value))).collect();
         table.insert("headers", toml_edit::value(pairs));

@@ -99,7 +99,7 @@ pub(crate) fn find(section: Section, name: &str) -> Option<&'static Key> {
 }
 
 /// Every key, in the order of the guide.
-pub(crate) const KEYS: [Key; 13] = [
+pub(crate) const KEYS: [Key; 14] = [
     Key {
         section: Section::Serve,
         name: "listen",
@@ -159,9 +159,18 @@ pub(crate) const KEYS: [Key; 13] = [
         name: "url",
         option: "NAME=URL",
         kind: Kind::Address,
-        default: "",
+        default: "the server has a `command`",
         about: "The server's address",
         example: "\"http://127.0.0.1:8761/mcp\"",
+    },
+    Key {
+        section: Section::Server,
+        name: "command",
+        option: "-- CMD",
+        kind: Kind::Command,
+        default: "the server has a `url`",
+        about: "The program that is the server, with its arguments, started for each session: one string, split as a shell would, or a list of words",
+        example: "[\"npx\", \"-y\", \"@modelcontextprotocol/server-everything\"]",
     },
     Key {
         section: Section::Server,

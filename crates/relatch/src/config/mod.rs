@@ -49,13 +49,32 @@ pub(crate) struct Config {
 pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) line: usize,
-    pub(crate) url: Set<Text>,
+    pub(crate) place: Where,
     pub(crate) headers: Vec<(String, Set<Text>)>,
     pub(crate) hold: Option<Set<u64>>,
     pub(crate) stateful: Option<Set<bool>>,
     pub(crate) replay: Option<Set<Vec<(String, bool)>>>,
     pub(crate) gateway_errors: Option<Set<bool>>,
     pub(crate) tell: Option<Set<bool>>,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Where {
+    /// At an address.
+    Url(Set<Text>),
+    /// In a process for each session: a program and its arguments.
+    Command(Set<Vec<String>>),
+}
+
+impl Server {
+    /// The address, of one that has an address.
+    pub(crate) fn url(&self) -> Option<&Set<Text>> {
+        match &self.place {
+            Where::Url(url) => Some(url),
+            Where::Command(_) => None,
+        }
+    }
 }
 
 /// A file that was read: what it says, and what is worth a look in it.

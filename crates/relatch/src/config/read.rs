@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{Fault, Place, line_of};
 use super::keys::{self, Key, Section};
 use super::refer::{Piece, Resolver, Text, World, within};
-use super::{Config, Server, Set};
+use super::{Config, Server, Set, Where};
 use crate::cli::{hooks, parse};
 use crate::nearest::nearest;
 
@@ -172,7 +172,20 @@ impl Reader<'_> {
                 ..Building::default()
             };
             self.section(Section::Server, table, &format!("[server.{name}]"), &mut server);
-            if !table.iter().any(|(key, _)| &**key.get_ref() == "url") {
+            let has = |name: &str| table.iter().any(|(key, _)| &**key.get_ref() == name);
+            if has("url") && has("command") {
+                self.fault(
+                    key.span(),
+                    format!("`[server.{name}]` has both a `url` and a `command`"),
+                    Some("Keep the one that is the server".to_owned()),
+                );
+            } else if has("command") && has("headers") {
+                self.fault(
+                    key.span(),
+                    format!("`[server.{name}]` is a command, which takes no `headers`"),
+                    Some("Set what it needs in the environment of relatch".to_owned()),
+                );
+            } else if !has("url") && !has("command") {
                 self.fault(
                     key.span(),
                     format!("`[server.{name}]` has no `url`"),
@@ -519,6 +532,7 @@ struct Building {
     name: String,
     line: usize,
     url: Option<Set<Text>>,
+    command: Option<Set<Vec<String>>>,
     headers: Vec<(String, Set<Text>)>,
     hold: Option<Set<u64>>,
     stateful: Option<Set<bool>>,
@@ -529,8 +543,10 @@ struct Building {
 
 impl Building {
     fn done(self) -> Option<Server> {
-        let Building { name, line, url, headers, hold, stateful, replay, gateway_errors, tell } = self;
-        Some(Server { name, line, url: url?, headers, hold, stateful, replay, gateway_errors, tell })
+        let Building { name, line, url, command, headers, hold, stateful, replay, gateway_errors, tell } =
+            self;
+        let place = url.map(Where::Url).or(command.map(Where::Command))?;
+        Some(Server { name, line, place, headers, hold, stateful, replay, gateway_errors, tell })
     }
 }
 
@@ -542,6 +558,7 @@ impl Takes for Building {
                 let Some(written) = reader.string(key, value) else { return };
                 self.url = reader.address(value, written, look);
             }
+            "command" => self.command = reader.command(key, value),
             "headers" => self.headers = reader.headers(key, value, look),
             "hold" => self.hold = reader.parsed(key, value, parse::duration),
             "tell" => self.tell = reader.flag(key, value),

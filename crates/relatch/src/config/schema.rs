@@ -44,6 +44,9 @@ fn table(section: Section) -> Value {
     });
     let required: Vec<&str> =
         section.keys().filter(|key| key.default.is_empty()).map(|key| key.name).collect();
+    if section == Section::Server {
+        table["oneOf"] = json!([{ "required": ["url"] }, { "required": ["command"] }]);
+    }
     if !required.is_empty() {
         table["required"] = json!(required);
     }

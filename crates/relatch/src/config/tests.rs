@@ -110,8 +110,8 @@ url = "http://127.0.0.1:8931/mcp"
     assert_eq!(config.webhook.unwrap().value.value, "https://h/s3cret-of-env");
     let [gmail, files] = &config.servers[..] else { panic!("two servers") };
     assert_eq!((gmail.name.as_str(), gmail.line), ("gmail", 12));
-    assert_eq!(gmail.url.value.value, "http://127.0.0.1:8761/mcp?key=s3cret-of-file&v=1");
-    assert_eq!(gmail.url.value.shown_address(), "http://127.0.0.1:8761/mcp?key=${file:token}&v=…");
+    assert_eq!(gmail.url().unwrap().value.value, "http://127.0.0.1:8761/mcp?key=s3cret-of-file&v=1");
+    assert_eq!(gmail.url().unwrap().value.shown_address(), "http://127.0.0.1:8761/mcp?key=${file:token}&v=…");
     assert_eq!(gmail.hold.as_ref().unwrap().value, 300_000);
     assert!(gmail.stateful.as_ref().unwrap().value && gmail.gateway_errors.as_ref().unwrap().value);
     // The first match counts, so the order of the file is kept.
@@ -287,7 +287,7 @@ fn for_one_server_the_secrets_of_another_need_not_be_there() {
 fn every_key_of_the_table_is_read_and_its_example_fits() {
     for key in &keys::KEYS {
         let header = key.section.header().replace("NAME", "a");
-        let url = if key.section == keys::Section::Server && key.name != "url" {
+        let url = if key.section == keys::Section::Server && !matches!(key.name, "url" | "command") {
             "url = \"http://h/\"\n"
         } else {
             ""

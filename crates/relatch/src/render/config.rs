@@ -10,7 +10,7 @@ use relatch_admin::reload::Reloaded;
 use super::{Failure, Style, Tint, clean};
 use crate::cli::serve::DEFAULT_LISTEN;
 use crate::config::fault::{Fault, Faulty};
-use crate::config::{Loaded, Server, Set};
+use crate::config::{Loaded, Server, Set, Where};
 
 /// So many faults are shown; whoever has more mends these first.
 const SHOWN: usize = 50;
@@ -216,9 +216,15 @@ fn sections(loaded: &Loaded, state_dir: &Path) -> Vec<Sect> {
 }
 
 fn server(server: &Server) -> Sect {
-    let mut url = row("url", Some((json!(server.url.value.shown_address()), server.url.line)), Value::Null);
-    url.origin = origin(server.url.line, &server.url.value.origins());
-    let mut values = vec![url];
+    let place = match &server.place {
+        Where::Url(url) => {
+            let mut shown = row("url", Some((json!(url.value.shown_address()), url.line)), Value::Null);
+            shown.origin = origin(url.line, &url.value.origins());
+            shown
+        }
+        Where::Command(words) => row("command", Some((json!(words.value), words.line)), Value::Null),
+    };
+    let mut values = vec![place];
     for (name, set) in &server.headers {
         let mut header =
             row(&format!("headers.{name}"), Some((json!(set.value.shown_secret()), set.line)), Value::Null);
