@@ -328,12 +328,13 @@ impl Tracker {
         let Some(fresh) = Fresh::new(answer, now) else {
             return Judgement::Unknown { since: answer.plus(policy::FRESH_MS) };
         };
-        let hidden = self.conditions.values().find(|c| c.shows() > now && c.kind.degrades);
-        match (shown.find(|c| c.kind.degrades), hidden) {
-            (Some(c), _) => Judgement::Degraded { since: c.since, cause: c.cause.clone() },
+        if let Some(degraded) = self.judge_trouble(now) {
+            return degraded;
+        }
+        match self.conditions.values().find(|c| c.shows() > now && c.kind.degrades) {
             // It may pass; where no session works, it is not called well for that.
-            (None, Some(c)) if self.facets.session != Some(true) => Judgement::Recovering { since: c.since },
-            (None, _) => Judgement::Healthy(fresh),
+            Some(c) if self.facets.session != Some(true) => Judgement::Recovering { since: c.since },
+            Some(_) | None => Judgement::Healthy(fresh),
         }
     }
 
