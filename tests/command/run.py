@@ -62,11 +62,14 @@ def expect(holds, what):
 
 
 def alive(pid):
-    """Whether a process is there and is no corpse."""
+    """Whether a thread of a process is left: one of a process that dies may still read, when its first is a corpse already."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        threads = [task.joinpath("stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+        return any(stat.rsplit(")", 1)[1].split()[0] not in "ZX" for stat in threads)
+    except ProcessLookupError:
+        return True
     except OSError:
-        return False
+        return Path(f"/proc/{pid}").exists()
 
 
 class Stage:
