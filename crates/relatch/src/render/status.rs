@@ -47,7 +47,8 @@ pub(crate) fn table(status: &Status, now: Timestamp, style: Style, width: Option
             );
         }
     }
-    let mut text = table.fit(width, &["KEEPER", "P50/P99", "SESSION", "CALLS"]).render(style, "");
+    let spare = ["KEEPER", "P50/P99", "SESSION", "CALLS", "GIVEN BACK", "RELATCHED"];
+    let mut text = table.fit(width, &spare).render(style, "");
     text.push_str(&unanswered(status, style));
     for keeper in &status.keepers {
         if let Some(fault) = &keeper.journal.fault {
@@ -440,6 +441,16 @@ mod tests {
 
           SESSION   CLIENT               STATE  GENERATION  OPENED      BOUND    LAST USED  OPEN CALLS
           0a1b2c3d  claude-code 2.1.330  bound           4  2h 10m ago  12m ago  3s ago              1
+        ");
+    }
+
+    #[test]
+    fn the_narrowest_terminal_still_has_name_and_health() {
+        let status = Status { schema: SCHEMA, keepers: vec![keeper(vec![healthy()])], unanswered: vec![] };
+        insta::assert_snapshot!(table(&status, at(0), Style::Plain, Some(30)), @r"
+        NAME   HEALTH     FOR
+        gmail  ✓ healthy  12m
+          tools/call 3s ago (12 ms)
         ");
     }
 
