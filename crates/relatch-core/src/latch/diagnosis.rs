@@ -102,6 +102,10 @@ impl Machine {
         if self.cleared.iter().any(|c| c.status == status && c.digest == digest) {
             return false;
         }
+        if ex.is_none() && self.is_paused() {
+            // No client waits to hear of it, and every session is asked when the pause is over.
+            return false;
+        }
         let subject = Subject { ex, attempt: id, same: Same { status, digest }, raised };
         let Some(latch) = self.latches.get_mut(&attempt.latch) else { return false };
         match &mut latch.state {
