@@ -593,6 +593,14 @@ impl Latch {
         matches!(&self.state, LatchState::Doubted(_, Diagnosis { step: Asked::Line(_), .. }))
     }
 
+    /// The answer to a client's request is kept until a doubt is settled.
+    pub(crate) fn keeps_an_answer(&self) -> bool {
+        match &self.state {
+            LatchState::Doubted(_, diagnosis) => diagnosis.subjects.iter().any(|s| s.ex.is_some()),
+            _ => false,
+        }
+    }
+
     /// The oldest exchange that waits for it, those among them whose answers raised a doubt.
     pub(crate) fn first_waiting(&self) -> Option<ExId> {
         let doubted = match &self.state {

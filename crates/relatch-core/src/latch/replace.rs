@@ -74,6 +74,8 @@ impl Machine {
             self.wish.latches.insert(*id, Gen(latch.begun));
             // It is bound anew now, and not when its client comes back.
             latch.seen = Some(self.now);
+            latch.unanswered = 0;
+            latch.rested = 0;
             self.dirty.insert(*id);
         }
         let words = match self.wish.latches.len() {

@@ -111,6 +111,9 @@ impl Machine {
         self.idle_look = None;
         for (id, latch) in &mut self.latches {
             self.dirty.insert(*id);
+            // A session that an announced restart takes is none that flaps.
+            latch.unanswered = 0;
+            latch.rested = 0;
             if matches!(latch.state, LatchState::Bound(_) | LatchState::Doubted(..)) {
                 latch.knows = Knows::PerhapsNothing;
                 latch.heard = Heard::No;
