@@ -7,7 +7,7 @@
 use relatch_wire::failure::Code;
 
 /// Conditions that status shows and no call ends with.
-const CONDITIONS: [(&str, &str); 3] = [
+const CONDITIONS: [(&str, &str); 4] = [
     (
         "upstream-silent",
         "The server accepts connections and does not answer: neither a call nor three pings in a row. Calls wait for \
@@ -20,6 +20,13 @@ const CONDITIONS: [(&str, &str); 3] = [
          run behind a balancer that does not send a session to the same one each time. Refused calls have not run \
          and are sent again on the same session. Turn on affinity by the header `Mcp-Session-Id` in the balancer, or \
          run one replica.",
+    ),
+    (
+        "replacement-failed",
+        "Somebody asked for new sessions (`relatch restart`, `relatch reconnect`, or a change under `relatch dev`), and \
+         none could be opened: the command does not start, or the server refuses `initialize`. The old session lives \
+         and stays in use, so calls go on as before. The cause says what was wrong. It ends with the next session that \
+         is opened.",
     ),
     (
         "revision-changed",

@@ -433,6 +433,7 @@ mod tests {
             totals: Totals { calls: 7, ..Totals::default() },
             latency: Latency { p50: 1.5, p99: 20.0 },
             recent: None,
+            pause: None,
         }
     }
 

@@ -39,6 +39,10 @@ pub enum Fault {
     ShufflesNotes,
     /// An early byte never comes.
     SaysNothingEarly,
+    /// What comes in a pause goes out.
+    IgnoresPauses,
+    /// A living session is given up when no other is to be had in its place.
+    GivesUpTheOld,
 }
 
 impl Machine {

@@ -140,6 +140,15 @@ pub enum Input<'a> {
         /// The headers that it is sent are other ones.
         headers: bool,
     },
+    /// Somebody announces that the server restarts: from now on nothing new goes to it, and what comes waits.
+    Paused {
+        /// The pause ends by itself after so many milliseconds. One that holds already gets this end instead.
+        ms: u64,
+    },
+    /// The server is back, as somebody says.
+    Resumed,
+    /// Somebody asks for a new session beside each one that lives, to take its place if it comes up.
+    Replace,
     /// Somebody asks for a relatch, of one latch or all.
     Reconnect {
         /// Which one; `None` is all.

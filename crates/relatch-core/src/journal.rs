@@ -80,6 +80,14 @@ pub enum What {
     Skipped,
     /// Somebody asked for a relatch.
     Reconnect,
+    /// A restart of the server was announced: nothing new goes to it.
+    Paused,
+    /// The announced restart is over, or took too long.
+    Resumed,
+    /// Somebody asked for new sessions beside those that live.
+    Restarting,
+    /// No new session was to be had; the old one goes on.
+    Stayed,
     /// The configuration of the upstream was changed while it was at work.
     Configured,
     /// The upstream was added while its keeper was at work.
@@ -96,7 +104,7 @@ pub enum What {
 
 impl What {
     /// Every kind.
-    pub const ALL: [What; 25] = [
+    pub const ALL: [What; 29] = [
         What::Attached,
         What::Left,
         What::Lost,
@@ -116,6 +124,10 @@ impl What {
         What::ListChanged,
         What::Skipped,
         What::Reconnect,
+        What::Paused,
+        What::Resumed,
+        What::Restarting,
+        What::Stayed,
         What::Configured,
         What::Added,
         What::Removed,
@@ -147,6 +159,10 @@ impl What {
             What::ListChanged => "list-changed",
             What::Skipped => "skipped",
             What::Reconnect => "reconnect",
+            What::Paused => "paused",
+            What::Resumed => "resumed",
+            What::Restarting => "restarting",
+            What::Stayed => "stayed",
             What::Configured => "configured",
             What::Added => "added",
             What::Removed => "removed",
@@ -180,6 +196,10 @@ impl What {
             | What::ListChanged
             | What::Skipped
             | What::Reconnect
+            | What::Paused
+            | What::Resumed
+            | What::Restarting
+            | What::Stayed
             | What::Configured
             | What::Added
             | What::Removed

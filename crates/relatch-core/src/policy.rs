@@ -114,6 +114,10 @@ pub const HANDSHAKE_HOLD_MS: u64 = 20_000;
 pub const HANDSHAKE_LEAST_MS: u64 = 5_000;
 /// A URL that has never spoken MCP and answers something else is named wrong after this.
 pub const NEVER_SPOKEN_MS: u64 = 3_000;
+/// A pause ends by itself after this unless the user says otherwise.
+pub const PAUSE_MS: u64 = 300_000;
+/// The longest pause.
+pub const PAUSE_MAX_MS: u64 = 3_600_000;
 /// Early SSE headers go out after this: Claude Code gives up at 60 s without a byte.
 pub const EARLY_MS: u64 = 10_000;
 /// What begins to wait after that has passed gets them after this: a relatch takes less.

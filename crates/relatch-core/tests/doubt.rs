@@ -582,11 +582,14 @@ fn a_doubtful_session_that_is_gone_is_forgotten() {
 #[test]
 fn a_doubtful_session_that_cannot_be_asked_proves_the_upstream_away_when_nothing_was_written() {
     for (wrote, state) in [(false, State::Down), (true, State::Recovering)] {
-        let mut w = World::bound();
+        // A client that has yet to say that it is ready: its session is replaced whatever comes of it.
+        let mut w = World::new();
+        w.opened(1, 1);
+        w.session(1);
         w.on(relatch_core::Input::Reconnect { latch: None });
-        w.refused(3, 400, "no");
-        says!(w.waits(1_000), "send #4 g1 ping");
-        w.cut(4, world::cut_of(wrote, "no"));
+        w.refused(2, 400, "no");
+        says!(w.waits(1_000), "send #3 g1 ping");
+        w.cut(3, world::cut_of(wrote, "no"));
         assert_eq!(w.state(), state);
     }
 }

@@ -224,6 +224,11 @@ impl Upstream {
         self.after(later);
     }
 
+    /// Looks at the machine.
+    pub(crate) fn machine<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        look(&lock(&self.inside).machine)
+    }
+
     /// The truth at this moment.
     pub(crate) fn report(&self) -> HealthReport {
         let now = At(self.clock().now_ms());

@@ -6,6 +6,7 @@
 //!
 //! [`Keeper`]: keeper::Keeper
 
+pub mod announced;
 pub mod change;
 pub mod clock;
 mod desk;

@@ -29,6 +29,8 @@ pub enum Law {
     NoSessionLeaks,
     /// Nothing waits longer than its hold.
     WaitIsBounded,
+    /// While an upstream is paused, nothing new is sent to it, and nobody calls it down.
+    PauseKept,
     /// A client that waits gets a first byte in time, where it takes one.
     FirstBytes,
     /// `healthy` rests on a fresh answer.

@@ -137,7 +137,20 @@ pub(crate) struct Reference {
     /// Questions and handshakes sent while the upstream was called down.
     scouts: VecDeque<At>,
     scouts_now: usize,
+    /// The announced restart that holds.
+    pause: Option<Announced>,
+    /// Those that are over: from when to when.
+    pauses: Vec<(At, At)>,
     now: At,
+}
+
+/// An announced restart.
+#[derive(Debug)]
+struct Announced {
+    since: At,
+    until: At,
+    /// Latches that had something under way when it began, and what may yet be sent of relatch's own for each.
+    busy: BTreeMap<LatchId, usize>,
 }
 
 impl Reference {
@@ -158,12 +171,89 @@ impl Reference {
             fruitless: BTreeMap::new(),
             scouts: VecDeque::new(),
             scouts_now: 0,
+            pause: None,
+            pauses: Vec::new(),
             now: At(0),
         }
     }
 
     pub(crate) fn at(&mut self, now: At) {
         self.now = now;
+        if let Some(pause) = self.pause.take_if(|pause| pause.until <= now) {
+            self.fruitless.clear();
+            self.pauses.push((pause.since, pause.until));
+        }
+    }
+
+    /// Nothing new is to be sent for so long.
+    pub(crate) fn pauses(&mut self, ms: u64) {
+        let mut busy: BTreeMap<LatchId, usize> = BTreeMap::new();
+        for send in self.under_way.values().filter(|send| send.what != What::Stream) {
+            // A ping, a handshake with what follows it, and the control of it: for each answer that raises a doubt.
+            *busy.entry(send.latch).or_insert(12) += 12;
+        }
+        for attempt in self.kept.keys() {
+            // Its doubt is being settled.
+            let whose = self.requests.values().find(|r| r.newest == Some(*attempt)).map(|r| r.latch);
+            if let Some(latch) = whose {
+                *busy.entry(latch).or_insert(12) += 12;
+            }
+        }
+        let since = self.pause.as_ref().map_or(self.now, |pause| pause.since);
+        self.pause = Some(Announced { since, until: self.now.plus(ms), busy });
+    }
+
+    /// Whoever announced it says that it is over.
+    pub(crate) fn resumes(&mut self) {
+        self.fruitless.clear();
+        if let Some(pause) = self.pause.take() {
+            self.pauses.push((pause.since, self.now));
+        }
+    }
+
+    /// Nobody's time goes by.
+    pub(crate) fn sleeps(&mut self, ms: u64) {
+        if let Some(pause) = &mut self.pause {
+            pause.until = pause.until.plus(ms);
+        }
+    }
+
+    /// For how long it has been paused since then.
+    fn paused_since(&self, from: At) -> u64 {
+        let now = self.pause.iter().map(|pause| (pause.since, self.now));
+        let all = self.pauses.iter().copied().chain(now);
+        all.map(|(since, until)| until.since(since.max(from))).sum()
+    }
+
+    /// Whether this may be sent to an upstream that is paused.
+    fn keeps_the_pause(&mut self, send: &Send) -> bool {
+        let runs = self
+            .under_way
+            .values()
+            .any(|s| s.latch == send.latch && matches!(s.what, What::Exchange { .. }));
+        let Some(pause) = &mut self.pause else { return true };
+        match &send.what {
+            What::Exchange { .. }
+            | What::Initialize { ex: Some(_) }
+            | What::Stream
+            | What::List { .. } => false,
+            What::Resume { .. } | What::Delete => true,
+            What::Note(note) => {
+                runs || !matches!(
+                    self.notes.get(note).map(|note| note.says),
+                    Some(Says::Other | Says::Initialized)
+                )
+            }
+            What::Ping
+            | What::Initialize { ex: None }
+            | What::Initialized
+            | What::SetLevel(_)
+            | What::Subscribe(_) => pause.busy.get_mut(&send.latch).is_some_and(|left| {
+                let some = *left > 0;
+                *left = left.saturating_sub(1);
+                some
+            }),
+        }
     }
 
     /// Records a breach, unless the law held.
@@ -314,6 +404,7 @@ impl Reference {
         self.former.clear();
         self.down = false;
         self.fruitless.clear();
+        self.pause = None;
         for (key, sent) in &mut self.sessions {
             sent.open = bound.contains(key);
         }
@@ -414,6 +505,8 @@ impl Reference {
         let open = self.sessions.get(&key).is_some_and(|s| s.open);
         let opens = matches!(send.what, What::Initialize { .. } | What::Delete);
         self.holds(Law::RightSession, open || opens, || format!("{send:?} goes to no session"));
+        let kept = self.keeps_the_pause(send);
+        self.holds(Law::PauseKept, kept, || format!("{send:?} is sent in a pause"));
         match &send.what {
             What::Exchange { ex, .. } => self.request_sent(*ex, send, client),
             What::Initialize { ex } => {
@@ -601,6 +694,10 @@ impl Reference {
             report.state != State::Down || answered.is_none_or(|at| at <= report.since) || !self.down,
             || format!("down since {:?}, and answered at {answered:?}", report.since),
         );
+        let paused = self.pause.is_some();
+        self.holds(Law::PauseKept, !paused || report.state == State::Recovering, || {
+            format!("paused, and called {:?}", report.state)
+        });
         let mut late = None;
         for (ex, request) in self.requests.iter().filter(|(_, r)| r.end.is_none()) {
             let Some(idle) = request.idle else { continue };
@@ -611,7 +708,7 @@ impl Reference {
             let hold = if request.opens {
                 policy.hold_ms.clamp(policy::HANDSHAKE_LEAST_MS, policy::HANDSHAKE_HOLD_MS)
             } else {
-                policy.hold_ms
+                policy.hold_ms + self.paused_since(from)
             };
             if now.since(from) > hold + SLACK_MS {
                 late = Some((Law::WaitIsBounded, *ex, now.since(from), request.title));

@@ -98,3 +98,13 @@ fn messages_that_arrive_in_another_order_are_caught() {
 fn a_client_that_is_left_without_a_first_byte_is_caught() {
     is_caught(Fault::SaysNothingEarly, &[Law::FirstBytes]);
 }
+
+#[test]
+fn a_request_that_goes_out_in_a_pause_is_caught() {
+    is_caught(Fault::IgnoresPauses, &[Law::PauseKept]);
+}
+
+#[test]
+fn a_living_session_that_is_given_up_for_one_that_is_not_to_be_had_is_caught() {
+    is_caught(Fault::GivesUpTheOld, &[Law::LivingSessionsKept, Law::NoSessionLeaks]);
+}

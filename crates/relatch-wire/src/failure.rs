@@ -65,6 +65,8 @@ pub enum Code {
     Draining,
     /// The command that is the server does not stay up.
     CommandFailed,
+    /// The upstream is paused for a restart.
+    Paused,
 }
 
 /// Whether the call ran at the upstream.
@@ -113,6 +115,7 @@ impl Code {
         Self::UpstreamBusy,
         Self::Draining,
         Self::CommandFailed,
+        Self::Paused,
     ];
 
     /// The code's word.
@@ -291,6 +294,14 @@ impl Code {
                  `initialize`. relatch goes on trying, after ever longer pauses up to a second; calls wait for it, and \
                  what was not sent has not run. The cause has its exit status and its last line on stderr. Run the \
                  command by hand, with the same environment, to see the rest of what it says.",
+            ),
+            Self::Paused => Row::new(
+                "paused",
+                -31035,
+                "Somebody announced that the server restarts (`relatch pause`), so nothing new is sent to it and calls \
+                 wait. A call's own hold stands still meanwhile; only the `initialize` of a new client is given back \
+                 with this code when it has waited for 20 s, and opened no session. `relatch resume` with the server's \
+                 name ends the pause; it also ends by itself, after 5 min unless `--for` says otherwise.",
             ),
         }
     }

@@ -95,6 +95,24 @@ impl Exchange {
             ))
     }
 
+    /// The hold is over, and the pause is not.
+    pub(crate) fn paused_too_long(&self, upstream: &str, waited: u64) -> Failure {
+        let ran = match self.ran() {
+            Executed::No if self.ask.method == method::INITIALIZE => "No session was opened.".to_owned(),
+            Executed::No => format!("`{}` did not run.", self.title()),
+            Executed::Unknown => format!("`{}` may have run.", self.title()),
+        };
+        let waited = seconds(waited);
+        Failure::new(
+            Code::Paused,
+            self.ran(),
+            format!(
+                "`{upstream}` is paused while its server restarts, and was not resumed within {waited}. {ran}"
+            ),
+        )
+        .hint(format!("Call again when it is resumed; `relatch resume {upstream}` does that by hand"))
+    }
+
     /// The command that is the server does not stay up for long enough to open a session.
     pub(crate) fn command_failed(&self, upstream: &str, command: &str, waited: u64, cause: &str) -> Failure {
         let ran = match self.ran() {

@@ -116,6 +116,22 @@ pub const KINDS: &[Kind] = &[
         degrades: true,
     },
     Kind {
+        code: "paused",
+        title: "Its restart has been announced, and calls wait until it is over",
+        hint: "Run `relatch resume` with its name when the server is back; the pause also ends by itself",
+        depends_on: &[],
+        shows_after_ms: 0,
+        degrades: false,
+    },
+    Kind {
+        code: "replacement-failed",
+        title: "A new session was asked for and could not be opened; the old one goes on",
+        hint: "Mend what the cause says, then run `relatch restart` with its name once more",
+        depends_on: AWAY,
+        shows_after_ms: 0,
+        degrades: false,
+    },
+    Kind {
         code: "revision-changed",
         title: "The restarted server speaks another revision of MCP",
         hint: "Restart the client when it suits you",

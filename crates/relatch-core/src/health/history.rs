@@ -144,6 +144,7 @@ mod tests {
             totals: Totals::default(),
             latency: Latency::default(),
             recent: None,
+            pause: None,
         }
     }
 

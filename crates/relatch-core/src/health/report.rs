@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Condition;
+use crate::upstream::Pause;
 use crate::{At, Gen, LatchId};
 
 /// Health in one word.
@@ -52,6 +53,8 @@ pub struct HealthReport {
     pub facets: Facets,
     /// Named troubles, oldest first.
     pub conditions: Vec<Condition>,
+    /// The announced restart that calls wait for, where there is one.
+    pub pause: Option<Pause>,
     /// The last answer seen.
     pub last_success: Option<LastSuccess>,
     /// The last failure seen.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::condition::{Condition, Kind};
 use super::history::MINUTE_MS;
 use super::{Facets, HealthReport, LastFailure, LastSuccess, Latency, ServerSeen, State, Totals};
+use crate::upstream::Pause;
 use crate::{At, policy};
 use relatch_wire::failure::Code;
 
@@ -30,6 +31,8 @@ pub(crate) enum Judgement {
     Healthy(Fresh),
     /// A relatch or a question is under way.
     Recovering { since: At },
+    /// Its restart has been announced.
+    Paused(Pause),
     /// It answers, and something fails.
     Degraded { since: At, cause: String },
     /// It can't be reached.
@@ -42,7 +45,7 @@ impl Judgement {
     pub(crate) fn state(&self) -> State {
         match self {
             Judgement::Healthy(_) => State::Healthy,
-            Judgement::Recovering { .. } => State::Recovering,
+            Judgement::Recovering { .. } | Judgement::Paused(_) => State::Recovering,
             Judgement::Degraded { .. } => State::Degraded,
             Judgement::Down { .. } => State::Down,
             Judgement::Unknown { .. } => State::Unknown,
@@ -281,6 +284,16 @@ impl Tracker {
         self.opening_refused = Some(now);
     }
 
+    /// No new session was to be had in place of a living one.
+    pub(crate) fn not_replaced(&mut self, now: At, cause: &str) {
+        self.stands("replacement-failed", now, cause.to_owned(), "Calls go on in the old session");
+    }
+
+    /// A new session is to be had.
+    pub(crate) fn replaceable(&mut self) {
+        self.conditions.remove("replacement-failed");
+    }
+
     /// The last latch that had this trouble has it no more.
     pub(crate) fn no_more(&mut self, trouble: Code) {
         self.conditions.remove(trouble.as_str());
@@ -354,6 +367,7 @@ impl Tracker {
         let since = match judgement {
             Judgement::Healthy(fresh) => self.well_since.unwrap_or(fresh.0),
             Judgement::Recovering { since }
+            | Judgement::Paused(Pause { since, .. })
             | Judgement::Degraded { since, .. }
             | Judgement::Down { since, .. }
             | Judgement::Unknown { since } => *since,
@@ -374,6 +388,10 @@ impl Tracker {
         let (since, reason) = match &judgement {
             Judgement::Healthy(fresh) => (self.well_since.unwrap_or(fresh.0), None),
             Judgement::Recovering { since } => (*since, Some("a new session is being opened".to_owned())),
+            Judgement::Paused(pause) => (
+                pause.since,
+                Some(format!("paused while its server restarts, for {} more at most", pause.rest(now))),
+            ),
             Judgement::Degraded { since, cause } | Judgement::Down { since, cause, .. } => {
                 (*since, Some(cause.clone()))
             }
@@ -392,6 +410,11 @@ impl Tracker {
         };
         let root = match &judgement {
             Judgement::Down { since, code, cause } => down(*since, code, cause),
+            Judgement::Paused(pause) => paused(*pause, now),
+            _ => None,
+        };
+        let pause = match judgement {
+            Judgement::Paused(pause) => Some(pause),
             _ => None,
         };
         let explained =
@@ -407,6 +430,7 @@ impl Tracker {
             reason,
             facets: Facets { configured, reachable, ..self.facets(now) },
             conditions,
+            pause,
             last_success: self.success.clone(),
             last_failure: self.failure.clone(),
             next_attempt,
@@ -429,6 +453,14 @@ fn down(since: At, code: &str, cause: &str) -> Option<Condition> {
     };
     let (cause, effect) = (cause.to_owned(), effect.to_owned());
     Some(Condition { kind: Kind::of(code)?, since, cause, effect })
+}
+
+/// The condition of an upstream whose restart has been announced.
+fn paused(pause: Pause, now: At) -> Option<Condition> {
+    let cause = "somebody announced that its server restarts".to_owned();
+    let effect =
+        format!("New calls wait, for {} more at most; those that run go to their end", pause.rest(now));
+    Some(Condition { kind: Kind::of("paused")?, since: pause.since, cause, effect })
 }
 
 /// Of these answers, in whatever order; `None` when there are none.

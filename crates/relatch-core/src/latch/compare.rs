@@ -119,7 +119,7 @@ impl Machine {
             return;
         }
         let (rest, pages) = (rest.clone(), *pages);
-        if !bound {
+        if !bound || self.is_paused() {
             self.compare_again(latch_id, policy::COMPARE_AGAIN_MS);
             return;
         }

@@ -102,6 +102,10 @@ impl Machine {
         if self.cleared.iter().any(|c| c.status == status && c.digest == digest) {
             return false;
         }
+        if ex.is_none() && self.is_paused() {
+            // No client waits to hear of it, and every session is asked when the pause is over.
+            return false;
+        }
         let subject = Subject { ex, attempt: id, same: Same { status, digest }, raised };
         let Some(latch) = self.latches.get_mut(&attempt.latch) else { return false };
         match &mut latch.state {
@@ -587,6 +591,14 @@ impl Latch {
     /// Its diagnosis waits for a permit.
     pub(crate) fn wants_a_trial(&self) -> bool {
         matches!(&self.state, LatchState::Doubted(_, Diagnosis { step: Asked::Line(_), .. }))
+    }
+
+    /// The answer to a client's request is kept until a doubt is settled.
+    pub(crate) fn keeps_an_answer(&self) -> bool {
+        match &self.state {
+            LatchState::Doubted(_, diagnosis) => diagnosis.subjects.iter().any(|s| s.ex.is_some()),
+            _ => false,
+        }
     }
 
     /// The oldest exchange that waits for it, those among them whose answers raised a doubt.

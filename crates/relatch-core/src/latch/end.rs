@@ -73,6 +73,7 @@ impl Machine {
         for why in [Why::DoubtEnds(id), Why::RestEnds(id), Why::StreamAgain(id), Why::CompareDue(id)] {
             self.timers.clear(why);
         }
+        self.wish_is_void(id);
         self.journal(journal::What::Left, Some(id), |entry| {
             entry.ms = Some(stayed);
             entry.detail = client;

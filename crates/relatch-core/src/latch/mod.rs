@@ -1,7 +1,7 @@
 //! The binding of one downstream session to one upstream session.
 //!
-//! `Latch` is what is known of it. It begins in `opening`, is lost in `relatch`, renewed in `rebuild`, and ends in
-//! `end`. Doubt is settled in `diagnosis`; what an answer says is in [`reading`], the standing stream in `stream`,
+//! `Latch` is what is known of it. It begins in `opening`, is lost in `relatch`, renewed in `rebuild`, replaced while it
+//! lives in `replace`, and ends in `end`. Doubt is settled in `diagnosis`; what an answer says is in [`reading`], the standing stream in `stream`,
 //! comparison of lists in `compare`, messages without answer in `notes`.
 
 mod compare;
@@ -12,6 +12,7 @@ mod opening;
 pub mod reading;
 mod rebuild;
 mod relatch;
+mod replace;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,6 +21,8 @@ use relatch_wire::failure::Code;
 use relatch_wire::method::ListKind;
 
 pub(crate) use diagnosis::{Diagnosis, Raised};
+pub use replace::Replacement;
+pub(crate) use replace::Wish;
 pub(crate) use stream::StreamState;
 
 use crate::health::{ClientSeen, ServerSeen};
@@ -142,8 +145,10 @@ pub(crate) enum Doubtful {
     AskFirst,
     /// It is being asked.
     Asking(AttemptId),
-    /// It lives, and is replaced by wish.
+    /// It may live, and is replaced whatever it says.
     Replaced,
+    /// It lives, and another one is wished for: where that can't be had, it goes on.
+    Wished,
 }
 
 /// The steps of a handshake and of rebuilding.
@@ -225,7 +230,9 @@ impl Loss {
     pub(crate) fn may_live(&self) -> Option<Gen> {
         match self.doubt {
             Doubtful::Gone => None,
-            Doubtful::AskFirst | Doubtful::Asking(_) | Doubtful::Replaced => self.generation,
+            Doubtful::AskFirst | Doubtful::Asking(_) | Doubtful::Replaced | Doubtful::Wished => {
+                self.generation
+            }
         }
     }
 }

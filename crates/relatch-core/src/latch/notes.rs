@@ -51,7 +51,7 @@ impl Machine {
                     self.journal(journal::What::Skipped, Some(id), |entry| {
                         entry.detail = Some("too many notifications wait".to_owned());
                     });
-                } else if quiet && self.reach_is_up() {
+                } else if quiet && self.reach_is_up() && (!self.is_paused() || self.has_running(id)) {
                     self.enqueue(id, note, Accepted::NotYet);
                 } else {
                     self.out.push(Effect::Accept { note });

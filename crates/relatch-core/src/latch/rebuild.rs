@@ -56,7 +56,16 @@ impl Machine {
     /// The new session was refused before it was bound.
     fn gone_again(&mut self, id: LatchId, attempt: &Attempt, outcome: &Outcome<'_>) -> bool {
         let Some(latch) = self.latches.get_mut(&id) else { return true };
+        // Of a process nobody else's end says anything; an address that loses a new session has lost the old one, too.
+        let stays = self.policy.process && latch.loss().is_some_and(|loss| loss.doubt == Doubtful::Wished);
         match outcome {
+            Outcome::Refused(refusal) if stays && reading::read(refusal, latch.has_id) == Reading::Gone => {
+                let cause = self.refused_words().unwrap_or_default();
+                let cause = format!("the new session was gone before it could be used: {cause}");
+                self.stays_without(id, attempt.generation, &cause);
+                self.tracker.not_replaced(self.now, &cause);
+                true
+            }
             Outcome::Refused(refusal) if reading::read(refusal, latch.has_id) == Reading::Gone => {
                 latch.unanswered += 1;
                 latch.generation = Some(attempt.generation);
@@ -202,6 +211,8 @@ impl Machine {
         latch.generation = Some(generation);
         latch.bound = Some(now);
         latch.unanswered += 1;
+        self.wish_fulfilled(id, generation);
+        let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.gap = Gap::Open;
         latch.compare_at = now;
         let changes = std::mem::take(&mut latch.changes);

@@ -10,9 +10,12 @@ use super::{Doubtful, Farewell, Gap, Heard, Knows, Latch, LatchState, Loss, Rais
 use crate::effect::{Connection, Effect, What};
 use crate::exchange::words;
 use crate::fault::Fault;
-use crate::input::{Answer, SessionFacts};
+use crate::input::{Answer, Refusal, SessionFacts};
 use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose, Question, Why};
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal, policy};
+
+/// A handshake's answer that is none.
+const NO_RESULT: &str = "`initialize` got a result that is none";
 
 impl Machine {
     /// The number of the next upstream session of this latch.
@@ -40,6 +43,8 @@ impl Machine {
     /// What a server says of itself is taken over, and what of it changed.
     pub(crate) fn adopt(&mut self, id: LatchId, session: &SessionFacts) {
         self.spoken |= !self.elsewhere;
+        // A new session is to be had after all.
+        self.tracker.replaceable();
         self.tracker.credentials(self.now, true, "");
         let now = self.now;
         let Some(latch) = self.latches.get_mut(&id) else { return };
@@ -76,6 +81,10 @@ impl Machine {
     /// depends on how lately the session answered.
     pub(crate) fn session_refused(&mut self, id: LatchId, generation: Gen, ex: Option<ExId>) {
         let now = self.now;
+        if self.is_paused() {
+            // The restart that was announced: each session is asked when that is said to be over.
+            return;
+        }
         let Some(latch) = self.latches.get_mut(&id) else { return };
         let LatchState::Bound(bound) = latch.state else { return };
         if bound != generation {
@@ -284,6 +293,9 @@ impl Machine {
 
     /// Sends `initialize` for a new session of this latch, unless all permits are taken.
     pub(crate) fn begin_handshake(&mut self, id: LatchId) -> Option<AttemptId> {
+        if self.is_paused() {
+            return None;
+        }
         if self.attempts.permits() >= policy::PERMITS && !self.planted(Fault::IgnoresHandshakeCap) {
             return None;
         }
@@ -327,8 +339,17 @@ impl Machine {
             self.rebuild(latch_id, generation, loss);
             return;
         }
-        // A session that was to be replaced by wish still lives, as far as anybody knows.
-        if loss.doubt == Doubtful::Replaced {
+        let may_stay = loss.doubt == Doubtful::Wished && !self.planted(Fault::GivesUpTheOld);
+        if may_stay && !self.elsewhere && self.stays_instead(latch_id, &outcome) {
+            self.out.push(Effect::Drop { attempt: id });
+            return;
+        }
+        if loss.doubt == Doubtful::Wished && self.planted(Fault::GivesUpTheOld) {
+            loss.doubt = Doubtful::Gone;
+        }
+        let Some(latch) = self.latches.get_mut(&latch_id) else { return };
+        // A session that was to be replaced still lives, as far as anybody knows.
+        if matches!(loss.doubt, Doubtful::Replaced | Doubtful::Wished) {
             loss.doubt = Doubtful::AskFirst;
         }
         let known = loss.generation.is_some() && latch.has_id;
@@ -374,8 +395,7 @@ impl Machine {
                 }
                 Door::Refused => {
                     latch.state = LatchState::Refused(loss);
-                    let text: String = refusal.body.chars().take(200).collect();
-                    let cause = format!("`initialize` was refused with HTTP {}: {text}", refusal.status);
+                    let cause = refused_by(&refusal);
                     self.handshake_failed(latch_id, Code::HandshakeRefused, cause);
                 }
             },
@@ -383,7 +403,7 @@ impl Machine {
                 latch.state = LatchState::Refused(loss);
                 let cause = match answer {
                     Answer::Error { code, message } => words::refused_with(code, message),
-                    Answer::Result => "`initialize` got a result that is none".to_owned(),
+                    Answer::Result => NO_RESULT.to_owned(),
                 };
                 self.handshake_failed(latch_id, Code::HandshakeRefused, cause);
             }
@@ -404,6 +424,45 @@ impl Machine {
         }
         self.out.push(Effect::Drop { attempt: id });
         self.dirty.insert(latch_id);
+    }
+
+    /// The handshake of a session that was wished for has failed. Returns false where that is not to be overlooked: the
+    /// upstream refuses the credentials.
+    fn stays_instead(&mut self, id: LatchId, outcome: &Outcome<'_>) -> bool {
+        let url = self.policy.url.clone();
+        let door = match outcome {
+            // What refuses for a process is its end.
+            Outcome::Refused(refusal) if !self.policy.process => Some(reading::read_door(refusal)),
+            _ => None,
+        };
+        let cause = match outcome {
+            Outcome::Refused(_) if door == Some(Door::Credentials) => return false,
+            Outcome::Refused(_) if door == Some(Door::Redirected) => format!("`{url}` redirects elsewhere"),
+            Outcome::Refused(refusal) => refused_by(refusal),
+            Outcome::Answered(Answer::Error { code, message }) => words::refused_with(*code, message),
+            Outcome::Answered(Answer::Result) => NO_RESULT.to_owned(),
+            Outcome::Cut(cut) => cut.cause.clone(),
+            Outcome::Limit => {
+                format!("`initialize` got no answer within {} s", policy::HANDSHAKE_STEP_MS / 1_000)
+            }
+            Outcome::Session(_) | Outcome::Listed(_) => return false,
+        };
+        self.stays(id, &cause);
+        match outcome {
+            // Nobody is there, so that the old session may be gone, too.
+            Outcome::Refused(refusal) if matches!(door, Some(Door::Later | Door::Missing)) => {
+                self.missing(refusal);
+            }
+            Outcome::Cut(_) if !self.policy.process => self.mark_away(Absence {
+                code: Code::UpstreamDown,
+                cause: &cause,
+                confirmed: true,
+                after: None,
+            }),
+            Outcome::Limit if !self.policy.process => self.silent_handshake(),
+            _ => self.tracker.not_replaced(self.now, &cause),
+        }
+        true
     }
 
     /// A server that speaks MCP refuses the handshake: try again, ever more rarely.
@@ -455,10 +514,14 @@ impl Machine {
             match &mut latch.state {
                 LatchState::Bound(generation) => {
                     let generation = *generation;
-                    latch.state =
-                        LatchState::Refused(Loss::new(Some(generation), self.now, Doubtful::Replaced));
                     latch.used(self.now);
                     self.dirty.insert(id);
+                    if !self.wish_for_another(id, generation)
+                        && let Some(latch) = self.latches.get_mut(&id)
+                    {
+                        let loss = Loss::new(Some(generation), self.now, Doubtful::Replaced);
+                        latch.state = LatchState::Refused(loss);
+                    }
                     self.journal(journal::What::Reconnect, Some(id), |_| {});
                 }
                 LatchState::Refused(loss) => {
@@ -482,4 +545,10 @@ impl Machine {
         }
         self.knocked = true;
     }
+}
+
+/// A handshake's refusal, for people.
+fn refused_by(refusal: &Refusal<'_>) -> String {
+    let text: String = refusal.body.chars().take(200).collect();
+    format!("`initialize` was refused with HTTP {}: {text}", refusal.status)
 }

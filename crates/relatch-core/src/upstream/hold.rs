@@ -43,6 +43,7 @@ impl Machine {
     pub(super) fn begin_hold(&mut self, ex: ExId) {
         let now = self.now;
         let endless = self.planted(Fault::HoldsForEver);
+        let rest = self.exchanges.get(&ex).map_or(0, |exchange| self.rest_of_pause(exchange));
         let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
         if exchange.state != ExState::Waiting {
             return;
@@ -52,7 +53,7 @@ impl Machine {
         let handshake = exchange.ask.method == method::INITIALIZE;
         let hold =
             if handshake { self.policy.hold_ms.min(policy::HANDSHAKE_HOLD_MS) } else { self.policy.hold_ms };
-        let hold = if endless { u64::MAX } else { hold };
+        let hold = if endless { u64::MAX } else { hold.saturating_add(rest) };
         let deadline = match exchange.deadline {
             Some(deadline) if !exchange.written => deadline,
             Some(_) | None => now.plus(hold),
@@ -75,7 +76,7 @@ impl Machine {
         let (latch, title) = (exchange.latch, exchange.title().to_owned());
         let waits = match self.latches.get(&latch).map(|l| &l.state) {
             Some(LatchState::Opening(opening)) => !self.opening_under_way(latch, *opening),
-            Some(LatchState::Bound(_)) => self.away().is_some(),
+            Some(LatchState::Bound(_)) => self.away().is_some() || self.is_paused(),
             Some(
                 LatchState::Doubted(..)
                 | LatchState::Refused(_)
@@ -144,6 +145,9 @@ impl Machine {
 
     /// Why an exchange of this latch can't go out now, for people.
     pub(crate) fn why_waiting(&self, latch: LatchId) -> String {
+        if self.is_paused() {
+            return "its restart has been announced, and it is paused until that is done".to_owned();
+        }
         if let Some(away) = self.away() {
             return away.cause.clone();
         }
@@ -180,15 +184,18 @@ impl Machine {
             LatchState::Refused(loss) | LatchState::Relatching(loss, ..) => loss.trouble.as_ref(),
             _ => None,
         });
-        let code = match (self.away(), trouble) {
-            (Some(away), _) => away.code,
-            (None, Some((code, _))) => *code,
-            (None, None) => Code::UpstreamDown,
+        let code = match (self.pause, self.away(), trouble) {
+            (Some(_), ..) => Code::Paused,
+            (None, Some(away), _) => away.code,
+            (None, None, Some((code, _))) => *code,
+            (None, None, None) => Code::UpstreamDown,
         };
-        let since = self.away().map(|away| away.since);
+        let since = self.pause.map(|pause| pause.since).or(self.away().map(|away| away.since));
         let name = self.policy.name.clone();
         let waited = self.now.since(exchange.asked);
-        let mut failure = if code == Code::CommandFailed {
+        let mut failure = if code == Code::Paused {
+            exchange.paused_too_long(&name, waited)
+        } else if code == Code::CommandFailed {
             exchange.command_failed(&name, &self.policy.url, waited, &cause)
         } else if code == Code::HandshakeRefused {
             exchange.handshake_refused(&name, &cause)

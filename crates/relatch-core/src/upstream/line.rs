@@ -57,7 +57,9 @@ impl Machine {
     /// Where this latch stands in the line, if it needs a permit.
     pub(super) fn place(&self, id: LatchId) -> Option<Place> {
         let latch = self.latches.get(&id).filter(|l| l.wanted(self.now) || l.wants_a_trial())?;
+        // In a pause only doubts about running exchanges are settled.
         let needs = self.away().is_none()
+            && (!self.is_paused() || latch.keeps_an_answer())
             && match &latch.state {
                 LatchState::Refused(loss) => {
                     !matches!(loss.doubt, Doubtful::Asking(_))

@@ -9,6 +9,7 @@ mod exchanges;
 mod hold;
 mod line;
 mod outcomes;
+mod pause;
 mod reach;
 mod timers;
 mod watch;
@@ -26,10 +27,12 @@ use crate::exchange::Exchange;
 use crate::fault::Fault;
 use crate::health::Tracker;
 use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
-use crate::latch::{Farewell, Latch, LatchState};
+use crate::latch::{Farewell, Latch, LatchState, Wish};
 use crate::policy::Policy;
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
 use line::Line;
+pub use pause::Pause;
+use pause::PauseEnd;
 use relatch_wire::failure::Code;
 use timers::Timers;
 pub use watch::Snapshot;
@@ -85,6 +88,10 @@ pub struct Machine {
     gate: journal::Gate,
     /// What is being read comes from a former address.
     pub(crate) elsewhere: bool,
+    /// Nothing new goes to the upstream.
+    pub(crate) pause: Option<Pause>,
+    /// New sessions that are wished for in place of living ones.
+    pub(crate) wish: Wish,
     /// When a closed idle connection was last asked about, and how long the next one waits, unless a client has asked
     /// for something since.
     pub(crate) idle_look: Option<(At, u64)>,
@@ -146,6 +153,8 @@ impl Machine {
             refused_now: None,
             gate: journal::Gate::default(),
             elsewhere: false,
+            pause: None,
+            wish: Wish::default(),
             idle_look: None,
         }
     }
@@ -184,6 +193,9 @@ impl Machine {
             Input::Woke { ms } => self.woke(ms),
             Input::Tick => self.tick(),
             Input::Reconnect { latch } => self.reconnect(latch),
+            Input::Paused { ms } => self.paused(ms),
+            Input::Resumed => self.resumed(PauseEnd::Resumed),
+            Input::Replace => self.replace(),
             Input::Configured { policy, moved, headers } => self.reconfigured(policy, moved, headers),
         }
         self.settle();
@@ -291,6 +303,7 @@ impl Machine {
                 Why::DoubtEnds(latch) => self.doubt_ends(latch),
                 Why::JournalDue => self.journal_due(),
                 Why::IdleLook => self.idle_closed(),
+                Why::PauseRunsOut => self.resumed(PauseEnd::RanOut),
                 // Health is judged anew after every fact.
                 Why::ConditionShows => {}
             }
@@ -440,7 +453,9 @@ impl Machine {
         if self.opening_under_way(id, ex) || !self.exchanges.contains_key(&ex) {
             return;
         }
-        if self.away().is_some() {
+        if self.is_paused() {
+            // It goes out with the end of the pause, or its hold ends.
+        } else if self.away().is_some() {
             self.keep_scouting();
         } else {
             self.send_opening(id, ex);
@@ -454,6 +469,14 @@ impl Machine {
     /// Everything that a bound latch has pending, in order.
     fn advance_bound(&mut self, id: LatchId, generation: Gen) {
         if self.replace_former(id, generation) {
+            return;
+        }
+        if self.is_paused() && self.has_running(id) && self.away().is_none() {
+            self.flush_notes(id, generation);
+            return;
+        }
+        if self.is_paused() {
+            self.accept_waiting_notes(id);
             return;
         }
         if self.away().is_some() {
@@ -471,6 +494,9 @@ impl Machine {
             return;
         }
         if self.freshen(id, generation) {
+            return;
+        }
+        if self.begin_wish(id, generation) {
             return;
         }
         self.flush_notes(id, generation);

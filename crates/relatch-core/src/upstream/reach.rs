@@ -149,7 +149,7 @@ impl Machine {
     /// A request came, or the time has: ask the upstream, unless somebody does.
     pub(crate) fn scout(&mut self) {
         let Some(away) = self.away() else { return };
-        if away.scout.is_some() {
+        if away.scout.is_some() || self.is_paused() {
             return;
         }
         let now = self.now;
@@ -182,7 +182,7 @@ impl Machine {
         let gap = if self.policy.local { 100 } else { 1_000 };
         let soon =
             away.last_try.map_or(self.now, |last| last.plus(gap)).max(away.not_before.unwrap_or(At(0)));
-        if away.scout.is_some() {
+        if away.scout.is_some() || self.is_paused() {
             return;
         }
         if soon <= self.now {
@@ -271,7 +271,7 @@ impl Machine {
 
     /// Probes an idle upstream on the latch that was used last.
     pub(crate) fn idle_probe(&mut self) {
-        if !self.policy.local || self.away().is_some() || self.attempts.open() > 0 {
+        if !self.policy.local || self.away().is_some() || self.is_paused() || self.attempts.open() > 0 {
             return;
         }
         if let Some(due) =
@@ -298,6 +298,7 @@ impl Machine {
         let streams = |latch: &Latch| matches!(latch.stream, StreamState::Open(_));
         if !self.policy.local
             || self.away().is_some()
+            || self.is_paused()
             || self.attempts.open() > 0
             || self.latches.values().any(streams)
         {
@@ -319,13 +320,23 @@ impl Machine {
     pub(crate) fn woke(&mut self, ms: u64) {
         self.journal(journal::What::Woke, None, |entry| entry.ms = Some(ms));
         self.timers.put_off(ms, |why| {
-            matches!(why, Why::AttemptLimit(_) | Why::HoldEnds(_) | Why::DoubtEnds(_) | Why::ResumeDue(_))
+            matches!(
+                why,
+                Why::AttemptLimit(_)
+                    | Why::HoldEnds(_)
+                    | Why::DoubtEnds(_)
+                    | Why::ResumeDue(_)
+                    | Why::PauseRunsOut
+            )
         });
+        if let Some(pause) = &mut self.pause {
+            pause.until = pause.until.plus(ms);
+        }
         for exchange in self.exchanges.values_mut() {
             exchange.deadline = exchange.deadline.map(|at| at.plus(ms));
         }
         self.out.push(Effect::CloseIdle);
-        if self.policy.local && self.away().is_none() && self.attempts.open() == 0 {
+        if self.policy.local && self.away().is_none() && !self.is_paused() && self.attempts.open() == 0 {
             self.look_now();
         }
     }

@@ -42,6 +42,8 @@ pub enum Why {
     JournalDue,
     /// When a connection that closed while idle is to be asked about.
     IdleLook,
+    /// When a pause ends by itself.
+    PauseRunsOut,
     /// When a condition has stood for long enough to be shown.
     ConditionShows,
 }

@@ -282,6 +282,9 @@ impl Machine {
 
     /// Health in one word, from what is known now.
     pub(super) fn judge(&self, now: crate::At) -> Judgement {
+        if let Some(pause) = self.pause {
+            return Judgement::Paused(pause);
+        }
         if let Reach::Away(away) = &self.reach
             && away.scout.is_none()
             && now.since(away.seen) >= policy::FRESH_MS
@@ -354,6 +357,7 @@ impl Machine {
         let now = self.now.max(now);
         let judgement = self.judge(now);
         let next = match &self.reach {
+            _ if self.pause.is_some() => self.pause.map(|pause| pause.until),
             Reach::Away(_) => self.timers.get(super::Why::Scout),
             Reach::Up => {
                 self.latches.keys().filter_map(|id| self.timers.get(super::Why::RestEnds(*id))).min()

@@ -97,6 +97,25 @@ impl Commands {
         }
     }
 
+    /// Has the processes of some sessions end, whatever runs in them.
+    pub(crate) fn end_some(&self, which: impl Fn((LatchId, Gen)) -> bool) {
+        let running: Vec<((LatchId, Gen), Arc<Pipe>)> =
+            lock(&self.running).iter().map(|(key, pipe)| (*key, Arc::clone(pipe))).collect();
+        for (key, pipe) in running {
+            if which(key) {
+                pipe.child.end();
+            }
+        }
+    }
+
+    /// Waits for the end of every process that was told to.
+    pub(crate) async fn ended_all(&self) {
+        let running: Vec<Arc<Pipe>> = lock(&self.running).values().cloned().collect();
+        for pipe in running.iter().filter(|pipe| *pipe.child.ending().borrow()) {
+            pipe.child.over().await;
+        }
+    }
+
     /// Has every process end, and waits for that.
     pub(crate) async fn close(&self) {
         let all = std::mem::take(&mut *lock(&self.running));

@@ -106,7 +106,7 @@ impl World {
             .collect();
         let some = (!open.is_empty()).then(|| self.chance.one_of(&open));
         let http = !self.setting.stdio;
-        match (self.chance.below(40), some) {
+        match (self.chance.below(43), some) {
             (0..15, _) => {
                 let wish = Wish::call(&mut self.chance);
                 self.ask(latch, &wish);
@@ -146,8 +146,29 @@ impl World {
             }
             (38, _) => self.fact(Input::IdleClosed),
             (39, _) if self.setting.keeper_dies && self.chance.percent(20) => self.keeper_dies(),
+            (40, _) if self.chance.percent(40) => self.announces(),
+            (41, _) if self.chance.percent(40) => self.resumes(),
+            (42, _) if self.chance.percent(40) => {
+                self.reference.reconnect();
+                self.fact(Input::Replace);
+            }
             _ => {}
         }
+    }
+
+    /// Somebody announces a restart, and may forget about it.
+    pub(super) fn announces(&mut self) {
+        let ms = self.chance.one_of(&[500, 5_000, 30_000, 100_000]);
+        self.reference.at(self.now);
+        self.reference.pauses(ms);
+        self.fact(Input::Paused { ms });
+    }
+
+    /// Somebody says that it is over.
+    pub(super) fn resumes(&mut self) {
+        self.reference.at(self.now);
+        self.reference.resumes();
+        self.fact(Input::Resumed);
     }
 
     pub(super) fn cancels(&mut self, latch: LatchId, ex: ExId) {

@@ -124,6 +124,7 @@ enum Coming {
     Breaks(AttemptId),
     Door(Door),
     Restart,
+    Resumes,
     Sleep(u64),
 }
 

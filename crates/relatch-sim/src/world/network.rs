@@ -313,6 +313,7 @@ impl World {
                 self.service.door = door;
             }
             Coming::Restart => self.restart(),
+            Coming::Resumes => self.resumes(),
             Coming::Sleep(ms) => self.sleep(ms),
         }
     }

@@ -34,6 +34,7 @@ impl World {
     pub(super) fn sleep(&mut self, ms: u64) {
         self.say(|| format!("! asleep for {ms} ms"));
         self.now = self.now.plus(ms);
+        self.reference.sleeps(ms);
         self.reference.at(self.now);
         self.reference.slept();
         self.fact(Input::Woke { ms });
@@ -49,8 +50,9 @@ impl World {
         let span = self.chance.one_of(&[200, 3_000, 20_000, 70_000]);
         let span = self.chance.below(span);
         let honest = self.setting.policy.gateway_errors_refused;
-        let door = match self.chance.below(24) {
+        let door = match self.chance.below(26) {
             0..6 => return self.restart(),
+            24..26 => return self.deploys(),
             6..11 => {
                 self.restart();
                 Door::Closed
@@ -86,6 +88,20 @@ impl World {
             self.schedule(after, Coming::Sleep(1_000_000));
         }
         self.schedule(span, Coming::Door(Door::Server));
+    }
+
+    /// A deploy: it is announced, the server goes when it pleases, and somebody says that it is back, or does not.
+    fn deploys(&mut self) {
+        self.announces();
+        let away = self.chance.below(3_000);
+        let back = away + self.chance.below(8_000);
+        self.schedule(away, Coming::Door(Door::Closed));
+        self.schedule(back, Coming::Restart);
+        self.schedule(back, Coming::Door(Door::Server));
+        if self.chance.percent(80) {
+            let late = self.chance.below(4_000);
+            self.schedule(back + late, Coming::Resumes);
+        }
     }
 
     /// The keeper itself is killed and started again: only what its records hold goes on.

@@ -85,7 +85,7 @@ fn words(entry: &Entry) -> String {
     let detail = entry.detail.as_deref();
     let with = |words: String| detail.map_or(words.clone(), |detail| format!("{words}: {detail}"));
     let span = entry.ms.map(took);
-    if let (Some(count), None, None) = (entry.count, &entry.subject, span.as_deref()) {
+    if let (Some(count), None, None, None) = (entry.count, &entry.subject, span.as_deref(), detail) {
         return format!("and {count} more like these");
     }
     let mut text = match entry.what {
@@ -125,6 +125,25 @@ fn words(entry: &Entry) -> String {
         What::CredentialsRefused => detail.unwrap_or("to a request of relatch's own").to_owned(),
         What::Probed | What::ListChanged | What::Skipped => with(subject()),
         What::Reconnect => "somebody asked for a new session".to_owned(),
+        What::Paused => {
+            let running = match entry.count {
+                None => "no call runs".to_owned(),
+                Some(1) => "1 call runs".to_owned(),
+                Some(running) => format!("{running} calls run"),
+            };
+            format!("new calls wait, {}; {running}", detail.unwrap_or("until it is resumed"))
+        }
+        What::Resumed => {
+            let waiting = match entry.count {
+                None => "no call waits".to_owned(),
+                Some(1) => "1 call waits".to_owned(),
+                Some(waiting) => format!("{waiting} calls wait"),
+            };
+            let span = span.unwrap_or_default();
+            with(format!("after {span}; {waiting}"))
+        }
+        What::Restarting => format!("somebody asked for new sessions beside {}", detail.unwrap_or("the old")),
+        What::Stayed => with("the old session goes on".to_owned()),
         What::HookFailed => with(subject()),
         What::Configured => format!("changed: {}", detail.unwrap_or("nothing")),
         What::Added => detail.unwrap_or("by the configuration").to_owned(),
@@ -154,19 +173,22 @@ fn took(ms: u64) -> String {
 
 fn tint(what: What) -> Tint {
     match what {
-        What::Relatched | What::Back | What::Cleared => Tint::Good,
+        What::Relatched | What::Back | What::Cleared | What::Resumed => Tint::Good,
         What::Lost
         | What::Suspected
         | What::Probed
         | What::Away
         | What::Held
         | What::HoldEnded
+        | What::Paused
+        | What::Restarting
         | What::Resent => Tint::Busy,
         What::GivenBack
         | What::DeliveryUnknown
         | What::CredentialsRefused
         | What::Flapping
         | What::ReloadRefused
+        | What::Stayed
         | What::HookFailed => Tint::Bad,
         What::Configured
         | What::Added
