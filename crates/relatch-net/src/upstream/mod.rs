@@ -12,6 +12,7 @@ pub(crate) mod pipe;
 pub(crate) mod place;
 pub mod socket;
 pub mod target;
+pub(crate) mod waiting;
 pub mod way;
 
 pub use attempt::retry_after;
