@@ -82,6 +82,8 @@ pub struct Machine {
     probed: watch::Found,
     /// What was refused in this turn and how, for people.
     pub(crate) refused_now: Option<String>,
+    /// What is being read is no server's answer: the process or the stream that its session lived on has ended.
+    pub(crate) session_ended: bool,
     gate: journal::Gate,
     /// What is being read comes from a former address.
     pub(crate) elsewhere: bool,
@@ -144,6 +146,7 @@ impl Machine {
             span: None,
             probed: watch::Found::Answer,
             refused_now: None,
+            session_ended: false,
             gate: journal::Gate::default(),
             elsewhere: false,
             idle_look: None,
@@ -188,6 +191,7 @@ impl Machine {
         }
         self.settle();
         self.refused_now = None;
+        self.session_ended = false;
         std::mem::swap(&mut self.out, effects);
     }
 
@@ -336,8 +340,8 @@ impl Machine {
             self.hear(&attempt, &outcome);
         }
         self.refused_now = match &outcome {
-            // What refuses for a process that has ended says how that was.
-            Outcome::Refused(refusal) if self.policy.process => Some(refusal.body.to_owned()),
+            // It says how that was.
+            Outcome::Refused(refusal) if refusal.ended => Some(refusal.body.to_owned()),
             Outcome::Refused(refusal) => {
                 Some(format!("HTTP {} to `{}`", refusal.status, self.title_of(&purpose)))
             }
@@ -347,6 +351,7 @@ impl Machine {
             | Outcome::Cut(_)
             | Outcome::Limit => None,
         };
+        self.session_ended = matches!(&outcome, Outcome::Refused(refusal) if refusal.ended);
         let hopeless = match &outcome {
             Outcome::Cut(cut) if !cut.wrote && matches!(cut.kind, CutKind::Tls | CutKind::UnknownHost) => {
                 Some((cut.kind, cut.cause.clone()))

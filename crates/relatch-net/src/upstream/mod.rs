@@ -7,6 +7,7 @@ pub(crate) mod child;
 pub mod command;
 pub mod dial;
 pub(crate) mod events;
+pub(crate) mod http_sse;
 pub(crate) mod job;
 pub(crate) mod pipe;
 pub(crate) mod place;

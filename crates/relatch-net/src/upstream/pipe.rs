@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 use relatch_core::effect::What;
 use relatch_core::input::{Begun, Cut, CutKind, Input};
 use relatch_core::{AttemptId, Gen, LatchId};
@@ -19,12 +19,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::attempt::{self, garbled};
+use super::attempt::{self, garbled, gone};
 use super::child::{self, Child, Pipes};
 use super::command::Command;
 use super::job::Job;
 use super::waiting::Waiting;
-use crate::desk::{Kept, Refused};
+use crate::desk::Kept;
 use crate::driver::Upstream;
 use crate::lock;
 
@@ -216,18 +216,6 @@ async fn watch_over(up: Weak<Upstream>, pipe: Arc<Pipe>, key: (LatchId, Gen), en
     if !*pipe.child.ending().borrow() {
         ended.notify_one();
     }
-}
-
-/// The session of this attempt is over, and the attempt has not reached it.
-fn gone(up: &Arc<Upstream>, attempt: AttemptId, words: String) {
-    let refused = Refused {
-        status: StatusCode::NOT_FOUND,
-        headers: HeaderMap::new(),
-        body: words.into(),
-        retry_after: None,
-        location: None,
-    };
-    up.refused(attempt, refused);
 }
 
 fn cut(up: &Arc<Upstream>, attempt: AttemptId, wrote: bool, cause: String) {
