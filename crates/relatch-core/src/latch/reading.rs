@@ -51,7 +51,9 @@ pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
         401 if !refusal.challenge && contains(refusal.body, "session not found") => Reading::Gone,
         401 | 403 if refusal.challenge => Reading::Credentials,
         // The gate of the old transport, which looks for the stream before it reads the message.
-        400 | 401 | 500 | 503 if misses_its_stream(refusal.body) => Reading::Gone,
+        400 | 401 | 503 if misses_its_stream(refusal.body) => Reading::Gone,
+        // Any failure of a handler's is a 500, so all of it has to be the gate's words.
+        500 if refusal.body.trim().eq_ignore_ascii_case(NOT_ESTABLISHED) => Reading::Gone,
         405 | 406 | 413 | 415 => Reading::AboutRequest,
         421 => Reading::WrongPlace,
         429 => Reading::Later,
@@ -79,6 +81,9 @@ pub fn may_speak_streamable_http(status: u16) -> bool {
         _ => false,
     }
 }
+
+/// What the TypeScript SDK's old transport says without its stream.
+const NOT_ESTABLISHED: &str = "sse connection not established";
 
 /// What a refusal of `initialize` says about the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,7 +162,7 @@ fn misses_its_stream(text: &str) -> bool {
         "no active transport",
         "no transport found",
         "no sse connection",
-        "sse connection not established",
+        NOT_ESTABLISHED,
         "sse session not found",
     ];
     WORDS.iter().any(|word| contains(text, word))

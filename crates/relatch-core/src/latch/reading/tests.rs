@@ -189,6 +189,8 @@ fn what_is_not_about_the_session_is_not_taken_for_it() {
         ("moved", 302, String::new(), Redirected),
         ("a page with 200", 200, "<!doctype html><title>Sign in</title>".to_owned(), NotMcp),
         ("a crash", 500, "Internal Server Error".to_owned(), Suspected),
+        ("a handler that failed", 500, "order 7: SSE connection not established".to_owned(), Suspected),
+        ("another handler that failed", 500, "No transport found for order 7".to_owned(), Suspected),
         ("a 401 without a challenge", 401, "token expired".to_owned(), Suspected),
         ("a 403 without a challenge", 403, "host not allowed".to_owned(), Suspected),
     ];
