@@ -54,6 +54,8 @@ pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
         400 | 401 | 503 if misses_its_stream(refusal.body) => Reading::Gone,
         // Any failure of a handler's is a 500, so all of it has to be the gate's words.
         500 if refusal.body.trim().eq_ignore_ascii_case(NOT_ESTABLISHED) => Reading::Gone,
+        // No POST here any more: another program, or the same by the old transport. Only a handshake tells.
+        405 if has_id && refusal.rpc_code.is_none() => Reading::Gone,
         405 | 406 | 413 | 415 => Reading::AboutRequest,
         421 => Reading::WrongPlace,
         429 => Reading::Later,
@@ -62,6 +64,15 @@ pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
         501 if refusal.rpc_code.is_none() => Reading::NotMcp,
         502 | 504 | 520..=529 => Reading::Gateway,
         _ => Reading::Suspected,
+    }
+}
+
+/// The same for the standing stream, which a server need not offer.
+#[must_use]
+pub fn read_stream(refusal: &Refusal<'_>, has_id: bool) -> Reading {
+    match refusal.status {
+        405 if !refusal.ended => Reading::AboutRequest,
+        _ => read(refusal, has_id),
     }
 }
 

@@ -133,6 +133,7 @@ fn dialects() -> Vec<Row> {
         ("HTTP+SSE of Java, no id", 400, text(r#"{"message":"Session ID missing in message endpoint"}"#), Gone),
         // Its gate uses the code of wrong arguments, so a question has to tell.
         ("HTTP+SSE of mcp-go", 400, rpc(-32602, "Invalid session ID"), Suspected),
+        ("HTTP+SSE of Starlette, in the place of Streamable HTTP", 405, text("Method Not Allowed"), Gone),
         ("an empty 404", 404, text(""), Gone),
         ("a route that is missing", 404, text("<html><head><title>404 Not Found</title></head></html>"), Gone),
         ("a JSON 404 of a framework", 404, text(r#"{"detail":"Not Found"}"#), Gone),
@@ -261,6 +262,15 @@ fn either_transport_is_offered_where_the_other_is_refused_as_by_a_server_that_la
     ] {
         assert_eq!(may_speak_streamable_http(status), offers, "{server}");
     }
+}
+
+#[test]
+fn a_server_that_offers_no_standing_stream_has_lost_nothing() {
+    for body in ["", "Method Not Allowed"] {
+        assert_eq!(read_stream(&refusal(405, body), true), AboutRequest);
+        assert_eq!(read(&refusal(405, body), false), AboutRequest);
+    }
+    assert_eq!(read_stream(&refusal(404, "Session not found"), true), Gone);
 }
 
 #[test]
