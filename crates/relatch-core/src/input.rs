@@ -264,6 +264,9 @@ pub struct Refusal<'a> {
     pub retry_after: Option<u64>,
     /// `Location`, where redirects were not followed.
     pub location: Option<&'a str>,
+    /// No server said so: the process or the stream that the session lived on has ended, which the shell knows by itself.
+    /// The request was never written; `body` says how it ended.
+    pub ended: bool,
 }
 
 /// How a connection ended.
@@ -290,6 +293,8 @@ pub enum CutKind {
     UnknownHost,
     /// The answer broke a bound or is no HTTP, SSE or JSON-RPC.
     Garbled,
+    /// The stream of the old transport names an endpoint of another origin; nothing was sent there.
+    Elsewhere,
     /// Anything else: refused, reset, closed, no answer to connect.
     Connection,
 }

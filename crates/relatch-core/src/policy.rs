@@ -21,8 +21,34 @@ pub struct Policy {
     pub local: bool,
     /// Each session is a process of its own: nobody else answers for it, and what refuses is its end.
     pub process: bool,
+    /// How the server at the address is spoken to.
+    pub transport: Transport,
     /// Inside the client, its user and its model may ask how the connection is, and are told when it is lost.
     pub tell: bool,
+}
+
+/// How a server at an address is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// By Streamable HTTP, or by the old transport where the server refuses that and offers its stream.
+    #[default]
+    Auto,
+    /// By Streamable HTTP alone.
+    Http,
+    /// By the old transport alone: HTTP+SSE of 2024-11-05.
+    Sse,
+}
+
+impl Transport {
+    /// The word that the user writes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Auto => "auto",
+            Transport::Http => "http",
+            Transport::Sse => "sse",
+        }
+    }
 }
 
 impl Policy {
@@ -38,6 +64,7 @@ impl Policy {
             gateway_errors_refused: false,
             local: true,
             process: false,
+            transport: Transport::Auto,
             tell: false,
         }
     }
@@ -49,7 +76,7 @@ impl Policy {
         let mut changes = Vec::new();
         if self.url != new.url {
             changes.push(format!("url {} → {}", self.url, new.url));
-        } else if moved {
+        } else if moved && self.transport == new.transport {
             changes.push("url".to_owned());
         }
         for (changed, word) in [
@@ -58,6 +85,7 @@ impl Policy {
             (self.stateful != new.stateful, "stateful"),
             (self.replay != new.replay, "replay"),
             (self.gateway_errors_refused != new.gateway_errors_refused, "gateway_errors"),
+            (self.transport != new.transport, "transport"),
             (self.tell != new.tell, "tell"),
         ] {
             if changed {

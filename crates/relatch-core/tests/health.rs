@@ -242,7 +242,7 @@ fn a_process_that_has_ended_is_replaced_without_another_question() {
     let mut w = of_a_command();
     w.call(2);
     // It answered a moment ago, and still nobody else can know its session.
-    says!(w.refused(3, 404, "`npx` was ended by signal 9"), "send #4 g2 initialize");
+    says!(w.session_ended(3, "`npx` was ended by signal 9"), "send #4 g2 initialize");
     assert!(w.journal.contains(&"lost: `npx` was ended by signal 9".to_owned()), "{:?}", w.journal);
     says!(w.session(4), "send #5 g2 initialized");
     says!(w.answered(5), "forget g1", "send #6 g2 exchange 2");
@@ -275,8 +275,20 @@ fn a_command_that_can_not_be_started_is_named_soon_and_tried_again_while_somebod
 fn a_command_that_ends_under_every_call_is_no_answer_of_a_server() {
     let mut w = of_a_command();
     w.call(2);
-    w.refused(3, 404, "`npx` exited with status 1");
+    w.session_ended(3, "`npx` exited with status 1");
     w.session(4);
     w.answered(5);
-    assert_eq!(w.refused(6, 404, "`npx` exited with status 1")[0], "answer 2 command-failed executed=no");
+    assert_eq!(w.session_ended(6, "`npx` exited with status 1")[0], "answer 2 command-failed executed=no");
+}
+
+#[test]
+fn a_stream_that_has_ended_is_replaced_without_another_question_and_no_status_is_told_of_it() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(w.session_ended(3, "the event stream ended"), "send #4 g2 initialize");
+    assert!(w.journal.contains(&"lost: the event stream ended".to_owned()), "{:?}", w.journal);
+    says!(w.session(4), "send #5 g2 initialized");
+    says!(w.answered(5), "forget g1", "send #6 g2 exchange 2");
+    // Twice in a row: no server has answered, so there is no status to pass on.
+    assert_eq!(w.session_ended(6, "the event stream ended")[0], "answer 2 upstream-down executed=no");
 }

@@ -46,6 +46,7 @@ impl Said {
             challenge: self.challenge,
             retry_after: self.retry_after,
             location: self.location.as_deref(),
+            ended: false,
         }
     }
 }
@@ -58,7 +59,7 @@ fn words() -> impl Strategy<Value = String> {
             "expired", "Server not initialized", "Unauthorized: Session not found", "unknown", "invalid", "tool",
             "Unexpected message, expect initialize request", "Unsupported protocol version", "<html>", "terminated",
             "is required", "must be a valid UUID", "not supported in stateless mode", "Method not found", " ", ": ",
-            "\u{130}\u{df}\u{1f}",
+            "SSE connection not established", "No transport found for", "\u{130}\u{df}\u{1f}",
         ]).prop_map(str::to_owned),
         1 => any::<String>(),
         1 => Just("x".repeat(80)),
@@ -87,6 +88,8 @@ fn said() -> impl Strategy<Value = Said> {
         (500, "unknown session"),
         (500, "internal error"),
         (503, "starting"),
+        (500, "SSE connection not established"),
+        (503, "No active SSE connection for session 1"),
     ]);
     let known = known.prop_map(|(status, body)| (status, body.to_owned()));
     let what = prop_oneof![known, (status, words())];
@@ -110,6 +113,16 @@ fn said() -> impl Strategy<Value = Said> {
     )
 }
 
+/// Whether a server of the old transport says that nobody holds the stream.
+fn streamless(lower: &str) -> bool {
+    lower.contains("sse connection") || lower.contains("sse session") || lower.contains("transport")
+}
+
+/// The whole of what one gate says, which looks for its stream before it reads the message.
+fn not_established(body: &str) -> bool {
+    body.trim().eq_ignore_ascii_case("SSE connection not established")
+}
+
 proptest! {
     #![proptest_config(law())]
 
@@ -119,14 +132,14 @@ proptest! {
         let lower = said.body.to_ascii_lowercase();
         let about = lower.contains("session") || lower.contains("server not initialized");
         if read(&refusal, has_id) == Reading::Gone {
-            prop_assert!(matches!(said.status, 400 | 401 | 404 | 410 | 422));
+            prop_assert!(matches!(said.status, 400 | 401 | 404 | 405 | 410 | 422) || streamless(&lower) && said.status == 503 || not_established(&lower) && said.status == 500);
             // A bare 404 is the signal only where there was a session to lose.
             prop_assert!(about || has_id || said.status != 404);
-            prop_assert!(about || said.status != 400);
+            prop_assert!(about || streamless(&lower) || said.status != 400);
             prop_assert!(said.status != 422 || lower.contains("expect initialize request"));
-            prop_assert!(said.status != 401 || about && !said.challenge, "credentials are answered by relatching");
+            prop_assert!(said.status != 401 || (about || streamless(&lower)) && !said.challenge, "credentials are answered by relatching");
             prop_assert!(!(matches!(said.rpc_code, Some(-32601 | -32602)) && !about && said.status == 404));
-            prop_assert!(said.status != 400 || said.rpc_code != Some(-32602));
+            prop_assert!(said.status != 400 || said.rpc_code != Some(-32602) || streamless(&lower));
         }
     }
 
@@ -134,7 +147,11 @@ proptest! {
     fn each_reading_keeps_to_its_statuses(said in said(), has_id in any::<bool>()) {
         let refusal = said.refusal();
         let fits = match read(&refusal, has_id) {
-            Reading::Gone => matches!(said.status, 400 | 401 | 404 | 410 | 422),
+            Reading::Gone => {
+                matches!(said.status, 400 | 401 | 404 | 405 | 410 | 422)
+                    || said.status == 503 && streamless(&said.body.to_ascii_lowercase())
+                    || said.status == 500 && not_established(&said.body)
+            }
             Reading::AboutRequest => matches!(said.status, 400 | 404 | 405 | 406 | 413 | 415),
             Reading::Credentials => said.challenge && matches!(said.status, 401 | 403),
             Reading::Later => said.status == 429 || said.status == 503 && said.retry_after.is_some(),
@@ -242,7 +259,7 @@ proptest! {
         prop_assert!(!shell.passed.contains_key(&ex), "a refusal with {} is passed on as an answer", said.status);
         let again = shell.sendings.get(&ex).copied().unwrap_or_default() > 1;
         // Without words about the session no gate can be told from a backend that failed in the middle.
-        if once && matches!(said.status, 500 | 502 | 504 | 520..=529) && !speaks_of_session(&said.body) {
+        if once && matches!(said.status, 500 | 502 | 504 | 520..=529) && !speaks_of_session(&said.body) && !not_established(&said.body) {
             prop_assert!(!again, "sent again after a {}", said.status);
         }
     }

@@ -15,8 +15,16 @@ pub(crate) fn reading(input: &[u8]) {
     let (challenge, has_id) = (flags & 8 != 0, flags & 16 != 0);
     let retry_after = (flags & 32 != 0).then_some(1_000);
     let body = String::from_utf8_lossy(choice.rest()).into_owned();
-    let refusal =
-        Refusal { status, body: &body, rpc_code, digest: 0, challenge, retry_after, location: None };
+    let refusal = Refusal {
+        status,
+        body: &body,
+        rpc_code,
+        digest: 0,
+        challenge,
+        retry_after,
+        location: None,
+        ended: false,
+    };
     let (said, door) = (read(&refusal, has_id), read_door(&refusal));
     let session = speaks_of_session(&body);
     let lower = body.to_lowercase();

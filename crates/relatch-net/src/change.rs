@@ -109,7 +109,7 @@ impl Upstream {
     fn change(self: &Arc<Self>, server: ServerConfig, keeper: &Keeper) -> Vec<String> {
         let ServerConfig { policy, headers, address } = server;
         let place = self.place();
-        let moved = !place.way.leads_to(&address);
+        let moved = !place.way.leads_to(&address, policy.transport);
         let other_headers = *place.headers() != headers;
         let changes = self.policy().changes(&policy, moved, other_headers);
         if changes.is_empty() {
@@ -118,7 +118,7 @@ impl Upstream {
         self.fact_after(
             |_| {
                 if moved {
-                    let way = Way::to(address, &keeper.tls());
+                    let way = Way::to(address, policy.transport, &keeper.tls());
                     self.moves_to(Place::new(way, policy.url.clone(), headers));
                 } else {
                     place.send_headers(headers);

@@ -139,6 +139,8 @@ pub(crate) struct Refused {
     pub(crate) body: Bytes,
     pub(crate) retry_after: Option<u64>,
     pub(crate) location: Option<String>,
+    /// No answer of anybody's: what its session lived on has ended, and the body says how.
+    pub(crate) ended: bool,
 }
 
 /// Whom a message of a stream is for.

@@ -529,6 +529,7 @@ impl Upstream {
             challenge: refused.headers.contains_key(http::header::WWW_AUTHENTICATE),
             retry_after: refused.retry_after,
             location: location.as_deref(),
+            ended: refused.ended,
         };
         let kept = Kept::Refused(refused.clone());
         self.finish(attempt, Some(kept), Input::Refused { attempt, refusal });

@@ -279,7 +279,7 @@ impl Keeper {
     /// An upstream more, or in place of one that leaves.
     pub(crate) fn put_in(&self, server: ServerConfig) {
         let ServerConfig { policy, headers, address } = server;
-        let way = Way::to(address, &self.tls());
+        let way = Way::to(address, policy.transport, &self.tls());
         let upstream = Upstream::start(policy, headers, way, Arc::clone(&self.common), chance());
         let mut upstreams = self.upstreams.write().unwrap_or_else(PoisonError::into_inner);
         upstreams.insert(Arc::clone(&upstream.name), upstream);

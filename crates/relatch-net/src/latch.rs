@@ -67,6 +67,8 @@ pub(crate) struct UpSession {
     pub(crate) unknown: BTreeMap<String, serde_json::Value>,
     /// Where it was opened, and is spoken to.
     pub(crate) place: Arc<Place>,
+    /// It lives on a stream of the old transport, and its id is only a name for it here.
+    pub(crate) streamed: bool,
 }
 
 /// A request of the server's on its way through the client.
@@ -124,6 +126,7 @@ impl Latch {
                     last_event: None,
                     unknown: session.unknown.clone(),
                     place: Arc::clone(place),
+                    streamed: false,
                 },
             );
         }
@@ -145,7 +148,8 @@ impl Latch {
             return None;
         }
         // The id of a session at a former address is not for the present one, which is all that a record knows.
-        let here = |session: &&UpSession| Arc::ptr_eq(&session.place, place);
+        // One that lives on a stream ends with this keeper, and its name would mean nothing to a server.
+        let here = |session: &&UpSession| Arc::ptr_eq(&session.place, place) && !session.streamed;
         let bound = snapshot.bound.and_then(|bound| Some((bound, self.sessions.get(&bound).filter(here)?)));
         Some(Record {
             format: FORMAT,
@@ -232,7 +236,9 @@ fn secrets(headers: &HeaderMap) -> std::collections::BTreeSet<(&str, &[u8])> {
 mod tests {
     use super::*;
     use crate::upstream::dial::{Dialer, Target, Tls};
+    use crate::upstream::http_sse::Streams;
     use crate::upstream::way::Way;
+    use relatch_core::policy::Transport;
 
     #[test]
     fn what_a_newer_version_put_into_a_record_is_still_there_when_it_is_written_again() {
@@ -252,7 +258,8 @@ mod tests {
             repeatable: Vec::new(),
         };
         let dialer = Dialer::new(Target::parse("http://127.0.0.1:9/").unwrap(), Tls::platform());
-        let place = Place::new(Way::Url(dialer), "u".to_owned(), HeaderMap::new());
+        let place =
+            Place::new(Way::Url(dialer, Streams::new(Transport::Auto)), "u".to_owned(), HeaderMap::new());
         let again = Latch::of_record(&record, &place).record("x", &place, 2, snapshot).unwrap();
         assert_eq!(again, record);
     }
@@ -275,7 +282,7 @@ mod tests {
         };
         let place = |url: &str| {
             let dialer = Dialer::new(Target::parse("http://127.0.0.1:9/").unwrap(), Tls::platform());
-            Place::new(Way::Url(dialer), url.to_owned(), HeaderMap::new())
+            Place::new(Way::Url(dialer, Streams::new(Transport::Auto)), url.to_owned(), HeaderMap::new())
         };
         let latch = Latch::of_record(&record, &place("u"));
         let moved = latch.record("x", &place("v"), 2, snapshot).unwrap();

@@ -404,7 +404,7 @@ impl AttemptSpan {
     /// It has ended with this fact.
     pub(crate) fn ends(mut self, with: &Input<'_>) {
         let (outcome, status, failed) = match with {
-            Input::Refused { refusal, .. } => ("refused", Some(refusal.status), true),
+            Input::Refused { refusal, .. } => ("refused", (!refusal.ended).then_some(refusal.status), true),
             Input::Cut { cut, .. } if cut.wrote => ("cut", None, true),
             Input::Cut { .. } => ("not-sent", None, true),
             _ => ("answered", None, false),

@@ -221,6 +221,7 @@ mod tests {
             body: Bytes::copy_from_slice(body.as_bytes()),
             retry_after: None,
             location: None,
+            ended: false,
         }
     }
 

@@ -329,6 +329,7 @@ pub(crate) fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         stateful: spec.stateful,
         replay: spec.replay.clone(),
         gateway_errors_refused: spec.gateway_errors_refused,
+        transport: spec.transport,
         tell: spec.tell,
         local,
         process: matches!(address, Address::Command(_)),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use relatch_admin::KeeperKind;
-use relatch_core::policy::HOLD_MS;
+use relatch_core::policy::{HOLD_MS, Transport};
 
 use crate::config::{Loaded, Server, Where};
 use crate::keeper::command;
@@ -73,6 +73,8 @@ pub(crate) struct ServerSpec {
     pub(crate) replay: Vec<(String, bool)>,
     /// Whether 502, 503 and 504 prove that no server was behind the proxy.
     pub(crate) gateway_errors_refused: bool,
+    /// How the server at an address is spoken to.
+    pub(crate) transport: Transport,
     /// Whether its clients are told how the connection is.
     pub(crate) tell: bool,
 }
@@ -97,6 +99,7 @@ impl ServerSpec {
             stateful: server.stateful.as_ref().is_some_and(|set| set.value),
             replay: server.replay.as_ref().map_or(Vec::new(), |set| set.value.clone()),
             tell: server.tell.as_ref().is_some_and(|set| set.value),
+            transport: server.transport.as_ref().map_or(Transport::Auto, |set| set.value),
             gateway_errors_refused: server.gateway_errors.as_ref().is_some_and(|set| set.value),
         }
     }

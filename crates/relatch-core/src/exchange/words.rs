@@ -146,6 +146,22 @@ impl Exchange {
         .hint(format!("Run it by hand to see what it says: `{command}`"))
     }
 
+    /// The event stream that the session lived on has ended, and so has the one that was opened after it.
+    pub(crate) fn stream_ended(&self, upstream: &str, ran: Executed, cause: &str) -> Failure {
+        let what = self.title();
+        let tail = match ran {
+            Executed::No => format!("`{what}` did not run."),
+            Executed::Unknown => format!("`{what}` may have run."),
+        };
+        Failure::new(
+            Code::UpstreamDown,
+            ran,
+            format!("The event stream of `{upstream}` ended twice in a row: {cause}. {tail}"),
+        )
+        .cause(cause)
+        .hint(format!("Look in the log of `{upstream}`, or of the proxy before it"))
+    }
+
     /// What answers the handshake at an address that has never spoken MCP does not speak it.
     pub(crate) fn not_mcp(&self, upstream: &str, url: &str, code: Code, cause: &str) -> Failure {
         Failure::new(
@@ -262,6 +278,19 @@ impl Exchange {
             format!("`{upstream}` redirects to `{to}`, which relatch does not follow. `{what}` {tail}."),
         )
         .hint(format!("If the server has moved, configure `{upstream}` with the new address"))
+    }
+
+    /// The old transport's stream sends messages, and the credentials with them, to another origin.
+    pub(crate) fn endpoint_elsewhere(&self, upstream: &str, cause: &str) -> Failure {
+        Failure::new(
+            Code::Redirected,
+            Executed::No,
+            format!("No session with `{upstream}` was opened: {cause}, and relatch sends nothing there."),
+        )
+        .cause(cause)
+        .hint(format!(
+            "If the server has moved, configure `{upstream}` with the new address; behind a proxy, have the server name its endpoint by its path alone"
+        ))
     }
 
     /// TLS says no.

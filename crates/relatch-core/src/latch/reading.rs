@@ -31,6 +31,9 @@ pub enum Reading {
 /// Reads a refusal. `has_id`: the session that the request belongs to has an id, which the request carried.
 #[must_use]
 pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
+    if refusal.ended {
+        return Reading::Gone;
+    }
     let session = speaks_of_session(refusal.body);
     match refusal.status {
         // Neither JSON-RPC nor SSE, and yet about the session: some server of its own dialect.
@@ -47,6 +50,12 @@ pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
         422 if contains(refusal.body, "expect initialize request") => Reading::Gone,
         401 if !refusal.challenge && contains(refusal.body, "session not found") => Reading::Gone,
         401 | 403 if refusal.challenge => Reading::Credentials,
+        // The gate of the old transport, which looks for the stream before it reads the message.
+        400 | 401 | 503 if misses_its_stream(refusal.body) => Reading::Gone,
+        // Any failure of a handler's is a 500, so all of it has to be the gate's words.
+        500 if refusal.body.trim().eq_ignore_ascii_case(NOT_ESTABLISHED) => Reading::Gone,
+        // No POST here any more: another program, or the same by the old transport. Only a handshake tells.
+        405 if has_id && refusal.rpc_code.is_none() => Reading::Gone,
         405 | 406 | 413 | 415 => Reading::AboutRequest,
         421 => Reading::WrongPlace,
         429 => Reading::Later,
@@ -57,6 +66,35 @@ pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
         _ => Reading::Suspected,
     }
 }
+
+/// The same for the standing stream, which a server need not offer.
+#[must_use]
+pub fn read_stream(refusal: &Refusal<'_>, has_id: bool) -> Reading {
+    match refusal.status {
+        405 if !refusal.ended => Reading::AboutRequest,
+        _ => read(refusal, has_id),
+    }
+}
+
+/// Whether what refuses the `initialize` of Streamable HTTP so may speak the old transport, HTTP+SSE: then its stream is
+/// asked for (2025-11-25 and 2026-07-28, transports, backwards compatibility).
+#[must_use]
+pub fn may_speak_the_old_transport(status: u16, rpc_code: Option<i64>) -> bool {
+    matches!(status, 400 | 404 | 405) && !matches!(rpc_code, Some(-32029..=-32020))
+}
+
+/// Whether what refuses a stream of the old transport so may speak Streamable HTTP, so that it is offered `initialize`.
+#[must_use]
+pub fn may_speak_streamable_http(status: u16) -> bool {
+    match status {
+        401 | 403 | 407 | 408 | 421 | 429 => false,
+        200..=299 | 400..=499 | 501 => true,
+        _ => false,
+    }
+}
+
+/// What the TypeScript SDK's old transport says without its stream.
+const NOT_ESTABLISHED: &str = "sse connection not established";
 
 /// What a refusal of `initialize` says about the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,6 +164,19 @@ pub fn speaks_of_session(text: &str) -> bool {
         from = at + 1;
     }
     false
+}
+
+/// Whether a text says, as servers of the old transport do, that nobody holds the stream that the answer would go to.
+fn misses_its_stream(text: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "no active sse connection",
+        "no active transport",
+        "no transport found",
+        "no sse connection",
+        NOT_ESTABLISHED,
+        "sse session not found",
+    ];
+    WORDS.iter().any(|word| contains(text, word))
 }
 
 fn find(text: &[u8], word: &[u8]) -> Option<usize> {

@@ -98,7 +98,7 @@ impl Machine {
         let lively = latch
             .answered
             .is_some_and(|at| now.since(at) < policy::LIVELY_MS && back.is_none_or(|back| at >= back));
-        if lively && latch.has_id && self.away().is_none() && !self.policy.process {
+        if lively && latch.has_id && self.away().is_none() && !self.session_ended {
             self.ask_replicas(id, generation, ex);
         } else {
             self.lose(id, generation);

@@ -129,7 +129,7 @@ impl Machine {
             }
             Outcome::Refused(refusal) => {
                 let has_id = latch.has_id;
-                latch.stream = match reading::read(&refusal, has_id) {
+                latch.stream = match reading::read_stream(&refusal, has_id) {
                     // Some servers have no stream and say so with a 404; POST decides about the session.
                     Reading::Gone | Reading::Suspected if has_id => {
                         StreamState::Again(now.plus(policy::STREAM_DOUBTED_MS), lost)
@@ -146,13 +146,13 @@ impl Machine {
                     | Reading::Redirected
                     | Reading::NotMcp => StreamState::Unoffered,
                 };
-                if reading::read(&refusal, has_id) == Reading::Gateway {
+                if reading::read_stream(&refusal, has_id) == Reading::Gateway {
                     // Nobody is behind the gateway, or it has no way for streams: a question tells.
                     self.idle_closed();
-                } else if reading::read(&refusal, has_id) == Reading::Credentials {
+                } else if reading::read_stream(&refusal, has_id) == Reading::Credentials {
                     self.stream_unwelcome(attempt);
                 } else if has_id
-                    && matches!(reading::read(&refusal, has_id), Reading::Gone | Reading::Suspected)
+                    && matches!(reading::read_stream(&refusal, has_id), Reading::Gone | Reading::Suspected)
                 {
                     let (latch, generation) = (attempt.latch, attempt.generation);
                     if matches!(self.latches.get(&latch).map(|l| &l.state), Some(LatchState::Bound(g)) if *g == generation)

@@ -368,10 +368,14 @@ impl Machine {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let method = exchange.title().to_owned();
         let executed = exchange.ran_with(executed);
-        if self.policy.process {
-            // No answer of anybody's: what refuses in the name of a process is its end.
+        if self.policy.process || self.session_ended {
+            // No answer of anybody's: what refuses is the end of a process, or of a stream.
             let cause = self.refused_words().unwrap_or_default();
-            let failure = exchange.command_ended(&self.policy.name, &self.policy.url, executed, &cause);
+            let failure = if self.policy.process {
+                exchange.command_ended(&self.policy.name, &self.policy.url, executed, &cause)
+            } else {
+                exchange.stream_ended(&self.policy.name, executed, &cause)
+            };
             self.out.push(Effect::Drop { attempt });
             return self.give_back(ex, Some(failure));
         }

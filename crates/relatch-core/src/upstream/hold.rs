@@ -248,7 +248,9 @@ impl Machine {
         for ex in self.waiting.clone() {
             let failure = self.exchanges.get(&ex).map(|e| match kind {
                 CutKind::Tls => e.certificate(&name, cause),
-                CutKind::UnknownHost | CutKind::Garbled | CutKind::Connection => e.unknown_host(&name, cause),
+                CutKind::UnknownHost | CutKind::Garbled | CutKind::Elsewhere | CutKind::Connection => {
+                    e.unknown_host(&name, cause)
+                }
             });
             self.give_back(ex, failure);
         }

@@ -85,6 +85,8 @@ pub struct Machine {
     probed: watch::Found,
     /// What was refused in this turn and how, for people.
     pub(crate) refused_now: Option<String>,
+    /// What is being read is no server's answer: the process or the stream that its session lived on has ended.
+    pub(crate) session_ended: bool,
     gate: journal::Gate,
     /// What is being read comes from a former address.
     pub(crate) elsewhere: bool,
@@ -151,6 +153,7 @@ impl Machine {
             span: None,
             probed: watch::Found::Answer,
             refused_now: None,
+            session_ended: false,
             gate: journal::Gate::default(),
             elsewhere: false,
             pause: None,
@@ -200,6 +203,7 @@ impl Machine {
         }
         self.settle();
         self.refused_now = None;
+        self.session_ended = false;
         std::mem::swap(&mut self.out, effects);
     }
 
@@ -349,8 +353,8 @@ impl Machine {
             self.hear(&attempt, &outcome);
         }
         self.refused_now = match &outcome {
-            // What refuses for a process that has ended says how that was.
-            Outcome::Refused(refusal) if self.policy.process => Some(refusal.body.to_owned()),
+            // It says how that was.
+            Outcome::Refused(refusal) if refusal.ended => Some(refusal.body.to_owned()),
             Outcome::Refused(refusal) => {
                 Some(format!("HTTP {} to `{}`", refusal.status, self.title_of(&purpose)))
             }
@@ -360,6 +364,7 @@ impl Machine {
             | Outcome::Cut(_)
             | Outcome::Limit => None,
         };
+        self.session_ended = matches!(&outcome, Outcome::Refused(refusal) if refusal.ended);
         let hopeless = match &outcome {
             Outcome::Cut(cut) if !cut.wrote && matches!(cut.kind, CutKind::Tls | CutKind::UnknownHost) => {
                 Some((cut.kind, cut.cause.clone()))

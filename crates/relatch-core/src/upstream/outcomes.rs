@@ -286,7 +286,7 @@ impl Machine {
                 let failure = exchange.unknown_host(&name, &cut.cause);
                 self.give_back(ex, Some(failure));
             }
-            (_, CutKind::Garbled) => {
+            (_, CutKind::Garbled | CutKind::Elsewhere) => {
                 let failure = exchange.garbled(&name, &cut.cause);
                 self.give_back(ex, Some(failure));
             }

@@ -104,9 +104,13 @@ impl Machine {
                 }
             }
             Outcome::Refused(refusal) => {
+                let read = match attempt.purpose {
+                    Purpose::Stream => reading::read_stream,
+                    _ => reading::read,
+                };
                 let alive =
                     !matches!(attempt.purpose, Purpose::Open(_) | Purpose::Handshake | Purpose::Trial)
-                        && match reading::read(refusal, has_id) {
+                        && match read(refusal, has_id) {
                             Reading::AboutRequest | Reading::Credentials => true,
                             Reading::Later => refusal.status == 429,
                             Reading::Gone

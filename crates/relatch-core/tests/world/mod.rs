@@ -66,7 +66,16 @@ pub(crate) fn session_facts() -> SessionFacts {
 /// A refusal as the shell would report it.
 pub(crate) fn refusal(status: u16, body: &str) -> Refusal<'_> {
     let digest = body.bytes().fold(u64::from(status), |d, b| d.wrapping_mul(31).wrapping_add(u64::from(b)));
-    Refusal { status, body, rpc_code: None, digest, challenge: false, retry_after: None, location: None }
+    Refusal {
+        status,
+        body,
+        rpc_code: None,
+        digest,
+        challenge: false,
+        retry_after: None,
+        location: None,
+        ended: false,
+    }
 }
 
 /// A connection that ended.
@@ -299,6 +308,11 @@ impl World {
 
     pub(crate) fn refused(&mut self, attempt: u64, status: u16, body: &str) -> Vec<String> {
         self.refused_with(attempt, refusal(status, body))
+    }
+
+    /// The process or stream that the session lived on has ended, as the shell knows.
+    pub(crate) fn session_ended(&mut self, attempt: u64, words: &str) -> Vec<String> {
+        self.refused_with(attempt, Refusal { ended: true, ..refusal(404, words) })
     }
 
     pub(crate) fn refused_with(&mut self, attempt: u64, refusal: Refusal<'_>) -> Vec<String> {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
+use http_body_util::Full;
 use relatch_core::AttemptId;
 use relatch_core::effect::{Send, What};
 use relatch_core::health::ServerSeen;
@@ -19,10 +20,11 @@ use relatch_wire::{Envelope, Kind};
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::dial::{Broken, Cause, Dialer, Reply, Wrote};
+use super::dial::{Broken, Cause, ConnRule, Dialer, Reply, Wrote};
 use super::job::{self, Job};
+use super::place::Place;
 use super::way::Way;
-use super::{events, pipe};
+use super::{events, http_sse, pipe};
 use crate::desk::{Attempt, Desk, Kept, Refused};
 use crate::driver::Upstream;
 use crate::exchange::Chunk;
@@ -71,7 +73,7 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
     let task = tokio::spawn(async move {
         match job {
             Some(job) => match &Arc::clone(&job.place).way {
-                Way::Url(dialer) => run(up, dialer, job).await,
+                Way::Url(dialer, streams) => http_sse::run(up, dialer, streams, job).await,
                 Way::Command(commands) => pipe::run(up, commands, job).await,
             },
             None => {
@@ -131,26 +133,38 @@ fn span_of(desk: &mut Desk, send: &Send) -> Option<AttemptSpan> {
     Some(desk.exchanges.get_mut(&ex)?.span.as_mut()?.attempt(send.generation, resumes))
 }
 
-async fn run(up: Arc<Upstream>, dialer: &Dialer, job: Job) {
+/// One attempt by Streamable HTTP.
+pub(super) async fn run(up: &Arc<Upstream>, dialer: &Dialer, job: &Job) {
+    if let Some(refused) = unless_refused(up, dialer, job).await {
+        up.refused(job.attempt, refused);
+    }
+}
+
+/// The same; a refusal is not reported, but given back.
+pub(super) async fn unless_refused(up: &Arc<Upstream>, dialer: &Dialer, job: &Job) -> Option<Refused> {
     let (attempt, of) = (job.attempt, job.of);
-    let mut reply = match send(dialer, &job).await {
+    let mut request = job.request.clone();
+    let mut reply = match send(dialer, &mut request, job.rule, Some(&job.place)).await {
         Ok(reply) => reply,
-        Err(broken) => return cut(&up, attempt, of, broken),
+        Err(broken) => {
+            cut(up, attempt, of, broken);
+            return None;
+        }
     };
-    let end = read(&up, &job, &mut reply).await;
+    let end = read(up, job, &mut reply).await;
     match end {
         End::Answered(text, sse) => {
             // What is there already gives the connection back before the answer goes on.
             settle(&mut reply).await;
-            deliver(&up, &job, &reply.head.headers, text, sse);
-            resumed(&up, attempt, of);
+            deliver(up, job, &reply.head.headers, text, sse);
+            resumed(up, attempt, of);
             drain(reply).await;
         }
         End::Passed(chunks) => {
             up.answered(of, Kept::Passed);
             // Who reads it may have left.
             drop(chunks.send(Chunk::End).await);
-            resumed(&up, attempt, of);
+            resumed(up, attempt, of);
             drain(reply).await;
         }
         End::Refused(refused) => {
@@ -161,10 +175,25 @@ async fn run(up: Arc<Upstream>, dialer: &Dialer, job: Job) {
                 // Where a server redirected to may be gone with it.
                 *lock(&job.place.path) = None;
             }
-            up.refused(attempt, refused);
+            return Some(refused);
         }
         End::Cut(broken) => up.finish(attempt, None, Input::Cut { attempt, cut: broken }),
     }
+    None
+}
+
+/// What the session of this attempt lived on has ended, and the attempt has not reached it: told as a refusal by a server
+/// that does not know the session, since that it never ran is as certain.
+pub(super) fn gone(up: &Arc<Upstream>, attempt: AttemptId, words: String) {
+    let refused = Refused {
+        status: StatusCode::NOT_FOUND,
+        headers: HeaderMap::new(),
+        body: words.into(),
+        retry_after: None,
+        location: None,
+        ended: true,
+    };
+    up.refused(attempt, refused);
 }
 
 /// Tells what a whole answer means for its attempt.
@@ -187,11 +216,16 @@ fn resumed(up: &Arc<Upstream>, attempt: AttemptId, of: AttemptId) {
 }
 
 /// Sends the request, and again where the origin itself says so.
-async fn send(dialer: &Dialer, job: &Job) -> Result<Reply, Broken> {
-    let mut request = job.request.clone();
+/// The request is left with the path that it went to last, which is the place's from now on.
+pub(super) async fn send(
+    dialer: &Dialer,
+    request: &mut Request<Full<Bytes>>,
+    rule: ConnRule,
+    place: Option<&Place>,
+) -> Result<Reply, Broken> {
     let mut hops = 0;
     loop {
-        let reply = dialer.send(request.clone(), job.rule).await?;
+        let reply = dialer.send(request.clone(), rule).await?;
         let status = reply.head.status;
         if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) || hops == HOPS
         {
@@ -202,7 +236,9 @@ async fn send(dialer: &Dialer, job: &Job) -> Result<Reply, Broken> {
         };
         let Ok(uri) = Uri::try_from(path.as_str()) else { return Ok(reply) };
         *request.uri_mut() = uri;
-        *lock(&job.place.path) = Some(path.into());
+        if let Some(place) = place {
+            *lock(&place.path) = Some(path.into());
+        }
         hops += 1;
         drain(reply).await;
     }
@@ -376,6 +412,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
             body: text.slice(..text.len().min(REFUSAL)),
             retry_after: None,
             location: None,
+            ended: false,
         };
         return up.refused(job.attempt, refused);
     };
@@ -401,6 +438,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         last_event: None,
         unknown: std::collections::BTreeMap::new(),
         place: Arc::clone(&job.place),
+        streamed: job.place.way.streams(job.latch, job.generation),
     };
     let (attempt, generation, own) =
         (job.attempt, job.generation, matches!(job.what, What::Initialize { ex: Some(_) }));
@@ -462,10 +500,15 @@ pub(super) fn accept(up: &Upstream, attempt: AttemptId) {
 
 /// The rest of an HTTP answer that is no success.
 async fn refusal(reply: &mut Reply) -> End {
+    End::Refused(refused_by(reply).await)
+}
+
+/// The whole of an HTTP answer that is no success.
+pub(super) async fn refused_by(reply: &mut Reply) -> Refused {
     match reply.collect(REFUSAL).await {
-        Ok(body) => End::Refused(refused(&reply.head, body)),
+        Ok(body) => refused(&reply.head, body),
         // The head was whole, and it is what counts.
-        Err(_) => End::Refused(refused(&reply.head, Bytes::new())),
+        Err(_) => refused(&reply.head, Bytes::new()),
     }
 }
 
@@ -484,6 +527,7 @@ fn refused(head: &http::response::Parts, body: Bytes) -> Refused {
         body: Bytes::copy_from_slice(&body),
         retry_after: text(&RETRY_AFTER).and_then(retry_after),
         location: text(&LOCATION).map(shown_location),
+        ended: false,
     }
 }
 
@@ -541,7 +585,7 @@ pub(crate) fn garbled(cause: String) -> Cut {
 }
 
 /// Reads what is there without waiting.
-async fn settle(reply: &mut Reply) {
+pub(super) async fn settle(reply: &mut Reply) {
     for _ in 0..2 {
         let more = tokio::select! {
             biased;
@@ -555,7 +599,7 @@ async fn settle(reply: &mut Reply) {
 }
 
 /// Reads a body to its end for the connection's sake, within reason.
-async fn drain(mut reply: Reply) {
+pub(super) async fn drain(mut reply: Reply) {
     let rest = async {
         let mut room = REFUSAL;
         while let Some(Ok(chunk)) = reply.chunk().await {

@@ -36,6 +36,8 @@ pub(crate) struct Job {
     pub(crate) message: Bytes,
     /// Where it goes.
     pub(crate) place: Arc<Place>,
+    /// Its session lives on a stream of the old transport.
+    pub(crate) streamed: bool,
     pub(crate) request: Request<Full<Bytes>>,
     pub(crate) rule: ConnRule,
     /// A longer answer streams on, if it can.
@@ -175,7 +177,7 @@ pub(crate) fn build(
     }
     if !opens && let Some(session) = session {
         insert(&mut headers, PROTOCOL_VERSION, Some(&session.revision));
-        insert(&mut headers, SESSION_ID, session.id.as_deref());
+        insert(&mut headers, SESSION_ID, session.id.as_deref().filter(|_| !session.streamed));
     }
     insert(&mut headers, LAST_EVENT_ID, last_event.as_deref());
     insert(&mut headers, TRACEPARENT, span.map(AttemptSpan::traceparent).as_deref());
@@ -190,6 +192,7 @@ pub(crate) fn build(
         Connection::Young => ConnRule::Young,
         Connection::Fresh => ConnRule::Fresh,
     };
+    let streamed = !opens && session.is_some_and(|session| session.streamed);
     let job = Job {
         attempt: send.attempt,
         of,
@@ -199,6 +202,7 @@ pub(crate) fn build(
         id: names.id.clone(),
         message,
         place,
+        streamed,
         request,
         rule,
         // A list that went by unseen could not be compared after a restart.

@@ -7,11 +7,13 @@ pub(crate) mod child;
 pub mod command;
 pub mod dial;
 pub(crate) mod events;
+pub(crate) mod http_sse;
 pub(crate) mod job;
 pub(crate) mod pipe;
 pub(crate) mod place;
 pub mod socket;
 pub mod target;
+pub(crate) mod waiting;
 pub mod way;
 
 pub use attempt::retry_after;

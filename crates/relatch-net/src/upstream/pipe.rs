@@ -3,28 +3,28 @@
 //! A request to a session whose process has ended is told to the core as refused by a server that does not know it: that
 //! it never ran is as certain. Messages of the server that answer nothing are sorted by the desk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 use relatch_core::effect::What;
 use relatch_core::input::{Begun, Cut, CutKind, Input};
 use relatch_core::{AttemptId, Gen, LatchId};
-use relatch_wire::envelope::{Body, read_body};
 use relatch_wire::headers::SESSION_ID;
 use relatch_wire::line::{LineReader, one_line};
-use relatch_wire::{Envelope, Kind, RequestId};
+use relatch_wire::{Envelope, Kind};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::attempt::{self, garbled};
+use super::attempt::{self, garbled, gone};
 use super::child::{self, Child, Pipes};
 use super::command::Command;
 use super::job::Job;
-use crate::desk::{Kept, Refused, Sifted};
+use super::waiting::Waiting;
+use crate::desk::Kept;
 use crate::driver::Upstream;
 use crate::lock;
 
@@ -49,17 +49,14 @@ pub(crate) struct Commands {
 struct Pipe {
     child: Arc<Child>,
     lines: mpsc::Sender<Line>,
-    waiting: Arc<Waiting>,
+    ends: Arc<Ends>,
 }
 
-/// Requests without an answer, by the id under which they travel.
-type Requests = HashMap<RequestId, (AttemptId, oneshot::Sender<Bytes>)>;
-
-/// Who waits for what the process says.
+/// What is known of the two ends of a process.
 #[derive(Debug)]
-struct Waiting {
-    /// None once nothing more is read.
-    asked: Mutex<Option<Requests>>,
+struct Ends {
+    /// Who waits for what the process says.
+    waiting: Waiting,
     /// What stood on stdout and was no message.
     odd: Mutex<Option<String>>,
     /// How much of what was written the process had read when it exited, where that is known.
@@ -221,7 +218,7 @@ async fn open(up: &Arc<Upstream>, commands: &Commands, job: &Job) {
         }
         Err(Unanswered::Unwritten(words) | Unanswered::Cut(words)) => {
             // That it began to read says nothing of what it did: a session that was not opened has run nothing.
-            let odd = lock(&pipe.waiting.odd).clone();
+            let odd = lock(&pipe.ends.odd).clone();
             let odd = odd.map_or(String::new(), |line| {
                 format!("; on stdout it had said `{line}`, which is no message")
             });
@@ -240,18 +237,6 @@ async fn watch_over(up: Weak<Upstream>, pipe: Arc<Pipe>, key: (LatchId, Gen), en
     }
 }
 
-/// The session of this attempt is over, and the attempt has not reached it.
-fn gone(up: &Arc<Upstream>, attempt: AttemptId, words: String) {
-    let refused = Refused {
-        status: StatusCode::NOT_FOUND,
-        headers: HeaderMap::new(),
-        body: words.into(),
-        retry_after: None,
-        location: None,
-    };
-    up.refused(attempt, refused);
-}
-
 fn cut(up: &Arc<Upstream>, attempt: AttemptId, wrote: bool, cause: String) {
     let cut = Cut { wrote, kind: CutKind::Connection, cause, resumable: false, retry: None };
     up.finish(attempt, None, Input::Cut { attempt, cut });
@@ -267,13 +252,10 @@ enum Unanswered {
 
 impl Pipe {
     fn start(up: &Arc<Upstream>, command: &Command, key: (LatchId, Gen)) -> Result<Pipe, String> {
-        let waiting = Arc::new(Waiting {
-            asked: Mutex::new(Some(HashMap::new())),
-            odd: Mutex::default(),
-            read_to: Mutex::default(),
-        });
+        let ends =
+            Arc::new(Ends { waiting: Waiting::new(), odd: Mutex::default(), read_to: Mutex::default() });
         let (lines, to_write) = mpsc::channel(LINES);
-        let (weak, answers) = (Arc::downgrade(up), Arc::clone(&waiting));
+        let (weak, answers) = (Arc::downgrade(up), Arc::clone(&ends));
         let child = Child::start(command, |Pipes { input, output }, child| {
             let writing = write(input, to_write, child.ending(), child.exited(), Arc::clone(&answers));
             let reading = read(output, child.exited(), weak, key, answers);
@@ -281,7 +263,7 @@ impl Pipe {
                 tokio::join!(writing, reading);
             }
         })?;
-        Ok(Pipe { child, lines, waiting })
+        Ok(Pipe { child, lines, ends })
     }
 
     /// Waits for the end of a process that takes nothing, or says nothing, any more, and brings it about if it does not
@@ -307,20 +289,11 @@ impl Pipe {
         let Some(id) = job.id.clone() else {
             return Err(Unanswered::Unwritten("the request has no id".to_owned()));
         };
-        let (tell, answer) = oneshot::channel();
-        let heard = match &mut *lock(&self.waiting.asked) {
-            Some(asked) => {
-                asked.insert(id.clone(), (job.attempt, tell));
-                true
-            }
-            None => false,
-        };
-        if !heard {
+        // An attempt that is aborted waits no more.
+        let Some((_asked, answer)) = self.ends.waiting.ask(id, job.attempt) else {
             // Nobody would read the answer.
             return Err(Unanswered::Unwritten(self.end().await));
-        }
-        // An attempt that is aborted waits no more.
-        let _asked = Asked { waiting: &self.waiting, id, attempt: job.attempt };
+        };
         let Some(end) = self.write(&job.message).await else {
             return Err(Unanswered::Unwritten(self.end().await));
         };
@@ -329,30 +302,12 @@ impl Pipe {
             return Ok(text);
         }
         let words = self.end().await;
-        let read_to = *lock(&self.waiting.read_to);
+        let read_to = *lock(&self.ends.read_to);
         Err(if read_to.is_some_and(|read| read < end) {
             Unanswered::Unwritten(words)
         } else {
             Unanswered::Cut(words)
         })
-    }
-}
-
-/// A request that waits, until this is dropped.
-struct Asked<'a> {
-    waiting: &'a Waiting,
-    id: RequestId,
-    attempt: AttemptId,
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        let mut asked = lock(&self.waiting.asked);
-        if let Some(asked) = &mut *asked
-            && asked.get(&self.id).is_some_and(|(attempt, _)| *attempt == self.attempt)
-        {
-            asked.remove(&self.id);
-        }
     }
 }
 
@@ -363,7 +318,7 @@ async fn write(
     mut lines: mpsc::Receiver<Line>,
     mut ending: watch::Receiver<bool>,
     mut exited: watch::Receiver<bool>,
-    waiting: Arc<Waiting>,
+    ends: Arc<Ends>,
 ) {
     let mut total = 0;
     let work = async {
@@ -394,7 +349,7 @@ async fn write(
         _ = exited.wait_for(|exited| *exited) => {}
     }
     if let Some(unread) = unread(&input) {
-        *lock(&waiting.read_to) = Some(total.saturating_sub(unread));
+        *lock(&ends.read_to) = Some(total.saturating_sub(unread));
     }
 }
 
@@ -413,7 +368,7 @@ async fn read(
     mut exited: watch::Receiver<bool>,
     up: Weak<Upstream>,
     key: (LatchId, Gen),
-    waiting: Arc<Waiting>,
+    ends: Arc<Ends>,
 ) {
     let mut reader = LineReader::new();
     let mut buffer = BytesMut::zeroed(64 * 1024);
@@ -439,68 +394,21 @@ async fn read(
         }
         for line in lines.drain(..) {
             match line {
-                Ok(line) => said(&up, key, &waiting, line).await,
-                Err(fault) => *lock(&waiting.odd) = Some(fault.to_string()),
+                Ok(line) => said(&up, key, &ends, line).await,
+                Err(fault) => *lock(&ends.odd) = Some(fault.to_string()),
             }
         }
     }
     // A last line without an end is half a message.
-    *lock(&waiting.asked) = None;
+    ends.waiting.close();
 }
 
 /// One line, which is a message or, on old revisions, a batch of them.
-async fn said(up: &Weak<Upstream>, key: (LatchId, Gen), waiting: &Waiting, line: Bytes) {
-    match read_body(&line) {
-        Ok(Body::One(envelope)) => one(up, key, waiting, line, &envelope).await,
-        Ok(Body::Batch(batch)) => {
-            for (span, envelope) in batch {
-                one(up, key, waiting, line.slice(span), &envelope).await;
-            }
-        }
-        Err(_) => {
-            let shown: String =
-                String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).take(100).collect();
-            tracing::debug!(stdout = %shown, "a line that is no message");
-            *lock(&waiting.odd) = Some(shown);
-        }
-    }
-}
-
-async fn one(
-    up: &Weak<Upstream>,
-    (latch, generation): (LatchId, Gen),
-    waiting: &Waiting,
-    text: Bytes,
-    envelope: &Envelope,
-) {
-    let answers = match &envelope.kind {
-        Kind::Result { id } | Kind::Error { id: Some(id), .. } => Some(id),
-        // Nobody can say whose it is.
-        Kind::Error { id: None, .. } => return,
-        Kind::Request { .. } | Kind::Notification { .. } => None,
-    };
-    if let Some(id) = answers {
-        let asked = lock(&waiting.asked).as_mut().and_then(|asked| asked.remove(id));
-        if let (Some((attempt, tell)), Some(up)) = (asked, up.upgrade()) {
-            let client_id = up.desk(|desk| desk.attempts.get(&attempt).and_then(|a| a.client_id.clone()));
-            let text = client_id.map_or_else(|| text.clone(), |id| envelope.with_id(&text, &id));
-            // Who was aborted meanwhile does not care.
-            let _ = tell.send(text);
-        }
-        return;
-    }
-    let Some(up) = up.upgrade() else { return };
-    if let Some(attempt) = up.desk(|desk| desk.host_of(latch, generation, &text, envelope)) {
-        // Before the first message in its stream, the client hears that there is one.
-        up.fact_after(
-            |desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_none()),
-            Input::Begun { attempt, begun: Begun::Stream },
-        );
-        up.desk(|desk| desk.stream_begins(attempt));
-    }
-    match up.desk(|desk| desk.sift_of_session(latch, generation, text, envelope)) {
-        Some(Sifted::Exchange(sink, text)) => sink.event(text).await,
-        Some(Sifted::Standing(outbox, text)) => outbox.push_in_turn(text).await,
-        Some(Sifted::Answer(_) | Sifted::Malformed(_)) | None => {}
+async fn said(up: &Weak<Upstream>, key: (LatchId, Gen), ends: &Ends, line: Bytes) {
+    if ends.waiting.said(up, key, line.clone()).await.is_err() {
+        let shown: String =
+            String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).take(100).collect();
+        tracing::debug!(stdout = %shown, "a line that is no message");
+        *lock(&ends.odd) = Some(shown);
     }
 }

@@ -1,14 +1,16 @@
-//! The two ways to a server: by an address, over sockets, or as a command, over its pipes.
+//! The ways to a server: at an address, over sockets, by either transport of HTTP; or as a command, over its pipes.
 //!
 //! Only what differs between them; what is sent, and when, is the same for both and decided in the core.
 
 use std::sync::Arc;
 
+use relatch_core::policy::Transport;
 use relatch_core::{Gen, LatchId};
 use tokio::sync::Notify;
 
 use super::command::Command;
 use super::dial::{Dialer, Target, Tls};
+use super::http_sse::Streams;
 use super::pipe::Commands;
 
 /// Where a server is.
@@ -23,7 +25,8 @@ pub enum Address {
 /// How to get there.
 #[derive(Debug)]
 pub(crate) enum Way {
-    Url(Dialer),
+    /// Streamable HTTP needs no more than the dialer; the old transport has its streams.
+    Url(Dialer, Streams),
     Command(Commands),
 }
 
@@ -49,25 +52,27 @@ impl std::fmt::Display for Address {
 }
 
 impl Way {
-    pub(crate) fn to(address: Address, tls: &Tls) -> Way {
+    pub(crate) fn to(address: Address, transport: Transport, tls: &Tls) -> Way {
         match address {
-            Address::Url(target) => Way::Url(Dialer::new(target, tls.clone())),
+            Address::Url(target) => Way::Url(Dialer::new(target, tls.clone()), Streams::new(transport)),
             Address::Command(command) => Way::Command(Commands::new(command)),
         }
     }
 
-    /// Whether this is where it leads.
-    pub(crate) fn leads_to(&self, address: &Address) -> bool {
+    /// Whether this is where it leads, and how.
+    pub(crate) fn leads_to(&self, address: &Address, transport: Transport) -> bool {
         match (self, address) {
-            (Way::Url(dialer), Address::Url(target)) => dialer.target().url == target.url,
+            (Way::Url(dialer, streams), Address::Url(target)) => {
+                dialer.target().url == target.url && streams.transport() == transport
+            }
             (Way::Command(commands), Address::Command(command)) => commands.command() == command,
-            (Way::Url(_) | Way::Command(_), Address::Url(_) | Address::Command(_)) => false,
+            (Way::Url(..) | Way::Command(_), Address::Url(_) | Address::Command(_)) => false,
         }
     }
 
     pub(crate) fn path_and_query(&self) -> &str {
         match self {
-            Way::Url(dialer) => dialer.target().path_and_query(),
+            Way::Url(dialer, _) => dialer.target().path_and_query(),
             Way::Command(_) => "/",
         }
     }
@@ -75,7 +80,7 @@ impl Way {
     /// Sockets, or processes, that are there.
     pub(crate) fn open(&self) -> usize {
         match self {
-            Way::Url(dialer) => dialer.open_sockets(),
+            Way::Url(dialer, _) => dialer.open_sockets(),
             Way::Command(commands) => commands.running(),
         }
     }
@@ -83,21 +88,30 @@ impl Way {
     /// Sockets that carry something.
     pub(crate) fn busy(&self) -> usize {
         match self {
-            Way::Url(dialer) => dialer.busy_sockets(),
+            Way::Url(dialer, _) => dialer.busy_sockets(),
             Way::Command(_) => 0,
         }
     }
 
     pub(crate) fn close_idle(&self) {
-        if let Way::Url(dialer) = self {
+        if let Way::Url(dialer, _) = self {
             dialer.close_idle();
         }
     }
 
     /// A session is over.
     pub(crate) fn forget(&self, latch: LatchId, generation: Gen) {
-        if let Way::Command(commands) = self {
-            commands.forget(latch, generation);
+        match self {
+            Way::Url(_, streams) => streams.forget(latch, generation),
+            Way::Command(commands) => commands.forget(latch, generation),
+        }
+    }
+
+    /// Whether this session lives on a stream of the old transport.
+    pub(crate) fn streams(&self, latch: LatchId, generation: Gen) -> bool {
+        match self {
+            Way::Url(_, streams) => streams.has(latch, generation),
+            Way::Command(_) => false,
         }
     }
 
@@ -108,10 +122,10 @@ impl Way {
         }
     }
 
-    /// Rung when something that carried nothing has ended by itself: a connection, or a process.
+    /// Rung when something that carried nothing has ended by itself: a connection, a stream, or a process.
     pub(crate) fn idle_closed(&self) -> Arc<Notify> {
         match self {
-            Way::Url(dialer) => dialer.idle_closed(),
+            Way::Url(dialer, _) => dialer.idle_closed(),
             Way::Command(commands) => Arc::clone(&commands.ended),
         }
     }

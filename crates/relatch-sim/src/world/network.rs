@@ -44,6 +44,7 @@ impl World {
             (CutKind::Tls, _) => "the certificate is for another name",
             (CutKind::UnknownHost, _) => "no such host",
             (CutKind::Garbled, _) => "no HTTP",
+            (CutKind::Elsewhere, _) => "its endpoint is elsewhere",
         };
         let retry = self.chance.percent(20).then(|| self.chance.one_of(&[0, 500, 3_000, 60_000]));
         let cut = Cut { wrote, kind, cause: cause.to_owned(), resumable, retry };
@@ -67,6 +68,7 @@ impl World {
             challenge,
             retry_after,
             location,
+            ended: false,
         };
         self.fact(Input::Refused { attempt, refusal });
     }

@@ -73,6 +73,9 @@ pub(crate) async fn add(arguments: AddArguments) -> Result<ExitCode, Failure> {
     if arguments.command.is_empty() && !url.contains("${") {
         parse::address(&url)?;
     }
+    if !arguments.command.is_empty() {
+        arguments.treatment.without_transport()?;
+    }
     let server = arguments.treatment.written(name, url, arguments.command)?;
     if !server.command.is_empty() && !server.headers.is_empty() {
         return Err(Failure::usage("A command takes no header")

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use http::{HeaderName, HeaderValue};
+use relatch_core::policy::Transport;
 
 use crate::render::Failure;
 
@@ -27,6 +28,16 @@ const NOT_CONFIGURABLE: [&str; 15] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// `auto`, `http` or `sse`.
+pub(crate) fn transport(text: &str) -> Result<Transport, String> {
+    match text {
+        "auto" => Ok(Transport::Auto),
+        "http" => Ok(Transport::Http),
+        "sse" => Ok(Transport::Sse),
+        _ => Err("it is `auto`, `http` or `sse`".to_owned()),
+    }
+}
 
 /// `45s`, `5m`, `1h`, `500ms`, in milliseconds.
 pub(crate) fn duration(text: &str) -> Result<u64, String> {

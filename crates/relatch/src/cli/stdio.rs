@@ -135,6 +135,9 @@ fn headers(arguments: &Arguments) -> Result<Vec<(String, String)>, Failure> {
 }
 
 fn launch_one(arguments: &Arguments, server: ServerSpec, file: Option<&Loaded>) -> Result<Launch, Failure> {
+    if matches!(server.place, Place::Command(_)) {
+        arguments.treatment.without_transport()?;
+    }
     let dir = file.and_then(|file| file.config.state_dir.as_ref()).map(|set| set.value.clone());
     Ok(Launch {
         kind: KeeperKind::Stdio,

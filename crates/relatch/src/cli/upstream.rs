@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use relatch_admin::schema::shown_url;
-use relatch_core::policy::HOLD_MS;
+use relatch_core::policy::{HOLD_MS, Transport};
 
 use super::parse;
 use crate::config::edit::NewServer;
@@ -41,6 +41,11 @@ pub(crate) struct Treatment {
     #[arg(long, value_name = "MEANING")]
     gateway_errors: Option<GatewayErrors>,
 
+    /// How the server at an address is spoken to: `http` is Streamable HTTP, `sse` the old HTTP+SSE of 2024-11-05, `auto`
+    /// the one that it speaks [default: auto]
+    #[arg(long, value_name = "auto|http|sse", value_parser = parse::transport)]
+    transport: Option<Transport>,
+
     /// Add the tool and the prompt `relatch_status` to what the server offers, so that user and model can ask inside the
     /// client how the connection is, and log there when it is lost and back
     #[arg(long)]
@@ -69,6 +74,7 @@ impl Treatment {
             stateful: self.stateful,
             replay: self.replay.clone(),
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
+            transport: self.transport.unwrap_or_default(),
             tell: self.tell,
         }
     }
@@ -83,6 +89,7 @@ impl Treatment {
         spec.tell |= self.tell;
         // The first match counts.
         spec.replay.splice(0..0, self.replay.iter().cloned());
+        spec.transport = self.transport.unwrap_or(spec.transport);
         spec.gateway_errors_refused |= self.gateway_errors == Some(GatewayErrors::Refused);
         spec
     }
@@ -104,8 +111,21 @@ impl Treatment {
             stateful: self.stateful,
             replay: self.replay.clone(),
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
+            transport: self.transport,
             tell: self.tell,
         })
+    }
+
+    /// What a command has no use for.
+    ///
+    /// # Errors
+    /// Where it was given all the same.
+    pub(crate) fn without_transport(&self) -> Result<(), Failure> {
+        match self.transport {
+            None => Ok(()),
+            Some(_) => Err(Failure::usage("A command takes no `--transport`")
+                .hint("Leave it out: a command is spoken to over its stdin and stdout")),
+        }
     }
 
     /// The headers, for a keeper of one upstream.

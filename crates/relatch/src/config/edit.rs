@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use relatch_core::policy::Transport;
 use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
 
 use super::fault::Faulty;
@@ -30,6 +31,7 @@ pub(crate) struct NewServer {
     pub(crate) stateful: bool,
     pub(crate) replay: Vec<(String, bool)>,
     pub(crate) gateway_errors_refused: bool,
+    pub(crate) transport: Option<Transport>,
     pub(crate) tell: bool,
 }
 
@@ -106,12 +108,25 @@ pub(crate) fn remove(path: &Path, name: &str) -> Result<(), Failure> {
 }
 
 fn fill(table: &mut Table, server: &NewServer) {
-    let NewServer { name: _, url, command, headers, hold, stateful, replay, gateway_errors_refused, tell } =
-        server;
+    let NewServer {
+        name: _,
+        url,
+        command,
+        headers,
+        hold,
+        stateful,
+        replay,
+        gateway_errors_refused,
+        transport,
+        tell,
+    } = server;
     if command.is_empty() {
         table.insert("url", toml_edit::value(url));
     } else {
         table.insert("command", toml_edit::value(command.iter().collect::<toml_edit::Array>()));
+    }
+    if let Some(transport) = transport {
+        table.insert("transport", toml_edit::value(transport.as_str()));
     }
     if !headers.is_empty() {
         let pairs: InlineTable = headers.iter().map(|(name, value)| (name, Value::from(value))).collect();
@@ -247,6 +262,7 @@ mod tests {
             stateful: true,
             replay: vec![("send_*".to_owned(), false), ("*".to_owned(), true)],
             gateway_errors_refused: true,
+            transport: Some(Transport::Sse),
             ..server("new")
         };
         add(&path, &[new], Taken::Refuse).unwrap();
@@ -254,7 +270,7 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                "{WRITTEN}\n[server.new]\nurl = \"http://h/${{KEY}}\"\nheaders = {{ Authorization = \"Bearer ${{TOKEN}}\" }}\nhold = \"5m\"\nstateful = true\n\
+                "{WRITTEN}\n[server.new]\nurl = \"http://h/${{KEY}}\"\ntransport = \"sse\"\nheaders = {{ Authorization = \"Bearer ${{TOKEN}}\" }}\nhold = \"5m\"\nstateful = true\n\
                  replay = {{ \"send_*\" = \"never\", \"*\" = \"always\" }}\ngateway_errors = \"refused\"\n"
             )
         );

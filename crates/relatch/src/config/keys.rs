@@ -99,7 +99,7 @@ pub(crate) fn find(section: Section, name: &str) -> Option<&'static Key> {
 }
 
 /// Every key, in the order of the guide.
-pub(crate) const KEYS: [Key; 14] = [
+pub(crate) const KEYS: [Key; 15] = [
     Key {
         section: Section::Serve,
         name: "listen",
@@ -171,6 +171,15 @@ pub(crate) const KEYS: [Key; 14] = [
         default: "the server has a `url`",
         about: "The program that is the server, with its arguments, started for each session: one string, split as a shell would, or a list of words",
         example: "[\"npx\", \"-y\", \"@modelcontextprotocol/server-everything\"]",
+    },
+    Key {
+        section: Section::Server,
+        name: "transport",
+        option: "--transport",
+        kind: Kind::Word(&["auto", "http", "sse"]),
+        default: "auto",
+        about: "How the server at the `url` is spoken to: `http` is Streamable HTTP, `sse` the old HTTP+SSE of 2024-11-05, `auto` the one that it speaks",
+        example: "\"sse\"",
     },
     Key {
         section: Section::Server,

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use fault::Faulty;
 use read::Follow;
 use refer::{Text, World};
+use relatch_core::policy::Transport;
 
 /// A value of the file, and its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,7 @@ pub(crate) struct Server {
     pub(crate) stateful: Option<Set<bool>>,
     pub(crate) replay: Option<Set<Vec<(String, bool)>>>,
     pub(crate) gateway_errors: Option<Set<bool>>,
+    pub(crate) transport: Option<Set<Transport>>,
     pub(crate) tell: Option<Set<bool>>,
 }
 

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use relatch_core::policy::Transport;
 use relatch_net::hooks::{Webhook, WebhookError};
 use relatch_net::upstream::dial::{Target, TargetError};
 use toml::Spanned;
@@ -184,6 +185,12 @@ impl Reader<'_> {
                     key.span(),
                     format!("`[server.{name}]` is a command, which takes no `headers`"),
                     Some("Set what it needs in the environment of relatch".to_owned()),
+                );
+            } else if has("command") && has("transport") {
+                self.fault(
+                    key.span(),
+                    format!("`[server.{name}]` is a command, which takes no `transport`"),
+                    Some("Take it out: a command is spoken to over its stdin and stdout".to_owned()),
                 );
             } else if !has("url") && !has("command") {
                 self.fault(
@@ -481,10 +488,10 @@ impl Reader<'_> {
         self.set(value, patterns)
     }
 
-    fn word(&mut self, key: &Key, words: &[&str], value: &Value<'_>) -> Option<Set<bool>> {
+    fn word(&mut self, key: &Key, words: &[&'static str], value: &Value<'_>) -> Option<Set<&'static str>> {
         let text = self.string(key, value)?;
-        if words.contains(&text) {
-            return self.set(value, true);
+        if let Some(word) = words.iter().find(|word| **word == text) {
+            return self.set(value, *word);
         }
         let known = words.join("`, `");
         self.fault(
@@ -538,15 +545,27 @@ struct Building {
     stateful: Option<Set<bool>>,
     replay: Option<Set<Vec<(String, bool)>>>,
     gateway_errors: Option<Set<bool>>,
+    transport: Option<Set<Transport>>,
     tell: Option<Set<bool>>,
 }
 
 impl Building {
     fn done(self) -> Option<Server> {
-        let Building { name, line, url, command, headers, hold, stateful, replay, gateway_errors, tell } =
-            self;
+        let Building {
+            name,
+            line,
+            url,
+            command,
+            headers,
+            hold,
+            stateful,
+            replay,
+            gateway_errors,
+            transport,
+            tell,
+        } = self;
         let place = url.map(Where::Url).or(command.map(Where::Command))?;
-        Some(Server { name, line, place, headers, hold, stateful, replay, gateway_errors, tell })
+        Some(Server { name, line, place, headers, hold, stateful, replay, gateway_errors, transport, tell })
     }
 }
 
@@ -566,7 +585,15 @@ impl Takes for Building {
             "replay" => self.replay = reader.replay(key, value),
             "gateway_errors" => {
                 let keys::Kind::Word(words) = key.kind else { return };
-                self.gateway_errors = reader.word(key, words, value);
+                let set = reader.word(key, words, value);
+                self.gateway_errors = set.map(|set| Set { value: true, line: set.line });
+            }
+            "transport" => {
+                let keys::Kind::Word(words) = key.kind else { return };
+                self.transport = reader.word(key, words, value).and_then(|set| {
+                    let value = parse::transport(set.value).ok()?;
+                    Some(Set { value, line: set.line })
+                });
             }
             other => debug_assert!(false, "`{other}` is in the table and nobody reads it"),
         }

@@ -6,8 +6,17 @@
 use super::keys::KEYS;
 
 /// Keys whose values may be shown as they are.
-const PLAIN: [&str; 8] =
-    ["tell", "listen", "state_dir", "no_token", "allow_host", "hold", "stateful", "gateway_errors"];
+const PLAIN: [&str; 9] = [
+    "tell",
+    "listen",
+    "state_dir",
+    "no_token",
+    "allow_host",
+    "hold",
+    "stateful",
+    "gateway_errors",
+    "transport",
+];
 
 /// What stands for a hidden letter.
 const VEIL: char = '•';

@@ -472,6 +472,7 @@ impl Answer {
             challenge: self.challenge.is_some(),
             retry_after: self.retry_after,
             location: self.location.as_deref(),
+            ended: false,
         }
     }
 }

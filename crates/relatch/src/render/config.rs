@@ -252,6 +252,9 @@ fn server(server: &Server) -> Sect {
     if let Some(set) = &server.tell {
         values.push(row("tell", Some((json!(set.value), set.line)), Value::Null));
     }
+    if let Some(set) = &server.transport {
+        values.push(row("transport", Some((json!(set.value.as_str()), set.line)), Value::Null));
+    }
     if let Some(set) = &server.gateway_errors {
         values.push(row("gateway_errors", Some((json!("refused"), set.line)), Value::Null));
     }

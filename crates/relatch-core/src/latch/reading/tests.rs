@@ -12,6 +12,7 @@ fn refusal(status: u16, body: &str) -> Refusal<'_> {
         challenge: false,
         retry_after: None,
         location: None,
+        ended: false,
     }
 }
 
@@ -119,8 +120,20 @@ fn dialects() -> Vec<Row> {
         ("tower-mcp", 400, rpc(-32005, "Session not found"), Gone),
         ("HTTP+SSE of Python", 404, text("Could not find session"), Gone),
         ("HTTP+SSE of Python, bad id", 400, text("Invalid session ID"), Gone),
-        ("HTTP+SSE of supergateway", 503, text("No active SSE connection for session 1"), Suspected),
-        ("HTTP+SSE of npm mcp-proxy", 400, text("No active transport"), Suspected),
+        ("HTTP+SSE of supergateway", 503, text("No active SSE connection for session 1"), Gone),
+        ("HTTP+SSE of npm mcp-proxy", 400, text("No active transport"), Gone),
+        ("HTTP+SSE of TS, its transport", 500, text("SSE connection not established"), Gone),
+        ("HTTP+SSE of TS, as its examples have it", 400, text("No transport found for sessionId"), Gone),
+        ("HTTP+SSE of TS, the same as 404", 404, text("No transport found for sessionId"), Gone),
+        ("HTTP+SSE of n8n", 401, text("No transport found for sessionId"), Gone),
+        ("HTTP+SSE of servers with one transport", 503, text("SSE connection not established"), Gone),
+        ("HTTP+SSE of servers with one transport, 400", 400, text(r#"{"error":"No active SSE connection"}"#), Gone),
+        ("HTTP+SSE of C#", 400, text("Session ID not found."), Gone),
+        ("HTTP+SSE of Java", 404, text(r#"{"jsonRpcError":null,"message":"Session not found: 6f0c"}"#), Gone),
+        ("HTTP+SSE of Java, no id", 400, text(r#"{"message":"Session ID missing in message endpoint"}"#), Gone),
+        // Its gate uses the code of wrong arguments, so a question has to tell.
+        ("HTTP+SSE of mcp-go", 400, rpc(-32602, "Invalid session ID"), Suspected),
+        ("HTTP+SSE of Starlette, in the place of Streamable HTTP", 405, text("Method Not Allowed"), Gone),
         ("an empty 404", 404, text(""), Gone),
         ("a route that is missing", 404, text("<html><head><title>404 Not Found</title></head></html>"), Gone),
         ("a JSON 404 of a framework", 404, text(r#"{"detail":"Not Found"}"#), Gone),
@@ -177,6 +190,8 @@ fn what_is_not_about_the_session_is_not_taken_for_it() {
         ("moved", 302, String::new(), Redirected),
         ("a page with 200", 200, "<!doctype html><title>Sign in</title>".to_owned(), NotMcp),
         ("a crash", 500, "Internal Server Error".to_owned(), Suspected),
+        ("a handler that failed", 500, "order 7: SSE connection not established".to_owned(), Suspected),
+        ("another handler that failed", 500, "No transport found for order 7".to_owned(), Suspected),
         ("a 401 without a challenge", 401, "token expired".to_owned(), Suspected),
         ("a 403 without a challenge", 403, "host not allowed".to_owned(), Suspected),
     ];
@@ -211,6 +226,51 @@ fn without_an_id_a_missing_page_means_a_missing_server() {
     assert_eq!(read(&refusal(404, "Session not found"), false), Gone);
     assert_eq!(read(&refusal(400, "Bad Request: Missing session ID"), false), Gone);
     assert_eq!(read(&refusal(200, "Session not found"), false), NotMcp);
+}
+
+#[test]
+fn what_the_shell_itself_knows_to_have_ended_is_gone_whatever_else_is_said() {
+    for (status, body) in [(404, ""), (503, "<html>"), (400, "the event stream has ended")] {
+        assert_eq!(read(&Refusal { ended: true, ..refusal(status, body) }, true), Gone, "{status} {body}");
+    }
+}
+
+#[test]
+fn either_transport_is_offered_where_the_other_is_refused_as_by_a_server_that_lacks_it() {
+    for (server, status, body, asks) in [
+        ("Express, no route", 404, "<pre>Cannot POST /sse</pre>".to_owned(), true),
+        ("Starlette", 405, "Method Not Allowed".to_owned(), true),
+        ("a gate of its own", 400, "bad request".to_owned(), true),
+        ("modern, another version", 400, rpc(-32022, "Unsupported protocol version"), false),
+        ("credentials", 401, String::new(), false),
+        ("a crash", 500, String::new(), false),
+        ("no backend", 503, String::new(), false),
+    ] {
+        assert_eq!(may_speak_the_old_transport(status, code_of(&body)), asks, "{server}");
+    }
+    for (server, status, offers) in [
+        ("Streamable HTTP, no id", 400, true),
+        ("stateless, no stream", 405, true),
+        ("no route any more", 404, true),
+        ("another Accept", 406, true),
+        ("a stream of another kind", 200, true),
+        ("credentials", 401, false),
+        ("later", 429, false),
+        ("no backend", 502, false),
+        ("starting", 503, false),
+        ("moved", 302, false),
+    ] {
+        assert_eq!(may_speak_streamable_http(status), offers, "{server}");
+    }
+}
+
+#[test]
+fn a_server_that_offers_no_standing_stream_has_lost_nothing() {
+    for body in ["", "Method Not Allowed"] {
+        assert_eq!(read_stream(&refusal(405, body), true), AboutRequest);
+        assert_eq!(read(&refusal(405, body), false), AboutRequest);
+    }
+    assert_eq!(read_stream(&refusal(404, "Session not found"), true), Gone);
 }
 
 #[test]
