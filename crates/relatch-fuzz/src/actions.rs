@@ -888,7 +888,9 @@ impl Shell {
 fn refusal(which: usize) -> Refusal<'static> {
     let (status, rpc_code, body, challenge, retry_after) = REFUSALS[which % REFUSALS.len()];
     let location = (status == 302).then_some("http://elsewhere/");
-    Refusal { status, body, rpc_code, digest: which as u64, challenge, retry_after, location }
+    // A body of this kind stands for the end of a process or stream as well.
+    let ended = status == 404 && body.is_empty();
+    Refusal { status, body, rpc_code, digest: which as u64, challenge, retry_after, location, ended }
 }
 
 fn server(odd: u8) -> ServerSeen {

@@ -1,5 +1,7 @@
 //! Servers of the old transport, HTTP+SSE: found, spoken to, lost in every way, and replaced.
 
+#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
 mod world;
 
 use std::collections::BTreeMap;

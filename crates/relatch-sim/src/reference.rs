@@ -227,16 +227,13 @@ impl Reference {
 
     /// Whether this may be sent to an upstream that is paused.
     fn keeps_the_pause(&mut self, send: &Send) -> bool {
-        let runs = self
-            .under_way
-            .values()
-            .any(|s| s.latch == send.latch && matches!(s.what, What::Exchange { .. }));
+        let runs =
+            self.under_way.values().any(|s| s.latch == send.latch && matches!(s.what, What::Exchange { .. }));
         let Some(pause) = &mut self.pause else { return true };
         match &send.what {
-            What::Exchange { .. }
-            | What::Initialize { ex: Some(_) }
-            | What::Stream
-            | What::List { .. } => false,
+            What::Exchange { .. } | What::Initialize { ex: Some(_) } | What::Stream | What::List { .. } => {
+                false
+            }
             What::Resume { .. } | What::Delete => true,
             What::Note(note) => {
                 runs || !matches!(
