@@ -110,7 +110,11 @@ fn a_new_process_that_dies_before_it_is_used_leaves_the_old_one_in_use() {
     w.on(Input::Replace);
     w.session(4);
     says!(w.answered(5), "send #6 g2 setLevel debug");
-    says!(w.refused(6, 404, "`files-server` exited with status 3"), "forget g2", "send #7 g1 setLevel debug");
+    says!(
+        w.session_ended(6, "`files-server` exited with status 3"),
+        "forget g2",
+        "send #7 g1 setLevel debug"
+    );
     says!(w.answered(7));
     says!(w.call(3), "send #8 g1 exchange 3");
     let outcome = w.machine.replacement();
