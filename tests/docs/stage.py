@@ -124,7 +124,7 @@ class Stage:
         kept = {name: value for name, value in os.environ.items() if name in ("LANG", "LC_ALL", "TMPDIR")}
         self.environment = kept | {
             "HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.folder / "run"), "PATH": f"{self.bin}:/usr/sbin:/usr/bin:/sbin:/bin",
-            "RELATCH": self.relatch, "TERM": "xterm", "GMAIL_TOKEN": "a-token", "LINEAR_TOKEN": "another",
+            "RELATCH": self.relatch, "TERM": "xterm", "GMAIL_TOKEN": "a-token", "TICKETS_KEY": "a-key", "LINEAR_TOKEN": "another",
         }
         self.ports, self.keeper, self.processes = {}, None, []
         return self

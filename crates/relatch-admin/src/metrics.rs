@@ -397,6 +397,7 @@ mod tests {
                     ..relatch_core::health::Totals::default()
                 },
                 latency_ms: LatencyStatus { p50: 12.0, p99: 20.0 },
+                stderr: Vec::new(),
             }],
             journal: JournalStatus::default(),
         }

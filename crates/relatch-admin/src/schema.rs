@@ -134,6 +134,9 @@ pub struct ServerStatus {
     pub totals: Totals,
     /// Of the last answers to `tools/call`, in milliseconds.
     pub latency_ms: LatencyStatus,
+    /// What a server that is a command has said last on stderr, oldest first.
+    #[serde(default)]
+    pub stderr: Vec<String>,
 }
 
 /// A named trouble.
@@ -305,6 +308,7 @@ pub fn server_status(
         waiting: report.waiting,
         totals: report.totals,
         latency_ms: LatencyStatus { p50: report.latency.p50, p99: report.latency.p99 },
+        stderr: Vec::new(),
     }
 }
 
@@ -351,6 +355,7 @@ pub fn server_schema() -> serde_json::Value {
             "waiting": count,
             "totals": {"type": "object", "additionalProperties": count},
             "latency_ms": {"type": "object"},
+            "stderr": {"type": "array", "items": {"type": "string"}},
         },
         "required": [
             "name", "url", "health", "since", "reason", "conditions", "last_success", "last_failure",

@@ -74,10 +74,16 @@ impl Policy {
     #[must_use]
     pub fn changes(&self, new: &Policy, moved: bool, headers: bool) -> Vec<String> {
         let mut changes = Vec::new();
+        // What of a command is not shown with it is what surrounds it.
+        let (word, rest) = if self.process && new.process {
+            ("command", "env, cwd, inherit_env or shared")
+        } else {
+            ("url", "url")
+        };
         if self.url != new.url {
-            changes.push(format!("url {} → {}", self.url, new.url));
+            changes.push(format!("{word} {} → {}", self.url, new.url));
         } else if moved && self.transport == new.transport {
-            changes.push("url".to_owned());
+            changes.push(rest.to_owned());
         }
         for (changed, word) in [
             (headers, "headers"),

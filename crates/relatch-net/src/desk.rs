@@ -304,6 +304,18 @@ impl Desk {
         self.pass_on(Home { latch, generation, of: of.unwrap_or(AttemptId(0)), flow }, text, envelope)
     }
 
+    /// Sorts what a process says about this attempt's request.
+    pub(crate) fn sift_of_attempt(
+        &mut self,
+        of: AttemptId,
+        text: Bytes,
+        envelope: &Envelope,
+    ) -> Option<Sifted> {
+        let attempt = self.attempts.get(&of)?;
+        let home = Home { latch: attempt.latch, generation: attempt.generation, of, flow: attempt.flow };
+        self.pass_on(home, text, envelope)
+    }
+
     /// The attempt whose exchange a message of this session's process belongs to: progress by its token, and while
     /// nobody reads the standing stream, everything else by the newest; none where it goes by the standing stream.
     pub(crate) fn host_of(

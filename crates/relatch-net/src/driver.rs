@@ -4,7 +4,7 @@
 //! in the order in which the machine gave them. Attempts are tasks of their own. What is sent, and when, is the core's.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,6 +43,8 @@ pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
     /// Where it is now.
     place: Mutex<Arc<Place>>,
+    /// Where it was before, as far as something of it may be left there.
+    former: Mutex<Vec<Weak<Place>>>,
     /// It was taken out of the configuration, and has nothing new.
     leaving: AtomicBool,
     pub(crate) common: Arc<Common>,
@@ -88,6 +90,7 @@ impl Upstream {
         let upstream = Arc::new(Upstream {
             name: policy.name.as_str().into(),
             place: Mutex::new(Place::new(way, policy.url.clone(), headers)),
+            former: Mutex::default(),
             leaving: AtomicBool::new(false),
             common,
             tells: AtomicBool::new(policy.tell),
@@ -113,8 +116,18 @@ impl Upstream {
 
     /// From now on it is there. Sessions stay at the place that opened them.
     pub(crate) fn moves_to(&self, place: Arc<Place>) {
-        *lock(&self.place) = place;
+        let before = std::mem::replace(&mut *lock(&self.place), place);
+        let mut former = lock(&self.former);
+        former.retain(|place| place.strong_count() > 0);
+        former.push(Arc::downgrade(&before));
+        drop(former);
         self.earlier.notify_one();
+    }
+
+    /// Every place of it that something may be left at.
+    pub(crate) fn places(&self) -> Vec<Arc<Place>> {
+        let former: Vec<_> = lock(&self.former).iter().filter_map(Weak::upgrade).collect();
+        former.into_iter().chain([self.place()]).collect()
     }
 
     /// The settings that hold now.
@@ -537,7 +550,7 @@ impl Upstream {
 }
 
 /// Wakes the machine when it wants to be woken.
-async fn keep_time(upstream: std::sync::Weak<Upstream>) {
+async fn keep_time(upstream: Weak<Upstream>) {
     loop {
         let Some(up) = upstream.upgrade() else { return };
         let closed = up.place().way.idle_closed();

@@ -213,6 +213,13 @@ impl Keeper {
         self.upstream(name).map(|upstream| upstream.place().way.open())
     }
 
+    /// The last lines that a server which is a command has said on stderr, oldest first: those of the process that went
+    /// wrong last, or of the one that has opened a session since.
+    #[must_use]
+    pub fn stderr(&self, name: &str) -> Vec<String> {
+        self.upstream(name).map_or(Vec::new(), |upstream| upstream.place().way.stderr())
+    }
+
     /// What is under way at an upstream.
     #[must_use]
     pub fn load(&self, name: &str) -> Option<Load> {
@@ -247,10 +254,13 @@ impl Keeper {
 
     /// Ends the processes that were started for upstreams, and waits for that.
     pub async fn close(&self) {
-        let upstreams: Vec<_> = self.upstreams().values().cloned().collect();
-        for upstream in upstreams {
-            upstream.place().way.close().await;
+        let mut closing = tokio::task::JoinSet::new();
+        for upstream in self.upstreams().values() {
+            for place in upstream.places() {
+                closing.spawn(async move { place.way.close().await });
+            }
         }
+        closing.join_all().await;
     }
 
     /// Ends calls because this process does: those that were not sent, or all.

@@ -122,6 +122,27 @@ pub fn advertise_list_changed(result_message: &Bytes) -> Bytes {
     message
 }
 
+/// The `initialize` answer without these capabilities; every other byte outside of `capabilities` stays. Anything that is
+/// no such answer comes back as it is.
+pub fn without_capabilities(result_message: &Bytes, names: &[&str]) -> Bytes {
+    let rest = || {
+        let result = Envelope::read(result_message).ok()?.result_span()?;
+        let all = json::member_at(result_message, result.start, "capabilities")?;
+        let mut members = json::Members::open(result_message, all.start, 0).ok()?;
+        let (mut kept, mut dropped) = (Vec::new(), false);
+        while let Some(member) = members.next().ok()? {
+            if names.iter().any(|name| member.is(name)) {
+                dropped = true;
+            } else {
+                let key = std::str::from_utf8(member.key).ok()?;
+                kept.push(format!("{key}:{}", std::str::from_utf8(result_message.get(member.value)?).ok()?));
+            }
+        }
+        dropped.then(|| splice(result_message, all, &format!("{{{}}}", kept.join(","))))
+    };
+    rest().unwrap_or_else(|| result_message.clone())
+}
+
 fn list_changed_edits(message: &[u8]) -> Option<Vec<(Range<usize>, &'static str)>> {
     let result = Envelope::read(message).ok()?.result_span()?;
     let capabilities = json::member_at(message, result.start, "capabilities")?;
@@ -208,6 +229,20 @@ mod tests {
 
         for other in [&br#"{"jsonrpc":"2.0","id":1,"result":{}}"#[..], b"", b"[]", b"{\"jsonrpc\":"] {
             assert_eq!(advertise_list_changed(&Bytes::from_static(other)), other);
+        }
+    }
+
+    #[test]
+    fn capabilities_are_taken_out_and_the_others_stay_as_they_were() {
+        let out = without_capabilities(&Bytes::from_static(ANSWER), &["logging", "tasks", "tools"]);
+        let expected = String::from_utf8(ANSWER.to_vec())
+            .unwrap()
+            .replace(r#""tools":{"listChanged":false},"#, "")
+            .replace(r#","logging":{}"#, "");
+        assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
+        assert_eq!(without_capabilities(&out, &["logging", "tasks"]), out);
+        for other in [&br#"{"jsonrpc":"2.0","id":1,"result":{}}"#[..], b"", b"[]", b"{\"jsonrpc\":"] {
+            assert_eq!(without_capabilities(&Bytes::from_static(other), &["tools"]), other);
         }
     }
 

@@ -238,7 +238,7 @@ impl Open {
 
 /// One member of an object: the name as spelled, and where its value lies.
 pub(crate) struct Member<'b> {
-    key: &'b [u8],
+    pub(crate) key: &'b [u8],
     pub(crate) value: Range<usize>,
 }
 

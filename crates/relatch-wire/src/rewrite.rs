@@ -32,6 +32,10 @@ pub enum Exception {
     /// ([`crate::tell::with_item`]); a refusal that says that it has none becomes the list of that one item, or the answer
     /// that the log level is set.
     Tell,
+    /// In front of a process that several sessions share (`shared = true`): ids of requests and progress tokens are
+    /// relatch's on the way to it and the client's own on the way back, and its answer to `initialize` has neither
+    /// `logging` nor `tasks` ([`crate::handshake::without_capabilities`]).
+    Shared,
 }
 
 impl Exception {
@@ -45,6 +49,7 @@ impl Exception {
         Self::DroppedProgress,
         Self::LineBreaks,
         Self::Tell,
+        Self::Shared,
     ];
 
     /// What is changed, for the documentation.
@@ -61,6 +66,9 @@ impl Exception {
             Self::LineBreaks => "line breaks between tokens on stdio: spaces",
             Self::Tell => {
                 "with `--tell`: capabilities that the server lacks, and `relatch_status` behind its tools and prompts"
+            }
+            Self::Shared => {
+                "with `shared = true`: ids and progress tokens on the process' pipes, and the capabilities `logging` and `tasks`: dropped"
             }
         }
     }

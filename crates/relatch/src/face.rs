@@ -106,7 +106,9 @@ impl Face {
     }
 
     fn story(&self, name: &str, report: &HealthReport) -> Option<Story> {
-        let server = self.server(name, &self.keeper.shown_url(name)?, report);
+        let mut server = self.server(name, &self.keeper.shown_url(name)?, report);
+        // What a server says on stderr is for who runs it, and may be about another client.
+        server.stderr.clear();
         let text = story(&self.keeper_status(Vec::new()), &server, Timestamp::now(), Style::Plain, None);
         Some(Story { text, structured: serde_json::to_value(server).ok()? })
     }
@@ -114,7 +116,8 @@ impl Face {
     fn server(&self, name: &str, url: &str, report: &HealthReport) -> ServerStatus {
         let (clock, ids) = (self.keeper.clock(), self.keeper.session_ids(name));
         let id = |latch: LatchId| ids.get(&latch).cloned().unwrap_or_default();
-        schema::server_status(name, url, report, &|at| clock.wall(at.0), &id)
+        let status = schema::server_status(name, url, report, &|at| clock.wall(at.0), &id);
+        ServerStatus { stderr: self.keeper.stderr(name), ..status }
     }
 
     fn keeper_status(&self, servers: Vec<ServerStatus>) -> KeeperStatus {

@@ -4,8 +4,9 @@
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -30,7 +31,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::exit;
 use crate::face::Face;
-use crate::launch::{Again, Launch, Place, ServerSpec};
+use crate::launch::{Again, Launch, Place, Program, ServerSpec};
 use crate::reload::Reloader;
 use crate::render::{self, Failure};
 use crate::supervisor;
@@ -322,7 +323,7 @@ pub(crate) fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
             let local = target.nearness() != Nearness::Public;
             (Address::Url(target), local)
         }
-        Place::Command(words) => (Address::Command(command(words)), true),
+        Place::Command(program) => (Address::Command(command(program)), true),
     };
     let policy = Policy {
         hold_ms: spec.hold_ms,
@@ -350,17 +351,21 @@ pub(crate) fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
 }
 
 /// A server that is a command, guarded by this program, so that nothing of it outlives relatch.
-pub(crate) fn command(words: &[String]) -> Command {
-    let mut words = words.iter().cloned();
+pub(crate) fn command(program: &Program) -> Command {
+    // Found once: an update that takes the place of this program would change its name.
+    static OWN: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::current_exe().ok());
+    let mut words = program.words.iter().cloned();
     let parent = std::process::id().to_string();
-    let guard = std::env::current_exe()
-        .ok()
-        .map(|program| vec![program.into(), "guard".into(), "--parent".into(), parent.into(), "--".into()]);
+    let guard = OWN
+        .clone()
+        .map(|own| vec![own.into(), "guard".into(), "--parent".into(), parent.into(), "--".into()]);
     Command {
         program: words.next().unwrap_or_default(),
         arguments: words.collect(),
-        env: Vec::new(),
-        folder: None,
+        env: program.env.clone(),
+        inherit: program.inherit_env.clone(),
+        folder: program.cwd.clone(),
         guard,
+        shared: program.shared,
     }
 }

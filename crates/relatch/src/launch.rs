@@ -1,12 +1,13 @@
 //! What a keeper is started with: everything from the command line and the configuration, checked. Starts nothing itself.
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use relatch_admin::KeeperKind;
 use relatch_core::policy::{HOLD_MS, Transport};
 
-use crate::config::{Loaded, Server, Where};
+use crate::config::{self, Loaded, Server, Where};
 use crate::keeper::command;
 use crate::render::Failure;
 
@@ -50,8 +51,23 @@ pub(crate) struct HookSpec {
 pub(crate) enum Place {
     /// At an `http` or `https` address with a host and without user, password or fragment.
     Url(String),
-    /// In a process for each session: the program and its arguments.
-    Command(Vec<String>),
+    /// In a process for each session, or for all.
+    Command(Program),
+}
+
+/// A server that is a command.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// The program and its arguments.
+    pub(crate) words: Vec<String>,
+    /// Variables and their values, which may be secrets.
+    pub(crate) env: Vec<(String, String)>,
+    /// The variables that it has of relatch's environment; all unless set.
+    pub(crate) inherit_env: Option<Vec<String>>,
+    /// Where it runs; where relatch does unless set.
+    pub(crate) cwd: Option<PathBuf>,
+    /// Whether one process serves all sessions.
+    pub(crate) shared: bool,
 }
 
 /// One upstream.
@@ -79,6 +95,31 @@ pub(crate) struct ServerSpec {
     pub(crate) tell: bool,
 }
 
+impl Program {
+    /// What a file says of it.
+    fn of(program: &config::Program) -> Program {
+        let env = program.env.iter().map(|(name, set)| (name.clone(), set.value.value.clone()));
+        Program {
+            words: program.words.value.clone(),
+            env: env.collect(),
+            inherit_env: program.inherit_env.as_ref().map(|set| set.value.clone()),
+            cwd: program.cwd.as_ref().map(|set| absolute(&set.value)),
+            shared: program.shared.as_ref().is_some_and(|set| set.value),
+        }
+    }
+}
+
+/// A program is sought below it, from wherever relatch runs.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&command(self), f)
+    }
+}
+
 impl ServerSpec {
     /// What a file says of a server, with the defaults for the rest.
     pub(crate) fn of(server: &Server) -> ServerSpec {
@@ -88,11 +129,11 @@ impl ServerSpec {
             name: server.name.clone(),
             shown: match &server.place {
                 Where::Url(url) => url.value.shown_address(),
-                Where::Command(words) => command(&words.value).to_string(),
+                Where::Command(program) => command(&Program::of(program)).to_string(),
             },
             place: match &server.place {
                 Where::Url(url) => Place::Url(url.value.value.clone()),
-                Where::Command(words) => Place::Command(words.value.clone()),
+                Where::Command(program) => Place::Command(Program::of(program)),
             },
             headers: headers.collect(),
             hold_ms: server.hold.as_ref().map_or(HOLD_MS, |set| set.value),

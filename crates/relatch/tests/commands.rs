@@ -101,6 +101,7 @@ fn server(name: &str, health: State) -> ServerStatus {
         waiting: 0,
         totals: Totals { calls: 120, relatched: 3, answered: 120, ..Totals::default() },
         latency_ms: LatencyStatus { p50: 3.0, p99: 40.0 },
+        stderr: Vec::new(),
     }
 }
 

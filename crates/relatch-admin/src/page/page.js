@@ -148,6 +148,10 @@ function drawUpstream(up) {
     server.last_failure ? `last failure: ${server.last_failure.method} ${ago(server.last_failure.at)} ago, ${server.last_failure.cause}` : null,
   ].filter(Boolean).join(" · "));
   drawSessions(up);
+  // A keeper of an older version does not say.
+  const lines = server.stderr ?? [];
+  $(".stderr", view).hidden = lines.length === 0;
+  put($(".stderr pre", view), lines.join("\n"));
 }
 
 function drawConditions({ view, server }) {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::watch;
 
 use super::command::Command;
+use super::holders;
 use crate::lock;
 
 /// One whose input was closed gets this long to end by itself (basic/lifecycle#shutdown), and the same after SIGTERM.
@@ -24,6 +26,20 @@ pub(super) const READ_WITHIN: Duration = Duration::from_secs(1);
 const TAIL_LINES: usize = 20;
 const TAIL_LINE: usize = 500;
 
+/// The last lines of what one process has said on stderr.
+type Stderr = Arc<Mutex<Tail>>;
+
+/// Whose stderr is shown, of all processes of one command: that of the one that went wrong last, until another one has opened
+/// a session; else that of the newest that runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown(Arc<Mutex<Heard>>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    wrong: Option<Stderr>,
+    running: Vec<Stderr>,
+}
+
 /// A command that runs, without its pipes.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -31,12 +47,36 @@ pub(crate) struct Child {
     end: watch::Sender<bool>,
     exited: watch::Receiver<bool>,
     over: watch::Receiver<Option<String>>,
+    tail: Stderr,
+    /// What it says on stderr is not for its clients.
+    discreet: AtomicBool,
 }
 
 /// Its pipes.
 pub(crate) struct Pipes {
     pub(crate) input: ChildStdin,
     pub(crate) output: ChildStdout,
+}
+
+impl Shown {
+    /// The last lines, oldest first.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let heard = lock(&self.0);
+        let tail = heard.wrong.as_ref().or(heard.running.last());
+        tail.map_or(Vec::new(), |tail| lock(tail).lines.iter().cloned().collect())
+    }
+
+    fn started(&self, tail: &Stderr) {
+        lock(&self.0).running.push(Arc::clone(tail));
+    }
+
+    fn ended(&self, tail: &Stderr, by_itself: bool) {
+        let mut heard = lock(&self.0);
+        heard.running.retain(|other| !Arc::ptr_eq(other, tail));
+        if by_itself {
+            heard.wrong = Some(Arc::clone(tail));
+        }
+    }
 }
 
 impl Child {
@@ -47,6 +87,7 @@ impl Child {
     /// Why it can't be started, for people.
     pub(crate) fn start<R>(
         command: &Command,
+        shown: &Shown,
         work: impl FnOnce(Pipes, &Child) -> R,
     ) -> Result<Arc<Child>, String>
     where
@@ -61,6 +102,9 @@ impl Child {
             }
             Some([]) | None => tokio::process::Command::new(&program),
         };
+        if let Some(variables) = command.inherited() {
+            builder.env_clear().envs(variables);
+        }
         builder
             .args(&command.arguments)
             .envs(command.env.iter().map(|(name, value)| (name, value)))
@@ -79,18 +123,29 @@ impl Child {
         else {
             return Err(format!("`{command}` was started without its pipes"));
         };
+        let pipes: Vec<_> = [holders::name(&input), holders::name(&output)].into_iter().flatten().collect();
         let group = process.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let (end, told) = watch::channel(false);
         let (tell, over) = watch::channel(None);
         let (tell_exit, exited) = watch::channel(false);
-        let child = Arc::new(Child { group, end, exited, over });
         let tail = Arc::new(Mutex::new(Tail::default()));
+        let child = Arc::new(Child {
+            group,
+            end,
+            exited,
+            over,
+            tail: Arc::clone(&tail),
+            discreet: AtomicBool::new(false),
+        });
         let listening = tokio::spawn(listen(stderr, Arc::clone(&tail)));
         let working = tokio::spawn(work(Pipes { input, output }, &child));
-        let shown = command.short().to_owned();
+        shown.started(&tail);
+        let (program, shown) = (command.short().to_owned(), shown.clone());
+        let discreet = Arc::downgrade(&child);
         tokio::spawn(async move {
-            let status = ended(&mut process, group, told).await;
+            let (status, by_itself) = ended(&mut process, group, told).await;
             // Whatever it has left behind goes with it, and with that the other ends of its pipes.
+            let left = tokio::task::spawn_blocking(move || holders::end(&pipes)).await.unwrap_or_default();
             signal(group, Signal::KILL);
             let _ = tell_exit.send(true);
             let ends_listening = listening.abort_handle();
@@ -101,10 +156,42 @@ impl Child {
             let _ = tokio::time::timeout(READ_WITHIN, both).await;
             // Who was started by it and has left its group may hold its stderr for ever.
             ends_listening.abort();
-            let words = last_words(&shown, status, &lock(&tail));
+            let discreet = discreet.upgrade().is_some_and(|child| child.discreet.load(Ordering::Relaxed));
+            shown.ended(&tail, by_itself);
+            let words = last_words(&program, status, left && by_itself, &lock(&tail), discreet);
             let _ = tell.send(Some(words));
         });
         Ok(child)
+    }
+
+    /// It has opened a session: what went wrong before is over.
+    pub(crate) fn has_opened(&self, shown: &Shown) {
+        lock(&shown.0).wrong = None;
+    }
+
+    /// It is given up: its stderr may say why.
+    pub(crate) fn has_failed(&self, shown: &Shown) {
+        lock(&shown.0).wrong = Some(Arc::clone(&self.tail));
+    }
+
+    /// Whether it runs, and is not to end.
+    pub(crate) fn is_kept(&self) -> bool {
+        !*self.exited.borrow() && !*self.end.borrow()
+    }
+
+    /// By which it is told to end.
+    pub(crate) fn ender(&self) -> watch::Sender<bool> {
+        self.end.clone()
+    }
+
+    /// From now on, what it says on stderr is not told to its clients: it may be about any of them.
+    pub(crate) fn be_discreet(&self) {
+        self.discreet.store(true, Ordering::Relaxed);
+    }
+
+    /// How it runs, in words, for a client that has waited in vain: what it has said on stderr, if anything.
+    pub(crate) fn said(&self) -> String {
+        lock(&self.tail).telling().map_or(String::new(), |line| format!("; on stderr it has said `{line}`"))
     }
 
     /// Has it ended, by closing its input, then by signals.
@@ -142,29 +229,30 @@ impl Drop for Child {
     fn drop(&mut self) {
         // One that has exited took its group with it, and its number may be another's by now.
         if !*self.exited.borrow() {
+            self.end();
             signal(self.group, Signal::KILL);
         }
     }
 }
 
-/// Waits until the process has ended, by itself or because it was told to.
+/// Waits until the process has ended, and whether it did so by itself.
 async fn ended(
     process: &mut tokio::process::Child,
     group: Option<Pid>,
     mut told: watch::Receiver<bool>,
-) -> Option<ExitStatus> {
+) -> (Option<ExitStatus>, bool) {
     tokio::select! {
-        status = process.wait() => return status.ok(),
-        // Told, or nobody holds the child any more.
+        biased;
         _ = told.wait_for(|told| *told) => {}
+        status = process.wait() => return (status.ok(), true),
     }
     for next in [Signal::TERM, Signal::KILL] {
         if let Ok(status) = tokio::time::timeout(END_WITHIN, process.wait()).await {
-            return status.ok();
+            return (status.ok(), false);
         }
         signal(group, next);
     }
-    process.wait().await.ok()
+    (process.wait().await.ok(), false)
 }
 
 fn signal(group: Option<Pid>, signal: Signal) {
@@ -203,6 +291,12 @@ impl Tail {
         }
         self.lines.push_back(text.trim().to_owned());
     }
+
+    /// The last line that speaks of an error, if one does: some say good-bye after it. Else the last.
+    fn telling(&self) -> Option<&String> {
+        let telling = self.lines.iter().rev().find(|line| line.to_ascii_lowercase().contains("error"));
+        telling.or(self.lines.back())
+    }
 }
 
 async fn listen(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>) {
@@ -224,18 +318,21 @@ pub(crate) async fn next(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8])
 }
 
 /// How a command ended: its status, and what it said last.
-fn last_words(program: &str, status: Option<ExitStatus>, tail: &Tail) -> String {
+fn last_words(program: &str, status: Option<ExitStatus>, left: bool, tail: &Tail, discreet: bool) -> String {
     use std::os::unix::process::ExitStatusExt;
     let how = match status.map(|status| (status.code(), status.signal())) {
+        Some((Some(0), _)) if left => {
+            format!(
+                "`{program}` exited with status 0 and went on in the background; a server stays in the foreground"
+            )
+        }
         // What stands guard over it says so.
         Some((Some(code @ 129..=192), _)) => format!("`{program}` was ended by signal {}", code - 128),
         Some((Some(code), _)) => format!("`{program}` exited with status {code}"),
         Some((None, Some(signal))) => format!("`{program}` was ended by signal {signal}"),
         Some((None, None)) | None => format!("`{program}` has ended"),
     };
-    // The last that speaks of an error, if one does: some say good-bye after it.
-    let telling = tail.lines.iter().rev().find(|line| line.to_ascii_lowercase().contains("error"));
-    match telling.or(tail.lines.back()) {
+    match tail.telling().filter(|_| !discreet) {
         Some(line) => format!("{how}; on stderr it had said `{line}`"),
         None => how,
     }

@@ -7,19 +7,23 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// A command and its surroundings. There is no shell in between.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Command {
     /// The program: a path, or a name to be found on `PATH`.
     pub program: String,
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// Set beside what relatch's own environment has.
+    /// Set beside what it has of relatch's own environment, and before it.
     pub env: Vec<(String, String)>,
+    /// The variables that it has of relatch's own environment; all of them unless set.
+    pub inherit: Option<Vec<String>>,
     /// Where it runs; where relatch runs unless set.
     pub folder: Option<PathBuf>,
     /// A program that runs the command as its arguments and ends it, with all that it has started, when relatch is
     /// gone. Without one a relatch that is killed leaves its servers to see the end of their input.
     pub guard: Option<Vec<OsString>>,
+    /// It keeps nothing per client: one process serves all sessions.
+    pub shared: bool,
 }
 
 /// Why a command can't be run.
@@ -58,6 +62,12 @@ pub enum CommandError {
 const SHOWN: usize = 200;
 
 impl Command {
+    /// The variables with which it is started; none where it has all of relatch's, and its own beside them.
+    pub(crate) fn inherited(&self) -> Option<Vec<(&str, OsString)>> {
+        let names = self.inherit.as_ref()?;
+        Some(names.iter().filter_map(|name| Some((name.as_str(), std::env::var_os(name)?))).collect())
+    }
+
     /// The program without its folder.
     pub(crate) fn short(&self) -> &str {
         self.program.rsplit('/').next().unwrap_or(&self.program)
@@ -100,6 +110,20 @@ fn may_run(path: &Path) -> Option<bool> {
     Some(found.permissions().mode() & 0o111 != 0)
 }
 
+/// Without the values of its variables, which may be secrets.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Command")
+            .field("line", &self.to_string())
+            .field("env", &names)
+            .field("inherit", &self.inherit)
+            .field("folder", &self.folder)
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The command as it would be typed, shortened: arguments are seen by every user of the machine anyway.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,9 +154,7 @@ mod tests {
         Command {
             program: program.to_owned(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
-            env: Vec::new(),
-            folder: None,
-            guard: None,
+            ..Command::default()
         }
     }
 
@@ -163,5 +185,12 @@ mod tests {
             ..command("sh", &[])
         };
         assert!(elsewhere.find().is_err(), "the command's own PATH counts");
+    }
+
+    #[test]
+    fn values_of_variables_are_shown_nowhere() {
+        let secret = Command { env: vec![("KEY".to_owned(), "s3cret".to_owned())], ..command("sh", &[]) };
+        let shown = format!("{secret:?} {secret}");
+        assert!(shown.contains("KEY") && !shown.contains("s3cret"), "{shown}");
     }
 }

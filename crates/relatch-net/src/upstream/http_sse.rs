@@ -360,7 +360,7 @@ impl Stream {
             return Err(Unanswered::Gone("the request has no id".to_owned()));
         };
         // An attempt that is aborted waits no more.
-        let Some((_asked, mut answer)) = self.waiting.ask(id, job.attempt) else {
+        let Some((_asked, mut answer)) = self.waiting.ask(id, Some(job.attempt)) else {
             return Err(Unanswered::Gone(self.last_words().unwrap_or_else(closed)));
         };
         let mut posting = pin!(self.post(dialer, job));

@@ -4,7 +4,7 @@
 //! the desk. Sends nothing, and decides nothing.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use relatch_core::input::{Begun, Input};
@@ -18,7 +18,7 @@ use crate::driver::Upstream;
 use crate::lock;
 
 /// Requests without an answer, by the id under which they travel.
-type Requests = HashMap<RequestId, (AttemptId, oneshot::Sender<Bytes>)>;
+type Requests = HashMap<RequestId, (Option<AttemptId>, oneshot::Sender<Bytes>)>;
 
 /// Who waits for what one session says.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Waiting {
 pub(super) struct Asked<'a> {
     waiting: &'a Waiting,
     id: RequestId,
-    attempt: AttemptId,
+    attempt: Option<AttemptId>,
 }
 
 impl Waiting {
@@ -40,15 +40,20 @@ impl Waiting {
     }
 
     /// From now on the answer to this id is waited for, and comes under the client's id, or its sender goes with the
-    /// line. None where nothing more is read.
+    /// line. None where nothing more is read. A request without an attempt is nobody's but relatch's.
     pub(super) fn ask(
         &self,
         id: RequestId,
-        attempt: AttemptId,
+        attempt: Option<AttemptId>,
     ) -> Option<(Asked<'_>, oneshot::Receiver<Bytes>)> {
         let (tell, answer) = oneshot::channel();
         lock(&self.asked).as_mut()?.insert(id.clone(), (attempt, tell));
         Some((Asked { waiting: self, id, attempt }, answer))
+    }
+
+    /// Whether something is read still.
+    pub(super) fn is_open(&self) -> bool {
+        lock(&self.asked).is_some()
     }
 
     /// Nothing more is read: whoever waits hears that no answer comes.
@@ -81,30 +86,17 @@ impl Waiting {
         text: Bytes,
         envelope: &Envelope,
     ) {
-        let answers = match &envelope.kind {
-            Kind::Result { id } | Kind::Error { id: Some(id), .. } => Some(id),
+        match &envelope.kind {
+            Kind::Result { id } | Kind::Error { id: Some(id), .. } => {
+                return self.answer(up, id, text, envelope);
+            }
             // Nobody can say whose it is.
             Kind::Error { id: None, .. } => return,
-            Kind::Request { .. } | Kind::Notification { .. } => None,
-        };
-        if let Some(id) = answers {
-            let asked = lock(&self.asked).as_mut().and_then(|asked| asked.remove(id));
-            if let (Some((attempt, tell)), Some(up)) = (asked, up.upgrade()) {
-                let client_id = up.desk(|desk| desk.attempts.get(&attempt).and_then(|a| a.client_id.clone()));
-                let text = client_id.map_or_else(|| text.clone(), |id| envelope.with_id(&text, &id));
-                // Who was aborted meanwhile does not care.
-                let _ = tell.send(text);
-            }
-            return;
+            Kind::Request { .. } | Kind::Notification { .. } => {}
         }
         let Some(up) = up.upgrade() else { return };
         if let Some(attempt) = up.desk(|desk| desk.host_of(latch, generation, &text, envelope)) {
-            // Before the first message in its stream, the client hears that there is one.
-            up.fact_after(
-                |desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_none()),
-                Input::Begun { attempt, begun: Begun::Stream },
-            );
-            up.desk(|desk| desk.stream_begins(attempt));
+            begun(&up, attempt);
         }
         match up.desk(|desk| desk.sift_of_session(latch, generation, text, envelope)) {
             Some(Sifted::Exchange(sink, text)) => sink.event(text).await,
@@ -112,6 +104,27 @@ impl Waiting {
             Some(Sifted::Answer(_) | Sifted::Malformed(_)) | None => {}
         }
     }
+
+    /// The answer to this id goes to whoever waits for it.
+    pub(super) fn answer(&self, up: &Weak<Upstream>, id: &RequestId, text: Bytes, envelope: &Envelope) {
+        let asked = lock(&self.asked).as_mut().and_then(|asked| asked.remove(id));
+        if let (Some((attempt, tell)), Some(up)) = (asked, up.upgrade()) {
+            let client_id =
+                attempt.and_then(|attempt| up.desk(|desk| desk.attempts.get(&attempt)?.client_id.clone()));
+            let text = client_id.map_or_else(|| text.clone(), |id| envelope.with_id(&text, &id));
+            // Who was aborted meanwhile does not care.
+            let _ = tell.send(text);
+        }
+    }
+}
+
+/// Before the first message in its stream, the client hears that there is one.
+pub(super) fn begun(up: &Arc<Upstream>, attempt: AttemptId) {
+    up.fact_after(
+        |desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_none()),
+        Input::Begun { attempt, begun: Begun::Stream },
+    );
+    up.desk(|desk| desk.stream_begins(attempt));
 }
 
 impl Drop for Asked<'_> {

@@ -18,7 +18,7 @@ use super::pipe::Commands;
 pub enum Address {
     /// At an address.
     Url(Target),
-    /// In a process for each session, which relatch starts and ends.
+    /// In a process for each session, or for all, which relatch starts and ends.
     Command(Command),
 }
 
@@ -27,7 +27,7 @@ pub enum Address {
 pub(crate) enum Way {
     /// Streamable HTTP needs no more than the dialer; the old transport has its streams.
     Url(Dialer, Streams),
-    Command(Commands),
+    Command(Box<Commands>),
 }
 
 impl From<Target> for Address {
@@ -55,7 +55,7 @@ impl Way {
     pub(crate) fn to(address: Address, transport: Transport, tls: &Tls) -> Way {
         match address {
             Address::Url(target) => Way::Url(Dialer::new(target, tls.clone()), Streams::new(transport)),
-            Address::Command(command) => Way::Command(Commands::new(command)),
+            Address::Command(command) => Way::Command(Box::new(Commands::new(command))),
         }
     }
 
@@ -82,6 +82,14 @@ impl Way {
         match self {
             Way::Url(dialer, _) => dialer.open_sockets(),
             Way::Command(commands) => commands.running(),
+        }
+    }
+
+    /// What the process that is shown has said last on stderr.
+    pub(crate) fn stderr(&self) -> Vec<String> {
+        match self {
+            Way::Url(..) => Vec::new(),
+            Way::Command(commands) => commands.stderr(),
         }
     }
 

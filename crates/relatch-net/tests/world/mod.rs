@@ -391,6 +391,16 @@ fn site(head: &http::request::Parts, token: bool) -> Option<http::Response<Shown
     }
 }
 
+/// A server that is a shell script.
+pub fn shell(script: &str, folder: &Path) -> Command {
+    Command {
+        program: "/bin/sh".to_owned(),
+        arguments: vec!["-c".to_owned(), script.to_owned()],
+        folder: Some(folder.to_owned()),
+        ..Command::default()
+    }
+}
+
 impl World {
     pub async fn before(server: &Server) -> World {
         World::with(&server.url(), |_| {}, None).await
@@ -398,6 +408,13 @@ impl World {
 
     pub async fn with(url: &str, shape: impl FnOnce(&mut Policy), store: Option<Arc<dyn Store>>) -> World {
         World::guarded(url, shape, store, None).await
+    }
+
+    /// In front of a server that is a command.
+    pub async fn running(command: Command) -> World {
+        let shape = |policy: &mut Policy| policy.process = true;
+        let (keeper, journal) = keeper_at(command.into(), "sh", shape, None, Bounds::default());
+        World::serving(keeper, journal, None).await
     }
 
     pub async fn within(url: &str, bounds: Bounds) -> World {
@@ -693,13 +710,7 @@ impl Stdio {
 
     /// In front of a server that is a shell script.
     pub async fn running(script: &str, folder: &Path) -> Stdio {
-        let command = Command {
-            program: "/bin/sh".to_owned(),
-            arguments: vec!["-c".to_owned(), script.to_owned()],
-            env: Vec::new(),
-            folder: Some(folder.to_owned()),
-            guard: None,
-        };
+        let command = shell(script, folder);
         let shape = |policy: &mut Policy| policy.process = true;
         let (keeper, _) = keeper_at(command.into(), "sh", shape, None, Bounds::default());
         Stdio::at(keeper)

@@ -39,7 +39,7 @@ pub(crate) struct Adoption {
     /// The headers that the client sends.
     pub(crate) headers: Vec<(String, String)>,
     /// The server as it is to stand in `relatch.toml`, where a keeper is to be in front of it.
-    pub(crate) server: Option<NewServer>,
+    pub(crate) server: Option<Box<NewServer>>,
 }
 
 impl Adoption {
@@ -108,7 +108,8 @@ pub(crate) fn judge(client: &Client, text: &str, entry: &Entry, front: &Front, n
     let adoption = match (key, &front.side) {
         (Some(key), Some(side)) => serve::adoption(client, entry, key, side),
         (Some(key), None) => adoption(client, text, entry, key, front),
-        (None, _) => of_a_program(text, entry, front),
+        (None, Some(side)) => serve::of_a_program(client, entry, side),
+        (None, None) => of_a_program(text, entry, front),
     };
     match adoption {
         Ok(adoption) => Judgement::Adopt(adoption),

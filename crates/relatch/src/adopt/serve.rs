@@ -1,18 +1,21 @@
 //! What putting a running `relatch serve` in front of a server changes: its entry points to the keeper, and the server goes
-//! into `relatch.toml` with its address and headers. Entries in, changes and servers out; reads and writes nothing.
+//! into `relatch.toml` with its address and headers, or with its command, variables and folder. Entries in, changes and servers out; reads and writes nothing.
 //!
 //! A keeper has another environment than a client: what only the client fills in stays where it is.
+
+use std::path::Path;
 
 use relatch_admin::schema::shown_url;
 use serde::{Deserialize, Serialize};
 use toml_edit::DocumentMut;
 
-use super::clients::{Client, Reached};
-use super::entry::{Change, Entry, New, Value};
+use super::clients::{Bare, Client, Reached};
+use super::entry::{Change, Entry, Field, New, Value};
 use super::plan::{Adoption, checked, has_variable, headers, is_relatchs_own, may_be_secret, plain_name};
+use super::undo::gone;
 use crate::cli::parse;
-use crate::config::Server;
 use crate::config::edit::NewServer;
+use crate::config::{Server, Where};
 
 /// The header by which clients show the keeper that they are the user's.
 pub(crate) const TOKEN: &str = "Relatch-Token";
@@ -45,13 +48,32 @@ pub(crate) struct Served {
     pub(crate) base: String,
     /// Whether `adopt` has put the server there; otherwise it was there before.
     pub(crate) added: bool,
-    /// The server, as it was written.
+    /// The server, as it was written: its address with its headers, or its command with what surrounds it.
     pub(crate) url: String,
     #[serde(default)]
     pub(crate) headers: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) command: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) env: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cwd: Option<String>,
 }
 
 impl Served {
+    /// The server, as it was written.
+    pub(crate) fn server(&self) -> NewServer {
+        NewServer {
+            name: self.name.clone(),
+            url: self.url.clone(),
+            headers: self.headers.clone(),
+            command: self.command.clone(),
+            env: self.env.clone(),
+            cwd: self.cwd.clone(),
+            ..NewServer::default()
+        }
+    }
+
     /// The address in the entry.
     pub(crate) fn address(&self) -> String {
         format!("{}/{}/mcp", self.base, self.name)
@@ -163,12 +185,133 @@ pub(crate) fn adoption(client: &Client, entry: &Entry, key: &str, side: &Side) -
         .map(|(name, value)| (name.clone(), escaped(value)))
         .collect();
     let server = NewServer { name, url: escaped(url), headers: written, ..NewServer::default() };
-    Ok(Adoption { changes, url: known, headers, server: Some(server) })
+    Ok(Adoption { changes, url: known, headers, server: Some(Box::new(server)) })
+}
+
+/// The same for an entry that starts a program: the keeper starts it in its client's place.
+///
+/// # Errors
+/// Why it has to stay as it is.
+pub(crate) fn of_a_program(client: &Client, entry: &Entry, side: &Side) -> Result<Adoption, String> {
+    if !client.http_itself {
+        return Err(format!("{} reaches no HTTP server by itself; {INSTEAD}", client.title));
+    }
+    for key in ["envFile", "env_vars"] {
+        if entry.field(key).is_some() {
+            return Err(format!("`{key}` is for {} alone, which a service is not; {INSTEAD}", client.title));
+        }
+    }
+    let both = client.addresses.iter().map(|(key, _)| *key).chain([client.headers]);
+    if let Some(key) = both.into_iter().find(|key| entry.field(key).is_some()) {
+        return Err(format!("it has `{key}` besides a program"));
+    }
+    let plain = |what: &str, text: &str| match has_variable(client, text) {
+        true => Err(format!(
+            "{what} has a variable that {} fills in, which a service can't; {INSTEAD}",
+            client.title
+        )),
+        false => Ok(text.to_owned()),
+    };
+    // The folder that a client starts its programs in is not that of a service.
+    let relative = |text: &str, dots: bool| match dots {
+        true => matches!(text, "." | "..") || text.starts_with("./") || text.starts_with("../"),
+        false => text.contains('/') && !text.starts_with('/'),
+    };
+    let cwd = match entry.field("cwd").map(|field| &field.value) {
+        None => None,
+        Some(Value::Text(cwd)) => Some(plain("its `cwd`", cwd)?),
+        Some(_) => return Err("its `cwd` is no text".to_owned()),
+    };
+    let command = entry.field("command").ok_or("it has no command")?;
+    let mut words = vec![plain("its `command`", entry.text("command").ok_or("its `command` is no text")?)?];
+    match entry.field("args").map(|field| &field.value) {
+        None => {}
+        Some(Value::List(list)) => {
+            for value in list {
+                let Value::Text(word) = value else {
+                    return Err("not all of its `args` are texts".to_owned());
+                };
+                words.push(plain("its `args`", word)?);
+            }
+        }
+        Some(_) => return Err("its `args` are no list".to_owned()),
+    }
+    let elsewhere = relative(&words[0], false) || words[1..].iter().any(|word| relative(word, true));
+    if elsewhere && cwd.is_none() || cwd.as_ref().is_some_and(|cwd| !cwd.starts_with('/')) {
+        return Err(format!(
+            "it has a path relative to the folder in which {} starts it; {INSTEAD}",
+            client.title
+        ));
+    }
+    let holder = entry.field("env");
+    let mut env = Vec::new();
+    let fields = match holder.map(|field| &field.value) {
+        None => &[][..],
+        Some(Value::Table(fields, _)) => &fields[..],
+        Some(_) => return Err("its `env` is no table".to_owned()),
+    };
+    for field in fields {
+        let Value::Text(value) = &field.value else {
+            return Err(format!("its variable `{}` is no text", field.key));
+        };
+        if !parse::is_variable(&field.key) || value.contains('\0') {
+            return Err(format!("its variable `{}` can't be set", field.key));
+        }
+        env.push((field.key.clone(), escaped(&plain(&format!("its variable `{}`", field.key), value)?)));
+    }
+    let name = plain_name(&entry.name);
+    let (address, bare) = client.addresses[0];
+    let mut pairs = Vec::new();
+    let mut changes = Vec::new();
+    match (entry.field("type"), client.http.first()) {
+        (Some(kind), Some(word)) => changes.push(Change::Set(kind.clone(), New::Text((*word).to_owned()))),
+        (Some(kind), None) => changes.push(Change::Remove(kind.clone())),
+        (None, Some(word)) if bare != Bare::Http => {
+            pairs.push(("type".to_owned(), New::Text((*word).to_owned())))
+        }
+        (None, _) => {}
+    }
+    pairs.push((address.to_owned(), New::Text(side.address(&name))));
+    let token = side.token.as_ref().map(|token| (TOKEN.to_owned(), New::Text(token.clone())));
+    match (holder, token) {
+        // A table with a header of its own, in TOML: it becomes that of the headers.
+        (Some(holder), token) if holder.key_at.start > holder.value_at.start => {
+            let Value::Table(fields, layout) = &holder.value else {
+                return Err("its `env` is no table".to_owned());
+            };
+            let (Some((last, others)), Some(token)) = (fields.split_last(), token) else {
+                return Err("its `env` is a table of its own, which relatch does not empty".to_owned());
+            };
+            changes.push(Change::Rename(holder.key_at.clone(), client.headers.to_owned()));
+            changes
+                .push(Change::Within(layout.clone(), Box::new(Change::Replace(last.clone(), vec![token]))));
+            changes.extend(others.iter().map(|field| Change::Remove(field.clone())));
+        }
+        (holder, token) => {
+            pairs.extend(token.map(|token| (client.headers.to_owned(), New::Table(vec![token]))));
+            changes.extend(holder.map(|holder| removed(entry, command, holder)));
+        }
+    }
+    for key in ["args", "cwd"] {
+        changes.extend(entry.field(key).map(|field| removed(entry, command, field)));
+    }
+    changes.push(Change::Replace(command.clone(), pairs));
+    let server = NewServer { name, command: words, env, cwd, ..NewServer::default() };
+    Ok(Adoption { changes, url: None, headers: Vec::new(), server: Some(Box::new(server)) })
+}
+
+/// A field goes, and `command` stays: what stands between the two goes on the side where nothing else is taken out.
+fn removed(entry: &Entry, command: &Field, field: &Field) -> Change {
+    if field.key_at.start < command.key_at.start {
+        Change::Remove(field.clone())
+    } else {
+        gone(entry, &field.key, field)
+    }
 }
 
 /// Whether a server that is to be written may hold a secret.
 pub(crate) fn is_secret(server: &NewServer) -> bool {
-    !server.headers.is_empty() || may_be_secret(&server.url)
+    !server.headers.is_empty() || !server.env.is_empty() || may_be_secret(&server.url)
 }
 
 /// Whether a server can stand under its name, beside those of the file and those that are to come into it.
@@ -176,31 +319,69 @@ pub(crate) fn is_secret(server: &NewServer) -> bool {
 /// # Errors
 /// Another one has the name; both are named.
 pub(crate) fn fit(server: &NewServer, file: &[Server], coming: &[NewServer]) -> Result<Fit, String> {
-    let taken = |url: &str, where_from: &str| {
-        let (here, there) = (shown_url(&server.url), shown_url(url));
-        let why = match here == there {
-            true => format!("the same address, {there}, with other headers or settings"),
-            false => format!("another address, {there}, than {here}"),
+    let taken = |other: &str, where_from: &str| {
+        let here = shown_place(&server.url, &server.command);
+        let why = match (here == other, server.command.is_empty()) {
+            (true, true) => format!("the same address, {other}, with other headers or settings"),
+            (true, false) => format!("the same command, {other}, with other settings"),
+            (false, true) => format!("another address, {other}, than {here}"),
+            (false, false) => format!("another place, {other}, than {here}"),
         };
         format!("{where_from} a server `{}` with {why}; rename one of the two", server.name)
     };
     if let Some(other) = coming.iter().find(|other| other.name == server.name) {
-        let same = other.url == server.url && same_headers(&other.headers, &server.headers);
-        return if same { Ok(Fit::There) } else { Err(taken(&other.url, "there is")) };
+        let same = other.url == server.url
+            && same_headers(&other.headers, &server.headers)
+            && other.command == server.command
+            && same_variables(&other.env, &server.env)
+            && other.cwd == server.cwd;
+        return if same {
+            Ok(Fit::There)
+        } else {
+            Err(taken(&shown_place(&other.url, &other.command), "there is"))
+        };
     }
     let Some(other) = file.iter().find(|other| other.name == server.name) else { return Ok(Fit::New) };
     // What comes from elsewhere is not known here, so it is not the same.
-    let Some(address) = other.url() else {
-        return Err(taken("a command", "`relatch.toml` has"));
+    let (same, shown) = match &other.place {
+        Where::Url(address) => {
+            let plain =
+                !address.value.refers() && other.headers.iter().all(|(_, value)| !value.value.refers());
+            let headers: Vec<(String, String)> =
+                other.headers.iter().map(|(name, set)| (name.clone(), escaped(&set.value.value))).collect();
+            let url = escaped(&address.value.value);
+            (
+                plain && url == server.url && same_headers(&headers, &server.headers),
+                address.value.shown_address(),
+            )
+        }
+        Where::Command(program) => {
+            let plain = program.env.iter().all(|(_, value)| !value.value.refers());
+            let env: Vec<(String, String)> =
+                program.env.iter().map(|(name, set)| (name.clone(), escaped(&set.value.value))).collect();
+            let same = program.words.value == server.command
+                && same_variables(&env, &server.env)
+                && program.cwd.as_ref().map(|set| set.value.as_path())
+                    == server.cwd.as_deref().map(Path::new)
+                && program.inherit_env.is_none()
+                && program.shared.is_none();
+            (plain && same, shown_place("", &program.words.value))
+        }
     };
-    let plain = !address.value.refers() && other.headers.iter().all(|(_, value)| !value.value.refers());
-    let headers: Vec<(String, String)> =
-        other.headers.iter().map(|(name, set)| (name.clone(), escaped(&set.value.value))).collect();
-    let url = escaped(&address.value.value);
-    if plain && url == server.url && same_headers(&headers, &server.headers) {
+    if same {
         return Ok(Fit::There);
     }
-    Err(taken(&address.value.shown_address(), "`relatch.toml` has"))
+    Err(taken(&shown, "`relatch.toml` has"))
+}
+
+/// Where a server is, for people.
+fn shown_place(url: &str, command: &[String]) -> String {
+    if command.is_empty() { shown_url(url) } else { format!("`{}`", command.join(" ")) }
+}
+
+/// The names of variables are not the same in upper and lower case.
+fn same_variables(a: &[(String, String)], b: &[(String, String)]) -> bool {
+    a.len() == b.len() && a.iter().all(|pair| b.contains(pair))
 }
 
 fn same_headers(a: &[(String, String)], b: &[(String, String)]) -> bool {
@@ -215,13 +396,24 @@ fn escaped(value: &str) -> String {
     value.replace("${", "$${")
 }
 
-/// A server as it is to stand in the file, for people: without the values of its headers.
-pub(crate) fn shown(name: &str, url: &str, headers: &[(String, String)]) -> String {
-    let mut text = format!("[server.{}]\nurl = \"{}\"", toml_edit::Key::new(name), shown_url(url));
-    if !headers.is_empty() {
+/// A server as it is to stand in the file, for people: without the values of its headers and variables.
+pub(crate) fn shown(server: &NewServer) -> String {
+    let mut text = format!("[server.{}]", toml_edit::Key::new(&server.name));
+    if server.command.is_empty() {
+        text.push_str(&format!("\nurl = \"{}\"", shown_url(&server.url)));
+    } else {
+        let words: toml_edit::Array = server.command.iter().collect();
+        text.push_str(&format!("\ncommand = {words}"));
+    }
+    for (key, pairs) in [("env", &server.env), ("headers", &server.headers)] {
         let names: Vec<String> =
-            headers.iter().map(|(name, _)| format!("{} = \"…\"", toml_edit::Key::new(name))).collect();
-        text.push_str(&format!("\nheaders = {{ {} }}", names.join(", ")));
+            pairs.iter().map(|(name, _)| format!("{} = \"…\"", toml_edit::Key::new(name))).collect();
+        if !names.is_empty() {
+            text.push_str(&format!("\n{key} = {{ {} }}", names.join(", ")));
+        }
+    }
+    if let Some(cwd) = &server.cwd {
+        text.push_str(&format!("\ncwd = {}", toml_edit::Value::from(cwd)));
     }
     text
 }
@@ -246,24 +438,27 @@ pub(crate) fn present(text: &str, served: &Served) -> Result<Present, String> {
         return Ok(Present::Gone);
     };
     let Some(table) = server.as_table_like() else { return Ok(Present::Edited) };
-    let headers: Option<Vec<(String, String)>> = match table.get("headers") {
-        None => Some(Vec::new()),
-        Some(headers) => headers.as_table_like().and_then(|headers| {
-            let text =
-                |(name, value): (&str, &toml_edit::Item)| Some((name.to_owned(), value.as_str()?.to_owned()));
-            headers.iter().map(text).collect()
-        }),
+    let pairs = |key: &str| -> Option<Vec<(String, String)>> {
+        let Some(pairs) = table.get(key) else { return Some(Vec::new()) };
+        let text =
+            |(name, value): (&str, &toml_edit::Item)| Some((name.to_owned(), value.as_str()?.to_owned()));
+        pairs.as_table_like()?.iter().map(text).collect()
     };
-    let same = table.get("url").and_then(|url| url.as_str()) == Some(&served.url)
-        && headers.is_some_and(|headers| same_headers(&headers, &served.headers))
-        && table.iter().all(|(key, _)| matches!(key, "url" | "headers"));
+    let text = |key: &str| table.get(key).and_then(|item| item.as_str());
+    let words = table.get("command").and_then(|item| item.as_array());
+    let words: Option<Vec<&str>> =
+        words.map_or(Some(Vec::new()), |words| words.iter().map(|w| w.as_str()).collect());
+    let same = text("url").unwrap_or_default() == served.url
+        && pairs("headers").is_some_and(|headers| same_headers(&headers, &served.headers))
+        && words.is_some_and(|words| words == served.command)
+        && pairs("env").is_some_and(|env| same_variables(&env, &served.env))
+        && text("cwd") == served.cwd.as_deref()
+        && table.iter().all(|(key, _)| matches!(key, "url" | "headers" | "command" | "env" | "cwd"));
     Ok(if same { Present::AsWritten } else { Present::Edited })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::config::place::System;
     use crate::config::read::{Follow, read};
@@ -308,6 +503,9 @@ mod tests {
             added: true,
             url: "http://h/".into(),
             headers: vec![("A".into(), "1".into())],
+            command: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
         };
         assert_eq!(served.address(), "http://127.0.0.1:7332/a/mcp");
         for (text, expected) in [
@@ -325,10 +523,59 @@ mod tests {
     }
 
     #[test]
+    fn a_command_is_known_again_and_an_edit_of_it_is_seen() {
+        let server = NewServer {
+            name: "a".into(),
+            command: vec!["npx".into(), "x".into()],
+            env: vec![("K".into(), "$${x".into())],
+            cwd: Some("/notes".into()),
+            ..NewServer::default()
+        };
+        let served = Served {
+            config: "/relatch.toml".into(),
+            name: "a".into(),
+            base: "http://127.0.0.1:7332".into(),
+            added: true,
+            url: String::new(),
+            headers: Vec::new(),
+            command: server.command.clone(),
+            env: server.env.clone(),
+            cwd: server.cwd.clone(),
+        };
+        let whole = "[server.a]\ncommand = ['npx', 'x']\nenv = { K = '$${x' }\ncwd = '/notes'\n";
+        for (text, written, fits) in [
+            (whole.to_owned(), Present::AsWritten, true),
+            (whole.replace("npx", "uvx"), Present::Edited, false),
+            (whole.replace("$${x", "y"), Present::Edited, false),
+            (whole.replace("/notes", "/n"), Present::Edited, false),
+            (format!("{whole}shared = true\n"), Present::Edited, false),
+        ] {
+            assert_eq!(present(&text, &served), Ok(written), "{text}");
+            assert_eq!(fit(&server, &file(&text), &[]).is_ok(), fits, "{text}");
+        }
+        let why = fit(&server, &file("[server.a]\nurl = \"http://h/\"\n"), &[]).unwrap_err();
+        assert!(why.contains("another place, http://h/, than `npx x`"), "{why}");
+    }
+
+    #[test]
     fn a_server_is_shown_without_its_secrets() {
+        let s3cret = |name: &str| vec![(name.to_owned(), "s3cret".to_owned())];
+        let named = NewServer { name: "a.b".into(), ..NewServer::default() };
+        let address =
+            NewServer { url: "http://h/mcp?k=s3cret".into(), headers: s3cret("X-A"), ..named.clone() };
         assert_eq!(
-            shown("a.b", "http://h/mcp?k=s3cret", &[("X-A".into(), "s3cret".into())]),
+            shown(&address),
             "[server.\"a.b\"]\nurl = \"http://h/mcp?k=…\"\nheaders = { X-A = \"…\" }"
+        );
+        let command = NewServer {
+            command: vec!["npx".into(), "x y".into()],
+            env: s3cret("K"),
+            cwd: Some("/n".into()),
+            ..named
+        };
+        assert_eq!(
+            shown(&command),
+            "[server.\"a.b\"]\ncommand = [\"npx\", \"x y\"]\nenv = { K = \"…\" }\ncwd = \"/n\""
         );
     }
 }

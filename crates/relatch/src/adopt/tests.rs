@@ -155,6 +155,56 @@ fn programs_are_adopted_on_demand_and_released_byte_for_byte() {
 }
 
 #[test]
+fn programs_before_a_keeper_are_released_byte_for_byte_and_a_second_run_changes_nothing() {
+    let tables = "[mcp_servers.a]\ncommand = \"npx\" # why\nargs = [\n  \"x\", # y\n]\ncwd = \"/n\"\n\n[mcp_servers.a.env]\n# one\nA = \"1\"\nB = \"2\" # two\n";
+    let inline =
+        "[mcp_servers.a]\nenv = { A = \"1\" }\nargs = [\"x\"]\ncommand = \"npx\"\nstartup_timeout_sec = 5\n";
+    let last =
+        "{\"mcpServers\": {\"a\": {\"args\": [\"x\"], \"env\": {\"A\": \"1\"}, \"command\": \"npx\"}}}";
+    let only = "{\"mcpServers\": {\"a\": {\"type\": \"stdio\", \"command\": \"npx\"}}}";
+    let more =
+        [("codex", tables), ("codex", inline), ("cursor", last), ("cline", last), ("claude-code", only)];
+    let mut programs = 0;
+    for (id, text) in FILES.iter().chain(&more) {
+        for text in [(*text).to_owned(), text.replace('\n', "\r\n")] {
+            for token in [Some("t0k3n"), None] {
+                let front = Front { programs: true, ..kept_by(token) };
+                let client = called(id).unwrap();
+                let (after, changed, _) = adopted_by(&front, client, &text);
+                programs += changed.iter().filter(|(entry, _)| entry.field("command").is_some()).count();
+                let front = Front { known: vec!["http://127.0.0.1:7332".to_owned()], ..front };
+                assert_eq!(adopted_by(&front, client, &after).0, after, "{id}: a second run changes nothing");
+                assert_eq!(released_by_keeper(client, &after, &kept(&text, &changed)), text, "{id}");
+            }
+        }
+    }
+    assert!(programs >= 20, "{programs}");
+}
+
+#[test]
+fn what_a_service_can_not_start_as_its_client_does_is_left() {
+    for (id, entry, why) in [
+        ("cursor", r#"{"command": "npx", "env": {"K": "${env:K}"}}"#, "its variable `K` has a variable"),
+        ("cursor", r#"{"command": "npx", "envFile": ".env"}"#, "`envFile` is for Cursor alone"),
+        ("cursor", r#"{"command": "./x"}"#, "relative to the folder"),
+        ("cursor", r#"{"command": "node", "args": ["./x"]}"#, "relative to the folder"),
+        ("cursor", r#"{"command": "node", "cwd": "x"}"#, "relative to the folder"),
+        ("cursor", r#"{"command": "node", "args": [1]}"#, "not all of its `args` are texts"),
+        ("cursor", r#"{"command": "node", "env": {"K": 1}}"#, "its variable `K` is no text"),
+        ("claude-desktop", r#"{"command": "npx"}"#, "reaches no HTTP server by itself"),
+    ] {
+        let client = called(id).unwrap();
+        let text = format!("{{\"mcpServers\": {{\"a\": {entry}}}}}");
+        let (after, _, said) = adopted_by(&Front { programs: true, ..kept_by(Some("t0k3n")) }, client, &text);
+        assert!(after == text && said.contains(why), "{entry}: {said}");
+    }
+    // With a folder of its own, a path in it is known.
+    let text = r#"{"mcpServers": {"a": {"command": "./x", "cwd": "/n"}}}"#;
+    let front = Front { programs: true, ..kept_by(Some("t0k3n")) };
+    assert!(adopted_by(&front, called("cursor").unwrap(), text).0.contains("/a/mcp"));
+}
+
+#[test]
 fn a_program_keeps_its_words_and_its_environment() {
     let json = |entry: &str| format!("{{\"mcpServers\": {{\"My Files\": {entry}}}}}");
     let toml = "[mcp_servers.git]\ncommand = 'uvx'\nargs = [\n  \"mcp-server-git\", # of the team\n]\n";

@@ -238,7 +238,7 @@ fn titled(name: &str) -> String {
 }
 
 /// A field goes, with what is between it and the one before it.
-fn gone(entry: &Entry, key: &str, field: &Field) -> Change {
+pub(super) fn gone(entry: &Entry, key: &str, field: &Field) -> Change {
     let at = entry.fields.iter().position(|other| other.key == key).unwrap_or_default();
     match at.checked_sub(1).map(|before| entry.fields[before].value_at.end) {
         Some(before) if before <= field.key_at.start => Change::Cut(before..field.value_at.end),

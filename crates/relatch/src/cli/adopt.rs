@@ -124,11 +124,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
     // What can't be read is asked for again before anything is written.
     let known = Store::look(&state).ok();
-    if arguments.programs && serve.is_some() {
-        return Err(Failure::usage("`--programs` can't be used with `--via serve`")
-            .cause("an entry that starts a program holds words that only its client can fill in")
-            .hint("Leave `--via serve` out: each entry then starts `relatch stdio`"));
-    }
     let front = arguments.which.front(serve.as_ref(), known.as_ref())?;
     let front = Front { programs: arguments.programs, ..front };
     let (mut sheets, mut reports) = arguments.which.sheets(&places, |client, text, entry| {
@@ -475,7 +470,7 @@ fn prepared(
                         server: entry.name.clone(),
                         original: entry.written(text),
                         written: written.clone(),
-                        served: adoption.server.as_ref().and_then(&served),
+                        served: adoption.server.as_deref().and_then(&served),
                         at: Timestamp::now().to_string(),
                     });
                     let before = entry.written(text);

@@ -8,7 +8,7 @@ use clap::Args;
 use relatch_admin::link::all_keepers;
 use relatch_admin::runtime::runtime_dir;
 
-use super::upstream::{ConfigFile, Treatment};
+use super::upstream::{ConfigFile, Surroundings, Treatment};
 use super::{parse, reload};
 use crate::config::edit::{self, Taken};
 use crate::exit;
@@ -26,7 +26,8 @@ Examples:
   relatch add linear https://mcp.linear.app/mcp \\
       --header 'Authorization: Bearer ${LINEAR_TOKEN}' --hold 5m
   relatch add gmail http://127.0.0.1:9000/mcp --replace
-  relatch add notes -- npx -y @modelcontextprotocol/server-filesystem ~/notes"
+  relatch add notes -- npx -y @modelcontextprotocol/server-filesystem ~/notes
+  relatch add tickets --env TICKETS_KEY --cwd ~/tickets -- uvx tickets-mcp"
 )]
 pub(crate) struct AddArguments {
     /// How the server is called: in paths, tables and commands
@@ -43,6 +44,13 @@ pub(crate) struct AddArguments {
     /// Put it in the place of the server of that name
     #[arg(long)]
     replace: bool,
+
+    /// The command keeps nothing per client: let one process serve all sessions
+    #[arg(long)]
+    shared: bool,
+
+    #[command(flatten)]
+    surroundings: Surroundings,
 
     #[command(flatten)]
     treatment: Treatment,
@@ -73,13 +81,19 @@ pub(crate) async fn add(arguments: AddArguments) -> Result<ExitCode, Failure> {
     if arguments.command.is_empty() && !url.contains("${") {
         parse::address(&url)?;
     }
-    if !arguments.command.is_empty() {
+    let mut server = arguments.treatment.written(name, url)?;
+    if arguments.command.is_empty() {
+        if arguments.surroundings.are_given() || arguments.shared {
+            return Err(super::stdio::no_command());
+        }
+    } else {
         arguments.treatment.without_transport()?;
-    }
-    let server = arguments.treatment.written(name, url, arguments.command)?;
-    if !server.command.is_empty() && !server.headers.is_empty() {
-        return Err(Failure::usage("A command takes no header")
-            .hint("Set what it needs in the environment of relatch"));
+        if !server.headers.is_empty() {
+            return Err(Failure::usage("A command takes no header").hint("Give it what it needs by `--env`"));
+        }
+        server.command = arguments.command;
+        server.shared = arguments.shared;
+        arguments.surroundings.written(&mut server)?;
     }
     let path = arguments.config.needed()?;
     let taken = if arguments.replace { Taken::Replace } else { Taken::Refuse };

@@ -5,6 +5,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::Args;
+use relatch_net::upstream::holders;
 use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process_group};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,6 +65,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     // This process is of the group, too, and only waits for the others.
     end_group(Signal::TERM);
     let _ = tokio::time::timeout(END_WITHIN, child.wait()).await;
+    // What has gone on in the background is in another group.
+    let pipes: Vec<_> =
+        [holders::name(&std::io::stdin()), holders::name(&std::io::stdout())].into_iter().flatten().collect();
+    holders::end(&pipes);
     end_group(Signal::KILL);
     Ok(ExitCode::from(exit::NO))
 }

@@ -92,6 +92,11 @@ pub(crate) fn name(text: &str) -> Result<String, Failure> {
     Err(Failure::usage(format!("`{text}` can't be the name of a server")).cause(NAMES))
 }
 
+/// Whether a variable of the environment can have this name.
+pub(crate) fn is_variable(text: &str) -> bool {
+    !text.is_empty() && !text.contains(['=', '\0']) && !text.chars().any(char::is_control)
+}
+
 /// What a name is made of.
 pub(crate) const NAMES: &str =
     "a name has 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-` and begins with a letter or digit";
@@ -134,7 +139,10 @@ pub(crate) fn address(text: &str) -> Result<url::Url, Failure> {
 /// `K:V`, with `${NAME}` filled in from the environment.
 pub(crate) fn header(text: &str) -> Result<(String, String), Failure> {
     let (name, value) = literal_header(text)?;
-    let value = filled(&name, &value, |variable| std::env::var(variable).ok())?;
+    let known = |variable: &str| std::env::var(variable).ok();
+    let value = filled(&format!("--header {name}"), &value, known, &|variable, cause| {
+        unset(&format!("The header `{name}`"), variable, cause)
+    })?;
     Ok((name.clone(), sendable(&name, value)?))
 }
 
@@ -146,7 +154,8 @@ pub(crate) fn header_env(text: &str) -> Result<(String, String), Failure> {
             .hint("Write it as `--header-env Authorization=NAME`, where `NAME` is set to the whole value")
     })?;
     let (name, _) = literal_header(&format!("{name}:"))?;
-    let value = std::env::var(variable).map_err(|cause| unset(&name, variable, &cause))?;
+    let value =
+        std::env::var(variable).map_err(|cause| unset(&format!("The header `{name}`"), variable, &cause))?;
     Ok((name.clone(), sendable(&name, value)?))
 }
 
@@ -161,8 +170,38 @@ pub(crate) fn address_or_variable(text: &str) -> Result<url::Url, Failure> {
     address(value.trim())
 }
 
+/// `K=V` with `${NAME}` filled in from the environment, or `K`, which is as it is there.
+pub(crate) fn variable(text: &str) -> Result<(String, String), Failure> {
+    let known = |variable: &str| std::env::var(variable).ok();
+    let (name, value) = literal_variable(text)?;
+    let value = match value {
+        Some(value) => filled(&format!("--env {name}"), &value, known, &|variable, cause| {
+            unset(&format!("The variable `{name}`"), variable, cause)
+        })?,
+        None => {
+            std::env::var(&name).map_err(|cause| unset(&format!("The variable `{name}`"), &name, &cause))?
+        }
+    };
+    Ok((name, value))
+}
+
+/// `K=V` or `K` as it stands.
+pub(crate) fn literal_variable(text: &str) -> Result<(String, Option<String>), Failure> {
+    let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+    if !is_variable(name) {
+        return Err(Failure::usage("An `--env` has no name of a variable")
+            .hint("Write it as `--env NAME=VALUE`, or as `--env NAME` for one of the environment"));
+    }
+    Ok((name.to_owned(), value.map(str::to_owned)))
+}
+
 /// `${NAME}` becomes the value of that variable; `$${` is a `${` that is meant.
-fn filled(header: &str, text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, Failure> {
+fn filled(
+    option: &str,
+    text: &str,
+    variable: impl Fn(&str) -> Option<String>,
+    unset: &dyn Fn(&str, &std::env::VarError) -> Failure,
+) -> Result<String, Failure> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -179,23 +218,23 @@ fn filled(header: &str, text: &str, variable: impl Fn(&str) -> Option<String>) -
             !name.is_empty() && name.bytes().all(inner) && !name.as_bytes()[0].is_ascii_digit()
         });
         let Some((name, after)) = named else {
-            return Err(Failure::usage(format!("`--header {header}` has a `${{` that names no variable"))
+            return Err(Failure::usage(format!("`{option}` has a `${{` that names no variable"))
                 .hint("Write `${NAME}` for a variable, or `$${` where these characters are meant"));
         };
-        out.push_str(&variable(name).ok_or_else(|| unset(header, name, &std::env::VarError::NotPresent))?);
+        out.push_str(&variable(name).ok_or_else(|| unset(name, &std::env::VarError::NotPresent))?);
         rest = after;
     }
     out.push_str(rest);
     Ok(out)
 }
 
-fn unset(header: &str, variable: &str, cause: &std::env::VarError) -> Failure {
+fn unset(what: &str, variable: &str, cause: &std::env::VarError) -> Failure {
     let why = match cause {
         std::env::VarError::NotPresent => "is not set",
         std::env::VarError::NotUnicode(_) => "is no text",
     };
-    Failure::usage(format!("The header `{header}` is to come from `{variable}`, which {why}"))
-        .hint(format!("Set `{variable}` where relatch is started, or leave the header out"))
+    Failure::usage(format!("{what} is to come from `{variable}`, which {why}"))
+        .hint(format!("Set `{variable}` where relatch is started, or leave it out"))
 }
 
 /// `K:V` as it stands.
@@ -317,6 +356,9 @@ mod tests {
     #[test]
     fn a_header_is_filled_in_from_the_environment() {
         let known = |name: &str| (name == "TOKEN").then(|| "s3cret".to_owned());
+        let filled = |name: &str, text: &str, known: fn(&str) -> Option<String>| {
+            filled(name, text, known, &|variable, cause| unset(name, variable, cause))
+        };
         for (text, value) in [
             ("Bearer ${TOKEN}", "Bearer s3cret"),
             ("${TOKEN}${TOKEN}", "s3crets3cret"),
@@ -328,6 +370,17 @@ mod tests {
             let failure = filled("Authorization", text, known).unwrap_err();
             assert_eq!(failure.exit, crate::exit::USAGE, "{text}");
             assert!(failure.what.contains("Authorization"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_given_or_that_of_the_environment() {
+        assert_eq!(literal_variable("A=b=c").unwrap(), ("A".to_owned(), Some("b=c".to_owned())));
+        assert_eq!(literal_variable("A").unwrap(), ("A".to_owned(), None));
+        assert_eq!(variable("A=x$${B}").unwrap().1, "x${B}");
+        for text in ["", "=s3cret", "NO_SUCH_VARIABLE_HERE", "A=${NO_SUCH_VARIABLE_HERE}s3cret"] {
+            let failure = variable(text).unwrap_err();
+            assert!(!format!("{failure:?}").contains("s3cret"), "{failure:?}");
         }
     }
 

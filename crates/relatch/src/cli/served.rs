@@ -121,7 +121,7 @@ impl ServeSide {
                             server.name
                         )),
                         Ok(Fit::New) => {
-                            self.coming.push(server.clone());
+                            self.coming.push(NewServer::clone(server));
                             Ok(())
                         }
                         fit => fit.map(|_| ()),
@@ -147,6 +147,9 @@ impl ServeSide {
                 || store.is_some_and(|store| store.served().any(before)),
             url: server.url.clone(),
             headers: server.headers.clone(),
+            command: server.command.clone(),
+            env: server.env.clone(),
+            cwd: server.cwd.clone(),
         }
     }
 
@@ -164,7 +167,7 @@ impl ServeSide {
         }
         let mut report = FileReport::of("relatch", places.shown(&self.path));
         for server in &self.coming {
-            let after = vec![serve::shown(&server.name, &server.url, &server.headers)];
+            let after = vec![serve::shown(server)];
             let outcome = Outcome::Changed { before: Vec::new(), after, secrets: Vec::new() };
             report.servers.push(ServerReport { name: server.name.clone(), project: None, outcome });
         }
@@ -252,7 +255,7 @@ pub(crate) fn leaving_reports(leaving: &[Leaving], places: &Places) -> Vec<FileR
         .map(|file| {
             let mut report = FileReport::of("relatch", places.shown(file));
             for Leaving { served, stays } in leaving.iter().filter(|one| one.served.config == file) {
-                let before = vec![serve::shown(&served.name, &served.url, &served.headers)];
+                let before = vec![serve::shown(&served.server())];
                 let outcome = match stays {
                     Some(why) => Outcome::Left(why.clone()),
                     None => Outcome::Changed { before, after: Vec::new(), secrets: Vec::new() },

@@ -8,11 +8,11 @@ use relatch_admin::KeeperKind;
 use super::hooks::Hooks;
 use super::parse;
 use super::serve::{DEFAULT_LISTEN, state_dir};
-use super::upstream::{ConfigFile, Treatment};
+use super::upstream::{ConfigFile, Surroundings, Treatment};
 use crate::config::Loaded;
 use crate::config::read::Follow;
 use crate::keeper;
-use crate::launch::{Launch, Place, ServerSpec};
+use crate::launch::{Launch, Place, Program, ServerSpec};
 use crate::nearest::nearest;
 use crate::render::Failure;
 
@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     config: ConfigFile,
 
     #[command(flatten)]
+    surroundings: Surroundings,
+
+    #[command(flatten)]
     treatment: Treatment,
 
     #[command(flatten)]
@@ -68,9 +71,16 @@ fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
     let (place, name) = match server {
         Some(server) => {
             let url = parse::address_or_variable(server)?;
+            if arguments.surroundings.are_given() {
+                return Err(no_command());
+            }
             (Place::Url(url.to_string()), name_of(&url))
         }
-        None => (Place::Command(arguments.command.clone()), name_of_command(&arguments.command)),
+        None => {
+            let mut program = Program { words: arguments.command.clone(), ..Program::default() };
+            arguments.surroundings.over(&mut program)?;
+            (Place::Command(program), name_of_command(&arguments.command))
+        }
     };
     if arguments.config.is_given() {
         return Err(Failure::usage("A server that is not given by its name takes nothing from a file")
@@ -82,11 +92,16 @@ fn launch(arguments: &Arguments) -> Result<Launch, Failure> {
     };
     let headers = headers(arguments)?;
     if matches!(place, Place::Command(_)) && !headers.is_empty() {
-        return Err(Failure::usage("A command takes no header")
-            .hint("Set what it needs in its environment, which is that of relatch"));
+        return Err(Failure::usage("A command takes no header").hint("Give it what it needs by `--env`"));
     }
     let server = arguments.treatment.spec(name, place, headers);
     launch_one(arguments, server, None)
+}
+
+/// That what surrounds a command was given without one.
+pub(super) fn no_command() -> Failure {
+    Failure::usage("What a command runs in is given, and the server has an address")
+        .hint("`--env`, `--cwd`, `--inherit-env` and `--shared` are for a server behind `--`")
 }
 
 /// A server of the file, with what was typed in front of what the file says.
@@ -121,7 +136,16 @@ fn launch_named(arguments: &Arguments, name: &str) -> Result<Launch, Failure> {
             None => failure,
         });
     };
-    let server = arguments.treatment.over(ServerSpec::of(server), headers(arguments)?);
+    let mut server = arguments.treatment.over(ServerSpec::of(server), headers(arguments)?);
+    match &mut server.place {
+        Place::Url(_) if arguments.surroundings.are_given() => return Err(no_command()),
+        Place::Url(_) => {}
+        Place::Command(program) => {
+            arguments.surroundings.over(program)?;
+            // There is nobody to share it with, and one that is not shared may ask its client.
+            program.shared = false;
+        }
+    }
     launch_one(arguments, server, Some(&file))
 }
 

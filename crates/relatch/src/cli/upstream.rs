@@ -11,7 +11,7 @@ use crate::config::edit::NewServer;
 use crate::config::read::Follow;
 use crate::config::{self, Loaded, place};
 use crate::keeper::command;
-use crate::launch::{Place, ServerSpec};
+use crate::launch::{Place, Program, ServerSpec, absolute};
 use crate::render::Failure;
 use crate::render::config::span;
 
@@ -63,7 +63,7 @@ impl Treatment {
     pub(crate) fn spec(&self, name: String, place: Place, headers: Vec<(String, String)>) -> ServerSpec {
         let shown = match &place {
             Place::Url(url) => shown_url(url),
-            Place::Command(words) => command(words).to_string(),
+            Place::Command(program) => command(program).to_string(),
         };
         ServerSpec {
             name,
@@ -95,16 +95,10 @@ impl Treatment {
     }
 
     /// One server with these options as it is to stand in the file.
-    pub(crate) fn written(
-        &self,
-        name: String,
-        url: String,
-        command: Vec<String>,
-    ) -> Result<NewServer, Failure> {
+    pub(crate) fn written(&self, name: String, url: String) -> Result<NewServer, Failure> {
         Ok(NewServer {
             name,
             url,
-            command,
             // As typed: the file keeps the name of a variable, and not what it holds today.
             headers: self.headers.iter().map(|text| parse::literal_header(text)).collect::<Result<_, _>>()?,
             hold: self.hold.map(span),
@@ -113,6 +107,7 @@ impl Treatment {
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
             transport: self.transport,
             tell: self.tell,
+            ..NewServer::default()
         })
     }
 
@@ -131,6 +126,76 @@ impl Treatment {
     /// The headers, for a keeper of one upstream.
     pub(crate) fn headers(&self) -> Result<Vec<(String, String)>, Failure> {
         self.headers.iter().map(|text| parse::header(text)).collect()
+    }
+}
+
+/// What surrounds a command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What the command runs in")]
+pub(crate) struct Surroundings {
+    /// Give the command a variable; may be repeated. `${NAME}` in the value is filled in from the environment, and without
+    /// a value the variable is that of the environment: what stands on a command line can be seen by others
+    #[arg(long = "env", value_name = "K[=V]")]
+    env: Vec<String>,
+
+    /// The folder in which the command runs [default: the one in which relatch runs]
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<PathBuf>,
+
+    /// Of relatch's own environment, give the command these variables and no others; several are set off by commas
+    #[arg(long = "inherit-env", value_name = "NAMES", value_delimiter = ',')]
+    inherit_env: Option<Vec<String>>,
+}
+
+impl Surroundings {
+    /// Whether anything was said.
+    pub(crate) fn are_given(&self) -> bool {
+        !self.env.is_empty() || self.cwd.is_some() || self.inherit_env.is_some()
+    }
+
+    /// What is typed goes before what the file says.
+    pub(crate) fn over(&self, program: &mut Program) -> Result<(), Failure> {
+        for text in &self.env {
+            let (name, value) = parse::variable(text)?;
+            program.env.retain(|(other, _)| *other != name);
+            program.env.push((name, value));
+        }
+        if let Some(cwd) = &self.cwd {
+            program.cwd = Some(absolute(cwd));
+        }
+        if self.inherit_env.is_some() {
+            program.inherit_env = self.inherited()?;
+        }
+        Ok(())
+    }
+
+    /// The same as it is to stand in the file.
+    pub(crate) fn written(&self, server: &mut NewServer) -> Result<(), Failure> {
+        for text in &self.env {
+            // As typed: the file keeps the name of a variable, and not what it holds today.
+            let (name, value) = parse::literal_variable(text)?;
+            server.env.retain(|(other, _)| *other != name);
+            server.env.push((name.clone(), value.unwrap_or_else(|| format!("${{{name}}}"))));
+        }
+        server.inherit_env = self.inherited()?;
+        // The file is somewhere else than whoever types.
+        server.cwd = self.cwd.as_ref().map(|cwd| match cwd.starts_with("~") {
+            true => cwd.display().to_string(),
+            false => absolute(cwd).display().to_string(),
+        });
+        Ok(())
+    }
+
+    fn inherited(&self) -> Result<Option<Vec<String>>, Failure> {
+        let Some(names) = &self.inherit_env else { return Ok(None) };
+        let names = names.iter().filter(|name| !name.is_empty());
+        names
+            .map(|name| match parse::is_variable(name) {
+                true => Ok(name.clone()),
+                false => Err(Failure::usage("A name of `--inherit-env` can't be that of a variable")),
+            })
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 }
 

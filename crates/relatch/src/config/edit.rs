@@ -24,6 +24,11 @@ pub(crate) struct NewServer {
     pub(crate) url: String,
     /// A program and its arguments, in place of an address.
     pub(crate) command: Vec<String>,
+    /// Names and values of its variables as they are to be written; `${…}` may stand in them.
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) cwd: Option<String>,
+    pub(crate) inherit_env: Option<Vec<String>>,
+    pub(crate) shared: bool,
     /// Names and values as they are to be written; `${…}` may stand in them.
     pub(crate) headers: Vec<(String, String)>,
     /// As `45s`.
@@ -108,18 +113,7 @@ pub(crate) fn remove(path: &Path, name: &str) -> Result<(), Failure> {
 }
 
 fn fill(table: &mut Table, server: &NewServer) {
-    let NewServer {
-        name: _,
-        url,
-        command,
-        headers,
-        hold,
-        stateful,
-        replay,
-        gateway_errors_refused,
-        transport,
-        tell,
-    } = server;
+    let NewServer { name: _, url, command, env, cwd, inherit_env, shared, transport, .. } = server;
     if command.is_empty() {
         table.insert("url", toml_edit::value(url));
     } else {
@@ -128,6 +122,20 @@ fn fill(table: &mut Table, server: &NewServer) {
     if let Some(transport) = transport {
         table.insert("transport", toml_edit::value(transport.as_str()));
     }
+    if !env.is_empty() {
+        let pairs: InlineTable = env.iter().map(|(name, value)| (name, Value::from(value))).collect();
+        table.insert("env", toml_edit::value(pairs));
+    }
+    if let Some(cwd) = cwd {
+        table.insert("cwd", toml_edit::value(cwd));
+    }
+    if let Some(names) = inherit_env {
+        table.insert("inherit_env", toml_edit::value(names.iter().collect::<toml_edit::Array>()));
+    }
+    if *shared {
+        table.insert("shared", toml_edit::value(true));
+    }
+    let NewServer { headers, hold, stateful, replay, gateway_errors_refused, tell, .. } = server;
     if !headers.is_empty() {
         let pairs: InlineTable = headers.iter().map(|(name, value)| (name, Value::from(value))).collect();
         table.insert("headers", toml_edit::value(pairs));

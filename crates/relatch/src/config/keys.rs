@@ -24,6 +24,10 @@ pub(crate) enum Kind {
     Flag,
     /// Host names.
     Hosts,
+    /// Names of variables to values, in which `${…}` may stand.
+    Variables,
+    /// Names of variables.
+    Names,
     /// A command in one string, or a program with its arguments.
     Command,
     /// An address, in which `${…}` may stand.
@@ -98,8 +102,11 @@ pub(crate) fn find(section: Section, name: &str) -> Option<&'static Key> {
     section.keys().find(|key| key.name == name)
 }
 
+/// The keys of a server that only a command has.
+pub(crate) const OF_COMMANDS: [&str; 4] = ["env", "cwd", "inherit_env", "shared"];
+
 /// Every key, in the order of the guide.
-pub(crate) const KEYS: [Key; 15] = [
+pub(crate) const KEYS: [Key; 19] = [
     Key {
         section: Section::Serve,
         name: "listen",
@@ -180,6 +187,42 @@ pub(crate) const KEYS: [Key; 15] = [
         default: "auto",
         about: "How the server at the `url` is spoken to: `http` is Streamable HTTP, `sse` the old HTTP+SSE of 2024-11-05, `auto` the one that it speaks",
         example: "\"sse\"",
+    },
+    Key {
+        section: Section::Server,
+        name: "env",
+        option: "--env",
+        kind: Kind::Variables,
+        default: "none",
+        about: "Variables that the command has in its environment, before relatch's own of that name",
+        example: "{ API_KEY = \"${API_KEY}\" }",
+    },
+    Key {
+        section: Section::Server,
+        name: "cwd",
+        option: "--cwd",
+        kind: Kind::Folder,
+        default: "the folder in which relatch runs",
+        about: "The folder in which the command runs; relative to this file",
+        example: "\"~/notes\"",
+    },
+    Key {
+        section: Section::Server,
+        name: "inherit_env",
+        option: "--inherit-env",
+        kind: Kind::Names,
+        default: "all of it",
+        about: "The variables that the command has of relatch's own environment, and no others",
+        example: "[\"PATH\", \"HOME\"]",
+    },
+    Key {
+        section: Section::Server,
+        name: "shared",
+        option: "--shared",
+        kind: Kind::Flag,
+        default: "false",
+        about: "The command keeps nothing per client: one process serves all sessions, and is told of no client's sampling, elicitation and roots",
+        example: "true",
     },
     Key {
         section: Section::Server,

@@ -65,18 +65,19 @@ pub(crate) struct Server {
 pub(crate) enum Where {
     /// At an address.
     Url(Set<Text>),
-    /// In a process for each session: a program and its arguments.
-    Command(Set<Vec<String>>),
+    /// In a process for each session, or for all.
+    Command(Program),
 }
 
-impl Server {
-    /// The address, of one that has an address.
-    pub(crate) fn url(&self) -> Option<&Set<Text>> {
-        match &self.place {
-            Where::Url(url) => Some(url),
-            Where::Command(_) => None,
-        }
-    }
+/// A server that is a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// The program and its arguments.
+    pub(crate) words: Set<Vec<String>>,
+    pub(crate) env: Vec<(String, Set<Text>)>,
+    pub(crate) cwd: Option<Set<PathBuf>>,
+    pub(crate) inherit_env: Option<Set<Vec<String>>>,
+    pub(crate) shared: Option<Set<bool>>,
 }
 
 /// A file that was read: what it says, and what is worth a look in it.

@@ -2,7 +2,7 @@
 //!
 //! Pure: variables and files come by [`World`]. No fault and no warning carries a value that may be secret.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use relatch_core::policy::Transport;
 use relatch_net::hooks::{Webhook, WebhookError};
@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{Fault, Place, line_of};
 use super::keys::{self, Key, Section};
 use super::refer::{Piece, Resolver, Text, World, within};
-use super::{Config, Server, Set, Where};
+use super::{Config, Program, Server, Set, Where};
 use crate::cli::{hooks, parse};
 use crate::nearest::nearest;
 
@@ -184,7 +184,14 @@ impl Reader<'_> {
                 self.fault(
                     key.span(),
                     format!("`[server.{name}]` is a command, which takes no `headers`"),
-                    Some("Set what it needs in the environment of relatch".to_owned()),
+                    Some("Give it what it needs in `env`".to_owned()),
+                );
+            } else if let (true, Some(key)) = (has("url"), keys::OF_COMMANDS.into_iter().find(|key| has(key)))
+            {
+                self.fault(
+                    key_span(table, key),
+                    format!("`[server.{name}]` has a `url`, and `{key}` is for a `command`"),
+                    Some("Take it out: relatch does not start this server".to_owned()),
                 );
             } else if has("command") && has("transport") {
                 self.fault(
@@ -452,6 +459,64 @@ impl Reader<'_> {
         headers
     }
 
+    fn variables(&mut self, key: &Key, value: &Value<'_>, look: bool) -> Vec<(String, Set<Text>)> {
+        let DeValue::Table(table) = value.get_ref() else {
+            self.wrong_type(value, key.name, "a table of names and values", &example(key));
+            return Vec::new();
+        };
+        let mut variables = Vec::new();
+        for (name, value) in in_order(table) {
+            let span = name.span();
+            let name = name.get_ref().clone().into_owned();
+            if !parse::is_variable(&name) {
+                // Behind a `=` may stand what belongs into the value.
+                let begins = name.split(['=', ' ']).next().unwrap_or_default();
+                self.fault(span, format!("`{begins}` can't be the name of a variable"), Some(example(key)));
+                continue;
+            }
+            let DeValue::String(written) = value.get_ref() else {
+                self.wrong_type(value, &name, "text in quotes", &example(key));
+                continue;
+            };
+            let Some(text) = self.text(value, written, look) else { continue };
+            if text.value.contains('\0') {
+                self.fault(value.span(), format!("The value of `{name}` has a zero byte in it"), None);
+                continue;
+            }
+            variables.extend(self.set(value, text).map(|set| (name, set)));
+        }
+        variables
+    }
+
+    fn names(&mut self, key: &Key, value: &Value<'_>) -> Option<Set<Vec<String>>> {
+        let DeValue::Array(list) = value.get_ref() else {
+            self.wrong_type(value, key.name, "a list of names", &example(key));
+            return None;
+        };
+        let mut names = Vec::new();
+        for name in list {
+            match name.get_ref().as_str() {
+                Some(text) if parse::is_variable(text) => names.push(text.to_owned()),
+                // Behind a `=` may stand a secret.
+                Some(_) | None => {
+                    let what = format!("In `{}` stands what is no name of a variable", key.name);
+                    self.fault(name.span(), what, Some(example(key)));
+                }
+            }
+        }
+        self.set(value, names)
+    }
+
+    /// A path; relative to the file.
+    fn folder(&mut self, key: &Key, value: &Value<'_>) -> Option<Set<PathBuf>> {
+        let read = self.parsed(key, value, |text| match text.is_empty() {
+            true => Err("it names no folder".to_owned()),
+            false => Ok(text.to_owned()),
+        });
+        let Resolver { folder, world, .. } = self.resolver;
+        read.map(|set| Set { value: within(folder, &set.value, world), line: set.line })
+    }
+
     fn replay(&mut self, key: &Key, value: &Value<'_>) -> Option<Set<Vec<(String, bool)>>> {
         let DeValue::Table(table) = value.get_ref() else {
             self.wrong_type(value, key.name, "a table of patterns", &example(key));
@@ -515,15 +580,7 @@ impl Takes for Plain {
     fn take(&mut self, reader: &mut Reader<'_>, key: &Key, value: &Value<'_>) {
         match key.name {
             "listen" => reader.config.listen = reader.parsed(key, value, parse::listen),
-            "state_dir" => {
-                let read = reader.parsed(key, value, |text| match text.is_empty() {
-                    true => Err("it names no folder".to_owned()),
-                    false => Ok(text.to_owned()),
-                });
-                let Resolver { folder, world, .. } = reader.resolver;
-                reader.config.state_dir =
-                    read.map(|set| Set { value: within(folder, &set.value, world), line: set.line });
-            }
+            "state_dir" => reader.config.state_dir = reader.folder(key, value),
             "no_token" => reader.config.no_token = reader.flag(key, value),
             "allow_host" => reader.config.allow_hosts = reader.hosts(key, value),
             "on_change" => reader.config.on_change = reader.command(key, value),
@@ -540,6 +597,10 @@ struct Building {
     line: usize,
     url: Option<Set<Text>>,
     command: Option<Set<Vec<String>>>,
+    env: Vec<(String, Set<Text>)>,
+    cwd: Option<Set<PathBuf>>,
+    inherit_env: Option<Set<Vec<String>>>,
+    shared: Option<Set<bool>>,
     headers: Vec<(String, Set<Text>)>,
     hold: Option<Set<u64>>,
     stateful: Option<Set<bool>>,
@@ -551,20 +612,10 @@ struct Building {
 
 impl Building {
     fn done(self) -> Option<Server> {
-        let Building {
-            name,
-            line,
-            url,
-            command,
-            headers,
-            hold,
-            stateful,
-            replay,
-            gateway_errors,
-            transport,
-            tell,
-        } = self;
-        let place = url.map(Where::Url).or(command.map(Where::Command))?;
+        let Building { name, line, url, command, env, cwd, inherit_env, shared, .. } = self;
+        let program = |words| Where::Command(Program { words, env, cwd, inherit_env, shared });
+        let place = url.map(Where::Url).or_else(|| command.map(program))?;
+        let Building { headers, hold, stateful, replay, gateway_errors, transport, tell, .. } = self;
         Some(Server { name, line, place, headers, hold, stateful, replay, gateway_errors, transport, tell })
     }
 }
@@ -578,6 +629,10 @@ impl Takes for Building {
                 self.url = reader.address(value, written, look);
             }
             "command" => self.command = reader.command(key, value),
+            "env" => self.env = reader.variables(key, value, look),
+            "cwd" => self.cwd = reader.folder(key, value),
+            "inherit_env" => self.inherit_env = reader.names(key, value),
+            "shared" => self.shared = reader.flag(key, value),
             "headers" => self.headers = reader.headers(key, value, look),
             "hold" => self.hold = reader.parsed(key, value, parse::duration),
             "tell" => self.tell = reader.flag(key, value),
@@ -602,6 +657,11 @@ impl Takes for Building {
 
 fn twice(fault: &toml::de::Error) -> bool {
     fault.message().starts_with("duplicate key")
+}
+
+/// Where a key of a table stands.
+fn key_span(table: &DeTable<'_>, name: &str) -> std::ops::Range<usize> {
+    table.iter().find(|(key, _)| &**key.get_ref() == name).map_or(0..0, |(key, _)| key.span())
 }
 
 /// The entries of a table as they stand in the file.
@@ -654,5 +714,14 @@ pub(crate) fn has_secret(config: &Config) -> bool {
             Piece::From { .. } => false,
         })
     };
-    config.servers.iter().flat_map(|server| &server.headers).any(|(_, set)| plain(&set.value))
+    let named = |name: &str| {
+        let name = name.to_ascii_uppercase();
+        ["KEY", "TOKEN", "SECRET", "PASS", "AUTH", "CREDENTIAL"].iter().any(|part| name.contains(part))
+    };
+    let mut headers = config.servers.iter().flat_map(|server| &server.headers);
+    let mut variables = config.servers.iter().flat_map(|server| match &server.place {
+        Where::Url(_) => &[][..],
+        Where::Command(program) => &program.env[..],
+    });
+    headers.any(|(_, set)| plain(&set.value)) || variables.any(|(name, set)| named(name) && plain(&set.value))
 }

@@ -25,7 +25,7 @@ pub(crate) fn text() -> String {
     let schema = json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "relatch.toml",
-        "description": "The configuration of relatch. In addresses and values of headers, `${NAME}` stands for a variable of the environment and `${file:PATH}` for the content of a file; a plain `${` is written `$${`",
+        "description": "The configuration of relatch. In addresses and in values of headers and variables, `${NAME}` stands for a variable of the environment and `${file:PATH}` for the content of a file; a plain `${` is written `$${`",
         "type": "object",
         "properties": sections,
         "additionalProperties": false,
@@ -46,6 +46,8 @@ fn table(section: Section) -> Value {
         section.keys().filter(|key| key.default.is_empty()).map(|key| key.name).collect();
     if section == Section::Server {
         table["oneOf"] = json!([{ "required": ["url"] }, { "required": ["command"] }]);
+        let of_commands = super::keys::OF_COMMANDS.map(|key| (key.to_owned(), json!(["command"])));
+        table["dependencies"] = Value::Object(of_commands.into_iter().collect());
     }
     if !required.is_empty() {
         table["required"] = json!(required);
@@ -69,6 +71,12 @@ fn property(key: &Key) -> Value {
         // A reference may stand for any part of it.
         Kind::Address => json!({ "type": "string", "pattern": "^(https?://|.*\\$\\{)" }),
         Kind::Headers => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        Kind::Variables => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[^=]+$" },
+            "additionalProperties": { "type": "string" },
+        }),
+        Kind::Names => json!({ "type": "array", "items": { "type": "string", "minLength": 1 } }),
         Kind::Span => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }),
         Kind::Replay => json!({ "type": "object", "additionalProperties": { "enum": ["always", "never"] } }),
         Kind::Word(words) => json!({ "enum": words }),

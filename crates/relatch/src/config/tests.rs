@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::fault::Faulty;
 use super::read::{Follow, read};
 use super::refer::World;
-use super::{Config, keys};
+use super::{Config, Where, keys};
 use crate::render::{self, Style};
 
 /// A world of these variables and files.
@@ -38,6 +38,7 @@ fn made() -> Made {
             ("GMAIL_TOKEN", "s3cret-of-env"),
             ("EMPTY", ""),
             ("PORT", "8761"),
+            ("API_KEY", "s3cret-key"),
             ("LINES", "s3cret\nline"),
         ]
         .into(),
@@ -110,8 +111,9 @@ url = "http://127.0.0.1:8931/mcp"
     assert_eq!(config.webhook.unwrap().value.value, "https://h/s3cret-of-env");
     let [gmail, files] = &config.servers[..] else { panic!("two servers") };
     assert_eq!((gmail.name.as_str(), gmail.line), ("gmail", 12));
-    assert_eq!(gmail.url().unwrap().value.value, "http://127.0.0.1:8761/mcp?key=s3cret-of-file&v=1");
-    assert_eq!(gmail.url().unwrap().value.shown_address(), "http://127.0.0.1:8761/mcp?key=${file:token}&v=…");
+    let Where::Url(url) = &gmail.place else { panic!("it has no address") };
+    assert_eq!(url.value.value, "http://127.0.0.1:8761/mcp?key=s3cret-of-file&v=1");
+    assert_eq!(url.value.shown_address(), "http://127.0.0.1:8761/mcp?key=${file:token}&v=…");
     assert_eq!(gmail.hold.as_ref().unwrap().value, 300_000);
     assert!(gmail.stateful.as_ref().unwrap().value && gmail.gateway_errors.as_ref().unwrap().value);
     // The first match counts, so the order of the file is kept.
@@ -284,13 +286,46 @@ fn for_one_server_the_secrets_of_another_need_not_be_there() {
 }
 
 #[test]
+fn what_surrounds_a_command_is_read_and_its_faults_are_named() {
+    let config = reads(
+        "[server.a]\ncommand = [\"x\"]\nenv = { KEY = \"k-${GMAIL_TOKEN}\", EMPTY = \"\" }\ncwd = \"sub\"\ninherit_env = [\"PATH\"]\nshared = true\n\
+         [server.b]\ncommand = [\"x\"]\ncwd = \"~/notes\"\n",
+    );
+    let program = |n: usize| match &config.servers[n].place {
+        Where::Command(program) => program,
+        Where::Url(_) => panic!("it has an address"),
+    };
+    let env: Vec<_> =
+        program(0).env.iter().map(|(name, set)| (name.as_str(), set.value.value.as_str())).collect();
+    assert_eq!(env, [("KEY", "k-s3cret-of-env"), ("EMPTY", "")]);
+    assert_eq!(program(0).cwd.as_ref().unwrap().value, Path::new("/etc/relatch/sub"));
+    assert_eq!(program(1).cwd.as_ref().unwrap().value, Path::new("/home/u/notes"));
+    assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
+    for (keys, words) in [
+        ("url = \"http://h/\"\nenv = { A = \"b\" }", "has a `url`, and `env` is for a `command`"),
+        ("url = \"http://h/\"\nshared = true", "has a `url`, and `shared` is for a `command`"),
+        ("command = \"x\"\nenv = [\"A=s3cret\"]", "`env` is a table of names and values"),
+        ("command = \"x\"\nenv = { \"A=s3cret\" = \"\" }", "`A` can't be the name of a variable"),
+        ("command = \"x\"\nenv = { A = 1 }", "`A` is text in quotes"),
+        ("command = \"x\"\nenv = { A = \"${NONE}\" }", "no variable `NONE`"),
+        ("command = \"x\"\ninherit_env = true", "`inherit_env` is a list of names"),
+        ("command = \"x\"\ninherit_env = [\"A=s3cret\"]", "what is no name of a variable"),
+        ("command = \"x\"\ncwd = \"\"", "it names no folder"),
+        ("command = \"x\"\nheaders = { A = \"b\" }", "takes no `headers`"),
+    ] {
+        let said = said(&format!("[server.a]\n{keys}\n"));
+        assert!(said.contains(words) && !said.contains("s3cret"), "{keys}: {said}");
+    }
+}
+
+#[test]
 fn every_key_of_the_table_is_read_and_its_example_fits() {
     for key in &keys::KEYS {
         let header = key.section.header().replace("NAME", "a");
-        let url = if key.section == keys::Section::Server && !matches!(key.name, "url" | "command") {
-            "url = \"http://h/\"\n"
-        } else {
-            ""
+        let url = match key.section {
+            keys::Section::Server if keys::OF_COMMANDS.contains(&key.name) => "command = [\"x\"]\n",
+            keys::Section::Server if !matches!(key.name, "url" | "command") => "url = \"http://h/\"\n",
+            keys::Section::Serve | keys::Section::Hooks | keys::Section::Server => "",
         };
         let example = key.example.replace("HOOK_KEY", "GMAIL_TOKEN");
         let text = format!("{header}\n{url}{} = {example}\n", key.name);

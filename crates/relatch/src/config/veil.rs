@@ -6,7 +6,7 @@
 use super::keys::KEYS;
 
 /// Keys whose values may be shown as they are.
-const PLAIN: [&str; 9] = [
+const PLAIN: [&str; 12] = [
     "tell",
     "listen",
     "state_dir",
@@ -16,6 +16,9 @@ const PLAIN: [&str; 9] = [
     "stateful",
     "gateway_errors",
     "transport",
+    "cwd",
+    "inherit_env",
+    "shared",
 ];
 
 /// What stands for a hidden letter.

@@ -10,7 +10,7 @@ use relatch_admin::reload::Reloaded;
 use super::{Failure, Style, Tint, clean};
 use crate::cli::serve::DEFAULT_LISTEN;
 use crate::config::fault::{Fault, Faulty};
-use crate::config::{Loaded, Server, Set, Where};
+use crate::config::{Loaded, Program, Server, Set, Where};
 
 /// So many faults are shown; whoever has more mends these first.
 const SHOWN: usize = 50;
@@ -222,9 +222,14 @@ fn server(server: &Server) -> Sect {
             shown.origin = origin(url.line, &url.value.origins());
             shown
         }
-        Where::Command(words) => row("command", Some((json!(words.value), words.line)), Value::Null),
+        Where::Command(Program { words, .. }) => {
+            row("command", Some((json!(words.value), words.line)), Value::Null)
+        }
     };
     let mut values = vec![place];
+    if let Where::Command(program) = &server.place {
+        values.extend(surroundings(program));
+    }
     for (name, set) in &server.headers {
         let mut header =
             row(&format!("headers.{name}"), Some((json!(set.value.shown_secret()), set.line)), Value::Null);
@@ -259,6 +264,27 @@ fn server(server: &Server) -> Sect {
         values.push(row("gateway_errors", Some((json!("refused"), set.line)), Value::Null));
     }
     Sect { header: format!("server.{}", server.name), values }
+}
+
+/// What surrounds a command; values of variables are hidden.
+fn surroundings(program: &Program) -> Vec<Shown> {
+    let mut values = Vec::new();
+    for (name, set) in &program.env {
+        let mut variable =
+            row(&format!("env.{name}"), Some((json!(set.value.shown_secret()), set.line)), Value::Null);
+        variable.origin = origin(set.line, &set.value.origins());
+        values.push(variable);
+    }
+    if let Some(set) = &program.cwd {
+        values.push(row("cwd", Some(as_text(set, &set.value.display().to_string())), Value::Null));
+    }
+    if let Some(set) = &program.inherit_env {
+        values.push(row("inherit_env", Some((json!(set.value), set.line)), Value::Null));
+    }
+    if let Some(set) = &program.shared {
+        values.push(row("shared", Some((json!(set.value), set.line)), Value::Null));
+    }
+    values
 }
 
 fn as_text<T>(set: &Set<T>, text: &str) -> (Value, usize) {

@@ -8,6 +8,9 @@ use relatch_core::health::State;
 use super::table::{Cell, Side, Table};
 use super::{Style, Tint, clean, span};
 
+/// Lines of stderr that are shown of a server that is well.
+const STDERR: usize = 5;
+
 /// Every upstream of every keeper in one table, the evidence last; under what is not healthy stands what to do.
 ///
 /// `width` is that of the reader's terminal: what does not fit is left out, least important first.
@@ -108,6 +111,12 @@ pub(crate) fn story(
             clean(&format!("{} {} ago: {}", failure.method, ago(failure.at, now), failure.cause))
                 .into_owned(),
         );
+    }
+    // Of one that is well, the last of it is enough.
+    let skipped =
+        if server.health == State::Healthy { server.stderr.len().saturating_sub(STDERR) } else { 0 };
+    for (at, said) in server.stderr.iter().skip(skipped).enumerate() {
+        line(if at == 0 { "stderr" } else { "" }, clean(said).into_owned());
     }
     let facets = &server.facets;
     line(
@@ -363,6 +372,7 @@ mod tests {
                 answered_ms: 1_440,
             },
             latency_ms: LatencyStatus { p50: 3.25, p99: 41.0 },
+            stderr: Vec::new(),
         }
     }
 
@@ -452,6 +462,19 @@ mod tests {
         gmail  ✓ healthy  12m
           tools/call 3s ago (12 ms)
         ");
+    }
+
+    #[test]
+    fn what_a_process_said_on_stderr_is_shown_whole_when_it_is_not_well() {
+        let stderr: Vec<String> = (1..=7).map(|n| format!("line {n}\u{1b}[31m")).collect();
+        let shown = |server| story(&keeper(vec![]), &server, at(0), Style::Plain, None);
+        let well = shown(ServerStatus { stderr: stderr.clone(), ..healthy() });
+        assert!(
+            well.contains("\n  stderr        line 3 [31m\n                line 4")
+                && !well.contains("line 2")
+        );
+        let ill = shown(ServerStatus { stderr, ..down() });
+        assert!(ill.contains("\n  stderr        line 1 [31m\n") && ill.contains(" line 7"), "{ill}");
     }
 
     #[test]

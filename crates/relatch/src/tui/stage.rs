@@ -83,6 +83,7 @@ pub(super) fn server(name: &str, health: State) -> ServerStatus {
             ..Totals::default()
         },
         latency_ms: LatencyStatus { p50: 3.25, p99: 41.0 },
+        stderr: Vec::new(),
     }
 }
 
