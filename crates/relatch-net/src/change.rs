@@ -111,7 +111,9 @@ impl Upstream {
         let place = self.place();
         let moved = !place.way.leads_to(&address, policy.transport);
         let other_headers = *place.headers() != headers;
-        let changes = self.policy().changes(&policy, moved, other_headers);
+        let mut changes = self.policy().changes(&policy, moved, other_headers);
+        let rerouted = if moved { Vec::new() } else { place.way.follow(&address) };
+        changes.extend(rerouted.iter().map(|&word| word.to_owned()));
         if changes.is_empty() {
             return changes;
         }
@@ -126,7 +128,7 @@ impl Upstream {
                 self.tells_from_now_on(policy.tell);
                 true
             },
-            Input::Configured { policy: &policy, moved, headers: other_headers },
+            Input::Configured { policy: &policy, moved, headers: other_headers || !rerouted.is_empty() },
         );
         changes
     }
