@@ -113,9 +113,12 @@ impl Upstream {
         let other_headers = *place.headers() != headers;
         let mut changes = self.policy().changes(&policy, moved, other_headers);
         let rerouted = if moved { Vec::new() } else { place.way.follow(&address) };
-        changes.extend(rerouted.iter().map(|&word| word.to_owned()));
+        // The next connection goes the new way, whatever waits for one.
+        if !rerouted.is_empty() {
+            keeper.tell(&self.name, What::Configured, &rerouted.join(", "));
+        }
         if changes.is_empty() {
-            return changes;
+            return rerouted.into_iter().map(str::to_owned).collect();
         }
         self.fact_after(
             |_| {
@@ -128,8 +131,9 @@ impl Upstream {
                 self.tells_from_now_on(policy.tell);
                 true
             },
-            Input::Configured { policy: &policy, moved, headers: other_headers || !rerouted.is_empty() },
+            Input::Configured { policy: &policy, moved, headers: other_headers },
         );
+        changes.extend(rerouted.into_iter().map(str::to_owned));
         changes
     }
 }

@@ -172,7 +172,8 @@ pub(super) async fn unless_refused(up: &Arc<Upstream>, dialer: &Dialer, job: &Jo
                 && let Some(words) = wants_certificate(&refused)
             {
                 let cause = Cause::Tls(words.to_owned());
-                return cut(&up, attempt, of, Broken { wrote: Wrote::Nothing, cause });
+                cut(up, attempt, of, Broken { wrote: Wrote::Nothing, cause });
+                return None;
             }
             if matches!(
                 refused.status,
@@ -585,6 +586,7 @@ pub(crate) fn words_of(broken: Broken, retry: Option<u64>) -> Cut {
     let kind = match &broken.cause {
         Cause::Tls(_) => CutKind::Tls,
         Cause::UnknownHost(_) => CutKind::UnknownHost,
+        Cause::Proxy(_) => CutKind::Proxy,
         Cause::HeadTooLarge | Cause::Malformed(_) => CutKind::Garbled,
         Cause::Refused(_)
         | Cause::ConnectTimeout(_)
@@ -592,7 +594,7 @@ pub(crate) fn words_of(broken: Broken, retry: Option<u64>) -> Cut {
         | Cause::Unreachable(_)
         | Cause::NoSocket(_)
         | Cause::NotAllowed(_)
-        | Cause::Proxy(_)
+        | Cause::NoWay(_)
         | Cause::Reset(_)
         | Cause::Closed(_)
         | Cause::Io(_) => CutKind::Connection,

@@ -52,9 +52,12 @@ pub enum Cause {
     /// This user may not go there. Carries the address and the error.
     #[error("this user may not connect ({0})")]
     NotAllowed(String),
-    /// A proxy gives no way to the server, or none can be asked. Carries words that name both.
+    /// A proxy refuses, or none can be asked: it stays so until somebody mends it. Carries words that name it and the server.
     #[error("{0}")]
     Proxy(String),
+    /// A proxy is away, or does not reach the server now. Carries words that name both.
+    #[error("{0}")]
+    NoWay(String),
     /// TLS was refused: a certificate that is not trusted, or a peer that does not speak it.
     #[error("TLS refused: {0}")]
     Tls(String),

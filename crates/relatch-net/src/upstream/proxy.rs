@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use url::{Host, Url};
 
+use super::broken::Cause;
 use super::target::{Nearness, Target};
 
 /// The longest head of a proxy's answer, in bytes.
@@ -255,8 +256,8 @@ impl Proxy {
     }
 }
 
-/// Has a proxy connect to `target` and hand the connection over. In words where it does not; they name both.
-pub(crate) async fn tunnel<S>(wire: &mut S, proxy: &ProxyAddress, target: &Target) -> Result<(), String>
+/// Has a proxy connect to `target` and hand the connection over.
+pub(crate) async fn tunnel<S>(wire: &mut S, proxy: &ProxyAddress, target: &Target) -> Result<(), Cause>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -266,17 +267,16 @@ where
         None => String::new(),
     };
     let asked = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{credentials}\r\n");
-    let broken =
-        |fault: std::io::Error| format!("the proxy `{proxy}` hung up when asked for `{to}` ({fault})");
+    let broken = |fault| Cause::NoWay(format!("the proxy `{proxy}` hung up when asked for `{to}` ({fault})"));
     wire.write_all(asked.as_bytes()).await.map_err(broken)?;
     wire.flush().await.map_err(broken)?;
     let head = head(wire).await.map_err(broken)?;
     let Some((status, reason)) = head.as_deref().and_then(status) else {
-        return Err(format!(
+        return Err(Cause::Proxy(format!(
             "what answers at `{proxy}` is no HTTP proxy: asked for `{to}`, it said something else"
-        ));
+        )));
     };
-    Err(match status {
+    let words = match status {
         200..=299 => return Ok(()),
         407 if proxy.credentials.is_some() => {
             format!(
@@ -287,12 +287,15 @@ where
             "the proxy `{proxy}` wants credentials (407) before it connects to `{to}`: put them into its address, \
              `http://USER:PASSWORD@…`"
         ),
-        401 | 403 | 405 | 501 => {
+        400..=499 | 501 => {
             format!("the proxy `{proxy}` does not allow connections to `{to}` ({status}{reason})")
         }
-        502..=504 => format!("the proxy `{proxy}` reaches no `{to}` ({status}{reason})"),
+        500.. => format!("the proxy `{proxy}` reaches no `{to}` ({status}{reason})"),
         _ => format!("the proxy `{proxy}` does not connect to `{to}` ({status}{reason})"),
-    })
+    };
+    // What it does not reach now, or has no room for, it may in a moment.
+    let passes = matches!(status, 408 | 425 | 429 | 500 | 502..);
+    Err(if passes { Cause::NoWay(words) } else { Cause::Proxy(words) })
 }
 
 /// Up to the end of the head and not a byte further: what follows is the server's.

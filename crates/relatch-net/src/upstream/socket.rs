@@ -206,14 +206,18 @@ async fn through(wire: Wire, proxy: &ProxyAddress, target: &Target, limit: Durat
     // Whom the proxy has to find and to reach in turn gets twice the time.
     match timeout(limit * 2, proxy::tunnel(&mut wire, proxy, target)).await {
         Ok(Ok(())) => Ok(wire),
-        Ok(Err(words)) => Err(Cause::Proxy(words)),
+        Ok(Err(cause)) => Err(cause),
         Err(_) => Err(no_way(proxy, target, &Cause::ConnectTimeout(format!("{:?}", limit * 2)))),
     }
 }
 
 fn no_way(proxy: &ProxyAddress, target: &Target, cause: &Cause) -> Cause {
     let to = format!("{}:{}", target.host(), target.port());
-    Cause::Proxy(format!("the proxy `{proxy}` gives no way to `{to}`: {cause}"))
+    let words = format!("the proxy `{proxy}` gives no way to `{to}`: {cause}");
+    match cause {
+        Cause::Tls(_) | Cause::UnknownHost(_) => Cause::Proxy(words),
+        _ => Cause::NoWay(words),
+    }
 }
 
 async fn secure(

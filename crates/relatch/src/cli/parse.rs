@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use http::{HeaderName, HeaderValue};
 use relatch_core::policy::Transport;
 use relatch_net::upstream::dial::{Target, TargetError};
-use relatch_net::upstream::proxy::ProxyAddress;
 
 use crate::render::Failure;
 
@@ -75,14 +74,6 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     } else {
         Err("expected a host name, such as `mcp.example.com`".to_owned())
     }
-}
-
-/// The address of a proxy, or `none`.
-pub(crate) fn proxy(text: &str) -> Result<String, String> {
-    if text != "none" {
-        ProxyAddress::parse(text).map_err(|fault| fault.to_string())?;
-    }
-    Ok(text.to_owned())
 }
 
 /// `GLOB=always|never`.

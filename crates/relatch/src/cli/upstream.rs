@@ -73,7 +73,8 @@ pub(crate) struct WayOptions {
 
     /// The proxy on the way to the server, such as `http://proxy.example.com:3128`, or `none` [default: `HTTPS_PROXY`,
     /// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`]
-    #[arg(long, value_name = "URL", value_parser = parse::proxy)]
+    // Read later: what is wrong with it may show its password.
+    #[arg(long, value_name = "URL")]
     proxy: Option<String>,
 }
 

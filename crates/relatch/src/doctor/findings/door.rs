@@ -43,7 +43,7 @@ fn broken(facts: &Facts, cause: &Cause) -> Finding {
             finding("unreachable", "This user may not connect to the server's socket".to_owned())
                 .hint("Look at the mode of the socket and of the folders above it")
         }
-        Cause::Proxy(_) => finding("unreachable", "The proxy on the way gives no way to the server".to_owned())
+        Cause::Proxy(_) | Cause::NoWay(_) => finding("unreachable", "The proxy on the way gives no way to the server".to_owned())
             .hint("Correct the proxy (`--proxy`, `HTTPS_PROXY`), or leave it out for this server with `--proxy none` or `NO_PROXY`"),
         Cause::ConnectTimeout(_) | Cause::Unreachable(_) => {
             finding("unreachable", "There is no way to this address".to_owned())
