@@ -301,6 +301,11 @@ def what_is_wrong_with_certificates_is_said_at_once():
         )
         shown = stage.relatch("config", "show", "--config", str(config))
         expect('proxy = "http://proxy.example.com:3128"' in shown and str(ours.pem) in shown, shown)
+        said = stage.relatch("config", "check", "--config", str(config))
+        expect("nothing wrong" in said and "warning" not in said, said)
+        config.write_text(config.read_text().replace("relatch.key", "relatch.pem"))
+        said = stage.relatch("config", "check", "--config", str(config))
+        expect("warning" in said and "holds no private key" in said and "nothing wrong" in said, said)
         for json_too in ((), ("--json",)):
             expect(SECRET not in stage.relatch("config", "show", *json_too, "--config", str(config)), "a secret is shown")
 

@@ -188,8 +188,11 @@ async fn over_tcp(
     let _ = tcp.set_nodelay(true);
     let socket = SockRef::from(&tcp);
     let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(QUIET).with_interval(PROBE));
+    // Nobody vanishes on this machine, and one that is stopped at a breakpoint may take its time to read.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = socket.set_tcp_user_timeout(Some(VANISHED));
+    if !at.ip().to_canonical().is_loopback() {
+        let _ = socket.set_tcp_user_timeout(Some(VANISHED));
+    }
     Ok((tcp, Peer { shown: at.to_string().into(), address: Some((at, all.into())), files: None }))
 }
 
