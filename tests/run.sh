@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the tests need and runs all of them: `bash tests/run.sh`.
 #
-# Each `say` below names a step. Peers, nginx, musl-tools, Chromium and python3-venv are installed by tests/interop/setup.sh.
+# Each `say` below names a step. Peers, nginx, tinyproxy, musl-tools, Chromium and python3-venv are installed by tests/interop/setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -54,6 +54,9 @@ tests/interop/.setup/venv-metrics/bin/python tests/interop/metrics.py
 
 say "servers that are commands: killed, odd, and gone with relatch"
 python3 tests/command/run.py
+
+say "every way to a server: unix sockets, certificates, proxies, names that move, IPv6, a network that is gone"
+python3 tests/paths/run.py
 
 say "as a service: readiness, watchdog, a socket handed over, a calm end"
 python3 tests/service/run.py

@@ -74,6 +74,10 @@ missing=
 # The documents call it.
 command -v curl >/dev/null 2>&1 || missing="$missing curl"
 command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+# For tests/paths: a proxy, and names that exist for one program alone.
+command -v tinyproxy >/dev/null 2>&1 || missing="$missing tinyproxy-bin"
+ls /usr/lib/*/libnss_wrapper.so >/dev/null 2>&1 || missing="$missing libnss-wrapper"
+command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
 # For tests/page.
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v chromedriver >/dev/null 2>&1 || missing="$missing chromium-driver"

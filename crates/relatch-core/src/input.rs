@@ -291,6 +291,8 @@ pub enum CutKind {
     Tls,
     /// The host name is unknown.
     UnknownHost,
+    /// A proxy on the way refuses for good: its rules, or what it was shown.
+    Proxy,
     /// The answer broke a bound or is no HTTP, SSE or JSON-RPC.
     Garbled,
     /// The stream of the old transport names an endpoint of another origin; nothing was sent there.

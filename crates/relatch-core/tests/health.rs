@@ -94,6 +94,23 @@ fn an_untrusted_certificate_and_an_unknown_host_have_names_of_their_own() {
 }
 
 #[test]
+fn a_proxy_that_refuses_has_a_name_of_its_own_and_says_nothing_against_the_address() {
+    let mut w = World::bound();
+    w.call(2);
+    says!(
+        w.cut(3, Cut { kind: CutKind::Proxy, ..world::cut_of(false, "403") }),
+        "answer 2 proxy-refused executed=no"
+    );
+    assert_eq!(
+        (w.state(), w.conditions(), facets(&w).configured),
+        (State::Down, vec!["proxy-refused"], Some(true))
+    );
+    says!(w.waits(1_000), "send #4 g1 ping");
+    w.answered(4);
+    assert!(w.conditions().is_empty());
+}
+
+#[test]
 fn a_server_that_takes_connections_and_answers_none_is_called_silent_after_three_pings() {
     let mut w = attached();
     for (ping, state) in [(4, State::Healthy), (5, State::Healthy), (6, State::Down)] {

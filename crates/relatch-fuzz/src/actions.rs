@@ -516,6 +516,7 @@ impl Shell {
                     CutKind::Garbled,
                     CutKind::Tls,
                     CutKind::UnknownHost,
+                    CutKind::Proxy,
                 ];
                 let kind = kinds[choice.below(kinds.len())];
                 let (wrote, resumable) = (choice.flag(), choice.flag());

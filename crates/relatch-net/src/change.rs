@@ -111,9 +111,14 @@ impl Upstream {
         let place = self.place();
         let moved = !place.way.leads_to(&address, policy.transport);
         let other_headers = *place.headers() != headers;
-        let changes = self.policy().changes(&policy, moved, other_headers);
+        let mut changes = self.policy().changes(&policy, moved, other_headers);
+        let rerouted = if moved { Vec::new() } else { place.way.follow(&address) };
+        // The next connection goes the new way, whatever waits for one.
+        if !rerouted.is_empty() {
+            keeper.tell(&self.name, What::Configured, &rerouted.join(", "));
+        }
         if changes.is_empty() {
-            return changes;
+            return rerouted.into_iter().map(str::to_owned).collect();
         }
         self.fact_after(
             |_| {
@@ -128,6 +133,7 @@ impl Upstream {
             },
             Input::Configured { policy: &policy, moved, headers: other_headers },
         );
+        changes.extend(rerouted.into_iter().map(str::to_owned));
         changes
     }
 }

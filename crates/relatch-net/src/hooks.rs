@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::driver::Upstream;
 use crate::keeper::{JournalSink, Keeper};
 use crate::upstream::dial::{ConnRule, Dialer, Nearness, Target, Tls};
+use crate::upstream::route::Route;
 
 /// How often health is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -82,6 +83,12 @@ impl Webhook {
             return Err(WebhookError::Open(place(&target)));
         }
         Ok(Webhook { target })
+    }
+
+    /// The same address, reached this way.
+    #[must_use]
+    pub fn by(self, route: Route) -> Webhook {
+        Webhook { target: self.target.by(route) }
     }
 }
 

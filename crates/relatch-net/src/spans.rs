@@ -69,6 +69,12 @@ pub struct ExportError {
 }
 
 impl Export {
+    /// The same collector, reached this way.
+    #[must_use]
+    pub fn by(self, route: crate::upstream::route::Route) -> Export {
+        Export { target: self.target.by(route), ..self }
+    }
+
     /// What the standard variables of OpenTelemetry ask for; `None` when they ask for no traces.
     ///
     /// # Errors

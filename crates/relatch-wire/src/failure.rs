@@ -51,6 +51,8 @@ pub enum Code {
     CertificateRefused,
     /// The upstream's host name has no address.
     UnknownHost,
+    /// A proxy on the way does not let relatch through.
+    ProxyRefused,
     /// The fresh session refused the call too.
     ResendRefused,
     /// The call may not be sent again, by configuration.
@@ -108,6 +110,7 @@ impl Code {
         Self::BodyTooLarge,
         Self::CertificateRefused,
         Self::UnknownHost,
+        Self::ProxyRefused,
         Self::ResendRefused,
         Self::NeverReplayed,
         Self::AnswerBroken,
@@ -159,7 +162,7 @@ impl Code {
                 -31011,
                 "The server could not be reached for as long as the call may wait (`--hold`, 45 s by default). The \
                  call was not sent and did not run. relatch keeps trying and is bound again as soon as the server \
-                 answers. Start the server, or look at `relatch status` for the cause.",
+                 answers. Start the server, or look at `relatch status` for the cause: it may be a proxy on the way.",
             ),
             Self::EndpointMissing => Row::new(
                 "endpoint-missing",
@@ -241,15 +244,24 @@ impl Code {
             Self::CertificateRefused => Row::new(
                 "certificate-refused",
                 -31024,
-                "The server's TLS certificate was rejected: expired, for another name, or by an authority that this \
-                 system does not trust. The call was not sent. Renew the certificate, or add its authority to the \
-                 system's trust store.",
+                "The server's TLS certificate was rejected: expired, for another name, or by an authority that is not \
+                 trusted; or the server wants a client certificate and was shown none that it knows. The call was not \
+                 sent. Renew the certificate, name the file of its authority (`ca`), or give relatch a certificate of \
+                 its own (`cert`, `key`).",
             ),
             Self::UnknownHost => Row::new(
                 "unknown-host",
                 -31025,
                 "The host name of the upstream has no address. The call was not sent. Check its spelling, and the \
                  network's name resolution.",
+            ),
+            Self::ProxyRefused => Row::new(
+                "proxy-refused",
+                -31036,
+                "The proxy on the way to the server does not connect to it: it wants credentials or refuses those that \
+                 it was given, does not allow the address, or is no proxy. The call was not sent. Correct the proxy \
+                 (`proxy`, or `HTTPS_PROXY`), have it allow the server's host and port, or go straight with \
+                 `proxy = \"none\"` or `NO_PROXY`. A proxy that is merely away is waited for.",
             ),
             Self::ResendRefused => Row::new(
                 "resend-refused",

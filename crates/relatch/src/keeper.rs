@@ -34,7 +34,7 @@ use crate::face::Face;
 use crate::launch::{Again, Launch, Place, Program, ServerSpec};
 use crate::reload::Reloader;
 use crate::render::{self, Failure};
-use crate::supervisor;
+use crate::{supervisor, ways};
 
 /// The last entries of a keeper that ends have so long to reach the disk.
 const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
@@ -307,7 +307,8 @@ pub(crate) fn hooks_of(launch: &Launch) -> Result<Hooks, Failure> {
     let webhook = match &launch.hooks.webhook {
         Some(text) => Some(
             Webhook::parse(text)
-                .map_err(|fault| Failure::usage("The address of `--webhook` can't be used").cause(fault))?,
+                .map_err(|fault| Failure::usage("The address of `--webhook` can't be used").cause(fault))?
+                .by(ways::usual()),
         ),
         None => None,
     };
@@ -321,9 +322,13 @@ pub(crate) fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
                 Failure::usage(format!("The address of `{}` can't be used", spec.name)).cause(fault)
             })?;
             let local = target.nearness() != Nearness::Public;
-            (Address::Url(target), local)
+            let route = ways::route(&spec.name, &target, &spec.ways)?;
+            (Address::Url(target.by(route)), local)
         }
-        Place::Command(program) => (Address::Command(command(program)), true),
+        Place::Command(program) => {
+            ways::of_command(&spec.name, &spec.ways)?;
+            (Address::Command(command(program)), true)
+        }
     };
     let policy = Policy {
         hold_ms: spec.hold_ms,

@@ -93,6 +93,21 @@ pub(crate) struct ServerSpec {
     pub(crate) transport: Transport,
     /// Whether its clients are told how the connection is.
     pub(crate) tell: bool,
+    /// How it is reached.
+    pub(crate) ways: Ways,
+}
+
+/// How an address is reached, where that is not straight and by the platform's trust.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ways {
+    /// Certificates that vouch for the server.
+    pub(crate) ca: Option<PathBuf>,
+    /// The certificate that relatch shows.
+    pub(crate) cert: Option<PathBuf>,
+    /// Its key; in the certificate's own file unless given.
+    pub(crate) key: Option<PathBuf>,
+    /// A proxy's address, which may hold a secret, or `none`. Unless given, the environment says.
+    pub(crate) proxy: Option<String>,
 }
 
 impl Program {
@@ -142,6 +157,12 @@ impl ServerSpec {
             tell: server.tell.as_ref().is_some_and(|set| set.value),
             transport: server.transport.as_ref().map_or(Transport::Auto, |set| set.value),
             gateway_errors_refused: server.gateway_errors.as_ref().is_some_and(|set| set.value),
+            ways: Ways {
+                ca: server.ca.as_ref().map(|set| set.value.clone()),
+                cert: server.cert.as_ref().map(|set| set.value.clone()),
+                key: server.key.as_ref().map(|set| set.value.clone()),
+                proxy: server.proxy.as_ref().map(|set| set.value.value.clone()),
+            },
         }
     }
 }

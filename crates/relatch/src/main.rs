@@ -21,6 +21,7 @@ mod supervisor;
 #[cfg(feature = "otel")]
 mod traces;
 mod tui;
+mod ways;
 
 use std::process::ExitCode;
 

@@ -13,7 +13,7 @@ pub(crate) fn start(keeper: &Arc<Keeper>) -> Option<Exporting> {
     match Export::of_variables(&|name| std::env::var(name).ok()) {
         Ok(Some(export)) => {
             tracing::info!(collector = %export.shown(), "exchanges are traced");
-            Some(keeper.trace_to(export, Tls::platform()))
+            Some(keeper.trace_to(export.by(crate::ways::usual()), Tls::platform()))
         }
         Ok(None) => None,
         Err(fault) => {

@@ -26,10 +26,10 @@ CODES = {
     "internal", "delivery-unknown", "upstream-down", "endpoint-missing", "session-flapping", "state-lost", "keeper-full",
     "hold-full", "credentials-refused", "redirected", "upstream-status", "not-mcp", "cancelled", "session-ended",
     "body-too-large", "certificate-refused", "unknown-host", "resend-refused", "never-replayed", "answer-broken",
-    "handshake-refused", "upstream-busy", "draining",
+    "handshake-refused", "upstream-busy", "draining", "proxy-refused",
 }  # fmt: skip
 # What no fault of these tests may lead to.
-NEVER_HERE = {"internal", "not-mcp", "redirected", "certificate-refused", "unknown-host", "credentials-refused", "session-ended"}
+NEVER_HERE = {"internal", "not-mcp", "redirected", "certificate-refused", "unknown-host", "proxy-refused", "credentials-refused", "session-ended"}
 
 
 @dataclass

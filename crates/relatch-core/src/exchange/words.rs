@@ -317,6 +317,18 @@ impl Exchange {
         .hint(format!("Check the address of `{upstream}` and the name service"))
     }
 
+    /// A proxy on the way says no.
+    pub(crate) fn proxy(&self, upstream: &str, cause: &str) -> Failure {
+        let (what, ran) = (self.title(), self.ran_words());
+        Failure::new(
+            Code::ProxyRefused,
+            self.ran(),
+            format!("The proxy on the way to `{upstream}` does not let relatch through. `{what}` {ran}."),
+        )
+        .cause(cause)
+        .hint(format!("Correct the proxy of `{upstream}`, or have it allow the server's address"))
+    }
+
     /// The answer broke a bound or is none.
     pub(crate) fn garbled(&self, upstream: &str, cause: &str) -> Failure {
         let what = self.title();

@@ -43,6 +43,7 @@ const AWAY: &[&str] = &[
     "upstream-silent",
     "certificate-refused",
     "unknown-host",
+    "proxy-refused",
 ];
 
 /// One of [`AWAY`]: it makes an upstream `down`, at once, and depends on nothing.
@@ -74,6 +75,11 @@ pub const KINDS: &[Kind] = &[
         "Renew the certificate, or have this machine trust its issuer",
     ),
     away("unknown-host", "The server's host name has no address", "Correct the address, or look at the DNS"),
+    away(
+        "proxy-refused",
+        "The proxy on the way to the server does not let relatch through",
+        "Correct the proxy, or have it allow the server's address",
+    ),
     Kind {
         code: "credentials-refused",
         title: "The server refuses the credentials",

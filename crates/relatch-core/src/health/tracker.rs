@@ -448,7 +448,9 @@ impl Tracker {
 fn down(since: At, code: &str, cause: &str) -> Option<Condition> {
     let effect = match code {
         "upstream-silent" => "Calls wait for their answers",
-        "certificate-refused" | "unknown-host" => "Calls are given back at once; none of them has run",
+        "certificate-refused" | "unknown-host" | "proxy-refused" => {
+            "Calls are given back at once; none of them has run"
+        }
         _ => "Calls wait, and are given back when their hold ends",
     };
     let (cause, effect) = (cause.to_owned(), effect.to_owned());

@@ -120,6 +120,7 @@ impl Machine {
                     CutKind::Tls => Some(exchange.certificate(&name, &cut.cause)),
                     CutKind::UnknownHost => Some(exchange.unknown_host(&name, &cut.cause)),
                     CutKind::Elsewhere => Some(exchange.endpoint_elsewhere(&name, &cut.cause)),
+                    CutKind::Proxy => Some(exchange.proxy(&name, &cut.cause)),
                     CutKind::Garbled if self.spoken => Some(exchange.garbled(&name, &cut.cause)),
                     CutKind::Garbled => {
                         Some(exchange.not_mcp(&name, &self.policy.url, Code::NotMcp, &cut.cause))

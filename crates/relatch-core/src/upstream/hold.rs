@@ -248,6 +248,7 @@ impl Machine {
         for ex in self.waiting.clone() {
             let failure = self.exchanges.get(&ex).map(|e| match kind {
                 CutKind::Tls => e.certificate(&name, cause),
+                CutKind::Proxy => e.proxy(&name, cause),
                 CutKind::UnknownHost | CutKind::Garbled | CutKind::Elsewhere | CutKind::Connection => {
                     e.unknown_host(&name, cause)
                 }

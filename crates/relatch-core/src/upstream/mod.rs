@@ -366,9 +366,12 @@ impl Machine {
         };
         self.session_ended = matches!(&outcome, Outcome::Refused(refusal) if refusal.ended);
         let hopeless = match &outcome {
-            Outcome::Cut(cut) if !cut.wrote && matches!(cut.kind, CutKind::Tls | CutKind::UnknownHost) => {
-                Some((cut.kind, cut.cause.clone()))
-            }
+            Outcome::Cut(cut) if !cut.wrote => match cut.kind {
+                CutKind::Tls => Some((Code::CertificateRefused, cut.kind, cut.cause.clone())),
+                CutKind::UnknownHost => Some((Code::UnknownHost, cut.kind, cut.cause.clone())),
+                CutKind::Proxy => Some((Code::ProxyRefused, cut.kind, cut.cause.clone())),
+                CutKind::Garbled | CutKind::Elsewhere | CutKind::Connection => None,
+            },
             _ => None,
         };
         match purpose {
@@ -385,8 +388,7 @@ impl Machine {
             Purpose::Resume(of) => self.resume_over(of, outcome),
             Purpose::Delete => self.out.push(Effect::Forget { latch, generation }),
         }
-        if let Some((kind, cause)) = hopeless.filter(|_| !self.elsewhere) {
-            let code = if kind == CutKind::Tls { Code::CertificateRefused } else { Code::UnknownHost };
+        if let Some((code, kind, cause)) = hopeless.filter(|_| !self.elsewhere) {
             self.mark_away(Absence { code, cause: &cause, confirmed: true, after: None });
             self.give_back_hopeless(kind, &cause);
         }

@@ -286,6 +286,10 @@ impl Machine {
                 let failure = exchange.unknown_host(&name, &cut.cause);
                 self.give_back(ex, Some(failure));
             }
+            (false, CutKind::Proxy) => {
+                let failure = exchange.proxy(&name, &cut.cause);
+                self.give_back(ex, Some(failure));
+            }
             (_, CutKind::Garbled | CutKind::Elsewhere) => {
                 let failure = exchange.garbled(&name, &cut.cause);
                 self.give_back(ex, Some(failure));
@@ -299,7 +303,7 @@ impl Machine {
                 });
                 self.again_or_back(ex, Delivery::NotSent, &cut.cause);
             }
-            (true, CutKind::Tls | CutKind::UnknownHost | CutKind::Connection) => {
+            (true, CutKind::Tls | CutKind::UnknownHost | CutKind::Proxy | CutKind::Connection) => {
                 self.connection_broke(&cut.cause);
                 self.again_or_back(ex, Delivery::Unknown, &cut.cause);
             }

@@ -168,6 +168,13 @@ pub(super) async fn unless_refused(up: &Arc<Upstream>, dialer: &Dialer, job: &Jo
             drain(reply).await;
         }
         End::Refused(refused) => {
+            if dialer.target().is_tls()
+                && let Some(words) = wants_certificate(&refused)
+            {
+                let cause = Cause::Tls(words.to_owned());
+                cut(up, attempt, of, Broken { wrote: Wrote::Nothing, cause });
+                return None;
+            }
             if matches!(
                 refused.status,
                 StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE
@@ -531,6 +538,22 @@ fn refused(head: &http::response::Parts, body: Bytes) -> Refused {
     }
 }
 
+/// nginx says no to a client's certificate, or to the lack of one, by an answer of its own, before it passes anything on.
+fn wants_certificate(refused: &Refused) -> Option<&'static str> {
+    let says = |words: &str| refused.body.windows(words.len()).any(|window| window == words.as_bytes());
+    if refused.status != StatusCode::BAD_REQUEST {
+        None
+    } else if says("No required SSL certificate was sent") {
+        Some("the server wants a client certificate, and none was shown to it (`cert` and `key`)")
+    } else if says("The SSL certificate error") {
+        Some(
+            "the server refuses the client certificate: it knows nobody who vouches for it, or it has expired",
+        )
+    } else {
+        None
+    }
+}
+
 /// Where a redirect leads, without what may be a secret in it.
 fn shown_location(location: &str) -> String {
     let shown = match Url::parse(location) {
@@ -563,11 +586,15 @@ pub(crate) fn words_of(broken: Broken, retry: Option<u64>) -> Cut {
     let kind = match &broken.cause {
         Cause::Tls(_) => CutKind::Tls,
         Cause::UnknownHost(_) => CutKind::UnknownHost,
+        Cause::Proxy(_) => CutKind::Proxy,
         Cause::HeadTooLarge | Cause::Malformed(_) => CutKind::Garbled,
         Cause::Refused(_)
         | Cause::ConnectTimeout(_)
         | Cause::Lookup(_)
         | Cause::Unreachable(_)
+        | Cause::NoSocket(_)
+        | Cause::NotAllowed(_)
+        | Cause::NoWay(_)
         | Cause::Reset(_)
         | Cause::Closed(_)
         | Cause::Io(_) => CutKind::Connection,

@@ -6,6 +6,9 @@
 use std::error::Error as StdError;
 use std::io::{self, ErrorKind};
 
+use super::socket::Peer;
+use super::trust::{self, Files};
+
 /// An attempt that has no whole answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
@@ -43,6 +46,18 @@ pub enum Cause {
     /// No way to the address. Carries the system's error and the address.
     #[error("no route to the server ({0})")]
     Unreachable(String),
+    /// Nothing is at the path of a unix socket. Carries path and error.
+    #[error("no socket is there ({0})")]
+    NoSocket(String),
+    /// This user may not go there. Carries the address and the error.
+    #[error("this user may not connect ({0})")]
+    NotAllowed(String),
+    /// A proxy refuses, or none can be asked: it stays so until somebody mends it. Carries words that name it and the server.
+    #[error("{0}")]
+    Proxy(String),
+    /// A proxy is away, or does not reach the server now. Carries words that name both.
+    #[error("{0}")]
+    NoWay(String),
     /// TLS was refused: a certificate that is not trusted, or a peer that does not speak it.
     #[error("TLS refused: {0}")]
     Tls(String),
@@ -76,8 +91,13 @@ impl Broken {
 impl Cause {
     /// Reads a system error that happened at `at`.
     pub(crate) fn of_io(fault: &io::Error, at: &str) -> Self {
+        Self::of_tls_io(fault, at, None)
+    }
+
+    /// The same on a connection that goes by these files.
+    pub(crate) fn of_tls_io(fault: &io::Error, at: &str, files: Option<&Files>) -> Self {
         if let Some(tls) = within::<rustls::Error>(fault) {
-            return Self::of_tls(tls);
+            return Self::Tls(trust::why(tls, files.unwrap_or(&Files::default())));
         }
         match fault.kind() {
             ErrorKind::ConnectionRefused => Self::Refused(at.to_owned()),
@@ -93,13 +113,14 @@ impl Cause {
         }
     }
 
-    /// Reads an error of the HTTP layer on a connection to `at`.
-    pub(crate) fn of_http(fault: &hyper::Error, at: &str) -> Self {
+    /// Reads an error of the HTTP layer on a connection to `peer`.
+    pub(crate) fn of_http(fault: &hyper::Error, peer: &Peer) -> Self {
+        let at = &*peer.shown;
         if fault.is_parse_too_large() {
             return Self::HeadTooLarge;
         }
         if let Some(io) = within::<io::Error>(fault) {
-            return Self::of_io(io, at);
+            return Self::of_tls_io(io, at, peer.files.as_ref());
         }
         if fault.is_parse() {
             return Self::Malformed(fault.to_string());
@@ -109,17 +130,10 @@ impl Cause {
         }
         Self::Io(format!("{fault}, {at}"))
     }
-
-    fn of_tls(fault: &rustls::Error) -> Self {
-        Self::Tls(match fault {
-            rustls::Error::InvalidMessage(_) => format!("the peer does not speak TLS here ({fault})"),
-            _ => fault.to_string(),
-        })
-    }
 }
 
 /// The first error of type `E` in the chain, looking inside `io::Error`s as well.
-fn within<'a, E: StdError + 'static>(fault: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+pub(crate) fn within<'a, E: StdError + 'static>(fault: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut next = Some(fault);
     while let Some(fault) = next {
         if let Some(found) = fault.downcast_ref::<E>() {

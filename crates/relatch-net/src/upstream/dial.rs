@@ -1,12 +1,13 @@
 //! Connections to one upstream: opened, kept, used once at a time, and honest about what was written.
 //!
 //! Decides which connection carries a request (by the rule it is given) and when an idle one is closed. Follows no
-//! redirect, reads no proxy variables and sends nothing twice: a request goes to a second connection only after
+//! redirect, reads no variables and sends nothing twice: a request goes to a second connection only after
 //! proof that no byte of it was written to the first, and [`Counts::handed_back`] counts each such case.
 //!
 //! A connection is driven by whoever waits for its answer, not by a task of its own: at 32 calls in flight that
 //! took a sixth off the CPU time of each call.
 
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -24,9 +25,10 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 
 pub use super::broken::{Broken, Cause, Wrote};
-pub use super::socket::Tls;
-use super::socket::{self, Gauge, Wire};
+use super::route::Route;
+use super::socket::{self, Gauge, Peer, Wire};
 pub use super::target::{Nearness, Target, TargetError};
+pub use super::trust::Tls;
 use crate::clock::Clock;
 
 /// The largest head of an answer, in bytes.
@@ -97,6 +99,7 @@ impl Dialer {
     #[must_use]
     pub fn with_spans(target: Target, tls: Tls, spans: Spans) -> Self {
         let home = Home {
+            route: Mutex::new(Arc::new(target.route().clone())),
             target,
             tls,
             spans,
@@ -141,6 +144,18 @@ impl Dialer {
             }
         }
         home.connect().await?.exchange(request, home).await
+    }
+
+    /// How the target is reached now.
+    #[must_use]
+    pub fn route(&self) -> Arc<Route> {
+        Arc::clone(&crate::lock(&self.home.route))
+    }
+
+    /// From now on it is reached this way; running requests end where they are.
+    pub fn reroute(&self, route: Route) {
+        *crate::lock(&self.home.route) = Arc::new(route);
+        self.close_idle();
     }
 
     /// Closes the connections that carry nothing now.
@@ -232,7 +247,7 @@ impl Reply {
                     }
                 }
                 Some(Err(fault)) => {
-                    let cause = Cause::of_http(&fault, &link.at);
+                    let cause = Cause::of_http(&fault, &link.peer);
                     self.rest = Rest::Cut;
                     return Some(Err(Broken::maybe(cause)));
                 }
@@ -297,6 +312,7 @@ impl std::fmt::Debug for Reply {
 /// What all clones of a dialer and its replies share.
 struct Home {
     target: Target,
+    route: Mutex<Arc<Route>>,
     tls: Tls,
     spans: Spans,
     clock: Clock,
@@ -328,18 +344,34 @@ impl Home {
     }
 
     async fn connect(&self) -> Result<Box<Link>, Broken> {
-        let opened = socket::open(&self.target, &self.tls, self.spans.connect, &self.open)
+        let route = Arc::clone(&crate::lock(&self.route));
+        let opened = socket::open(&self.target, &route, &self.tls, self.spans.connect, &self.open)
             .await
             .map_err(Broken::unsent)?;
         self.opened.fetch_add(1, Ordering::Relaxed);
-        let at = opened.peer.to_string();
+        let peer = opened.peer;
+        if let Some((_, now)) = &peer.address {
+            // A name that has moved on leaves nothing behind that would be used again.
+            self.leave(|at| !now.contains(&at));
+        }
         let (sender, driver) = http1::Builder::new()
             .max_header_size(MAX_HEAD)
             .max_buf_size(MAX_READ)
             .handshake(TokioIo::new(opened.wire))
             .await
-            .map_err(|fault| Broken::unsent(Cause::of_http(&fault, &at)))?;
-        Ok(Box::new(Link { sender, driver: Some(driver), gauge: opened.gauge, at }))
+            .map_err(|fault| Broken::unsent(Cause::of_http(&fault, &peer)))?;
+        Ok(Box::new(Link { sender, driver: Some(driver), gauge: opened.gauge, peer, used: false }))
+    }
+
+    /// Closes idle connections to addresses of this sort.
+    fn leave(&self, sort: impl Fn(SocketAddr) -> bool) {
+        let mut pool = self.pool();
+        let (left, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut pool.idle)
+            .into_iter()
+            .partition(|idle| idle.link.peer.address.as_ref().is_some_and(|(at, _)| sort(*at)));
+        pool.idle = kept;
+        drop(pool);
+        drop(left);
     }
 
     /// The connection that was used last, if the rule takes it and it is still open.
@@ -420,8 +452,9 @@ struct Link {
     /// Gone once it has ended: kept any longer, a request queued on it would never be answered.
     driver: Option<Connection<TokioIo<Wire>, Full<Bytes>>>,
     gauge: Arc<Gauge>,
-    /// The peer's address, for words.
-    at: String,
+    peer: Peer,
+    /// Whether it has carried an answer.
+    used: bool,
 }
 
 impl Link {
@@ -441,6 +474,7 @@ impl Link {
         };
         match answer {
             Ok(answer) => {
+                self.used = true;
                 let (head, body) = answer.into_parts();
                 let ended = body.is_end_stream();
                 let home = home.clone();
@@ -452,7 +486,14 @@ impl Link {
             }
             Err(mut fault) => {
                 let unsent = fault.take_message().is_some() || self.gauge.written() == before;
-                let cause = Cause::of_http(&fault.into_error(), &self.at);
+                let fault = fault.into_error();
+                // Said in answer to the handshake, before the server looks at what came behind it.
+                let unsent = unsent || (!self.used && socket::refuses_client(&fault));
+                let cause = Cause::of_http(&fault, &self.peer);
+                if let (false, Some((at, _))) = (unsent, &self.peer.address) {
+                    // Where one connection breaks, those beside it are no better.
+                    home.leave(|other| other == *at);
+                }
                 Err(if unsent { Broken::unsent(cause) } else { Broken::maybe(cause) })
             }
         }

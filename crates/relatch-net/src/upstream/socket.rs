@@ -1,78 +1,44 @@
-//! A connection's bytes: TCP, or TLS over it, with a gauge at the lowest level.
+//! A connection's bytes: TCP or a unix socket, and TLS over it, with a gauge at the lowest level.
 //!
 //! The gauge knows two things that HTTP libraries don't tell: how many bytes the operating system has taken, and
 //! whether the peer had closed at the last moment before the first of them. Opens sockets; pools nothing.
 
-use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Host;
 
 use super::broken::Cause;
+use super::connect::{addresses, connect};
+use super::proxy::{self, ProxyAddress};
+use super::route::{Names, Route};
 use super::target::Target;
+use super::trust::{self, Files, Tls};
 
-/// At most so many addresses of one name are tried.
-const MAX_ADDRESSES: usize = 8;
-
-/// How https upstreams are trusted. Cheap to clone; nothing is loaded before the first https connection.
-#[derive(Clone, Default)]
-pub struct Tls {
-    config: Arc<OnceLock<Arc<ClientConfig>>>,
-}
-
-impl Tls {
-    /// Trusts what the platform trusts.
-    #[must_use]
-    pub fn platform() -> Self {
-        Self::default()
-    }
-
-    /// Trusts what `config` says. It should offer no protocol but `http/1.1`.
-    #[must_use]
-    pub fn with_config(config: Arc<ClientConfig>) -> Self {
-        Self { config: Arc::new(OnceLock::from(config)) }
-    }
-
-    fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
-        if let Some(config) = self.config.get() {
-            return Ok(config.clone());
-        }
-        let config = Arc::new(platform_config()?);
-        Ok(self.config.get_or_init(|| config).clone())
-    }
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("loaded", &self.config.get().is_some()).finish()
-    }
-}
-
-fn platform_config() -> Result<ClientConfig, rustls::Error> {
-    use rustls_platform_verifier::BuilderVerifierExt;
-    let ring = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(ring)
-        .with_safe_default_protocol_versions()?
-        .with_platform_verifier()?
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
-}
+/// A peer that has said nothing for so long is asked whether it is there, and again after each [`PROBE`].
+const QUIET: Duration = Duration::from_secs(20);
+/// See [`QUIET`].
+const PROBE: Duration = Duration::from_secs(10);
+/// A peer that lets bytes or probes go without a sign for so long has vanished. Without it the system would send a request
+/// again and again for a quarter of an hour; a machine that was moved from one network to another is heard of again sooner.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const VANISHED: Duration = Duration::from_secs(40);
+/// A server that wants to know who relatch is has so long to refuse what it was shown.
+const REFUSAL: Duration = Duration::from_millis(250);
 
 /// What the lowest level saw of one connection.
 #[derive(Debug, Default)]
@@ -110,132 +76,190 @@ impl Drop for Counted {
     }
 }
 
-/// A TCP socket with its gauge.
+/// A socket with its gauge.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    tcp: TcpStream,
+    stream: Stream,
     gauge: Arc<Gauge>,
     _counted: Counted,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 /// What HTTP runs over.
 pub(crate) enum Wire {
     Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<TlsStream<Wire>>),
 }
 
 /// A connection just made.
 pub(crate) struct Opened {
     pub(crate) wire: Wire,
     pub(crate) gauge: Arc<Gauge>,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
 }
 
-/// Connects to `target` within `limit` for all its addresses, and within as much again for TLS.
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// For words: an address, a path, or a host behind a proxy.
+    pub(crate) shown: Arc<str>,
+    /// Its address, and all that its name has now; none behind a proxy and at a unix socket.
+    pub(crate) address: Option<(SocketAddr, Arc<[SocketAddr]>)>,
+    /// By what it was trusted.
+    pub(crate) files: Option<Files>,
+}
+
+/// Connects to `target` within `limit` for all its addresses, and within as much again for each further step: a proxy's
+/// tunnel, and TLS.
 ///
 /// No byte of a request is written here, so each failure is proof that nothing was sent.
 pub(crate) async fn open(
     target: &Target,
+    route: &Route,
     tls: &Tls,
     limit: Duration,
     open: &Arc<AtomicUsize>,
 ) -> Result<Opened, Cause> {
-    let (tcp, peer) = connect(target, limit).await?;
-    // Neither option is needed to be right, only to be quick and to notice a peer that vanished.
-    let _ = tcp.set_nodelay(true);
-    let probes =
-        TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
-    let _ = SockRef::from(&tcp).set_tcp_keepalive(&probes);
-
     let gauge = Arc::new(Gauge::default());
-    let socket = Socket { tcp, gauge: gauge.clone(), _counted: Counted::new(open) };
-    let wire = if target.is_tls() {
-        Wire::Tls(Box::new(secure(target, tls, limit, socket, peer).await?))
-    } else {
-        Wire::Plain(socket)
+    let socket = |stream| Socket { stream, gauge: Arc::clone(&gauge), _counted: Counted::new(open) };
+    if let Some(path) = target.socket() {
+        let wire = Wire::Plain(socket(Stream::Unix(at_path(path, limit).await?)));
+        let peer = Peer { shown: path.display().to_string().into(), address: None, files: None };
+        return Ok(Opened { wire, gauge, peer });
+    }
+    let (mut wire, mut peer) = match route.proxy.to(target).map_err(Cause::Proxy)? {
+        None => {
+            let (tcp, peer) = over_tcp(target.host(), target.port(), &route.names, limit).await?;
+            if let Some((_, all)) = &peer.address {
+                target.learn(all);
+            }
+            (Wire::Plain(socket(Stream::Tcp(tcp))), peer)
+        }
+        Some(proxy) => {
+            let (tcp, _) = over_tcp(proxy.host(), proxy.port(), &route.names, limit)
+                .await
+                .map_err(|cause| no_way(proxy, target, &cause))?;
+            let wire = through(Wire::Plain(socket(Stream::Tcp(tcp))), proxy, target, limit).await?;
+            let shown = format!("{}:{} by {proxy}", target.host(), target.port()).into();
+            (wire, Peer { shown, address: None, files: None })
+        }
     };
+    if target.is_tls() {
+        let tls = route.tls.as_ref().unwrap_or(tls);
+        let secured = secure(wire, target.host(), tls, limit, &peer.shown).await?;
+        wire = Wire::Tls(Box::new(secured));
+        peer.files = Some(tls.files().clone());
+    }
     Ok(Opened { wire, gauge, peer })
 }
 
+async fn at_path(path: &Path, limit: Duration) -> Result<UnixStream, Cause> {
+    let shown = path.display();
+    match timeout(limit, UnixStream::connect(path)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(fault)) => Err(match fault.kind() {
+            ErrorKind::NotFound => Cause::NoSocket(format!("{shown}, ENOENT")),
+            ErrorKind::PermissionDenied => Cause::NotAllowed(format!("{shown}, EACCES")),
+            // The queue of those who wait to be let in is full.
+            ErrorKind::WouldBlock => {
+                Cause::ConnectTimeout(format!("the room of its queue ({shown}, EAGAIN)"))
+            }
+            _ => Cause::of_io(&fault, &shown.to_string()),
+        }),
+        Err(_) => Err(Cause::ConnectTimeout(format!("{limit:?} ({shown})"))),
+    }
+}
+
+async fn over_tcp(
+    host: &Host<String>,
+    port: u16,
+    names: &Names,
+    limit: Duration,
+) -> Result<(TcpStream, Peer), Cause> {
+    let deadline = Instant::now() + limit;
+    let all = addresses(host, port, names, deadline, limit).await?;
+    let (tcp, at) = connect(&all, deadline, limit).await?;
+    // None of these is needed to be right, only to be quick and to notice a peer that vanished.
+    let _ = tcp.set_nodelay(true);
+    let socket = SockRef::from(&tcp);
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(QUIET).with_interval(PROBE));
+    // Nobody vanishes on this machine, and one that is stopped at a breakpoint may take its time to read.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if !at.ip().to_canonical().is_loopback() {
+        let _ = socket.set_tcp_user_timeout(Some(VANISHED));
+    }
+    Ok((tcp, Peer { shown: at.to_string().into(), address: Some((at, all.into())), files: None }))
+}
+
+/// Through a proxy's tunnel, over TLS where the proxy speaks it.
+async fn through(wire: Wire, proxy: &ProxyAddress, target: &Target, limit: Duration) -> Result<Wire, Cause> {
+    let mut wire = match proxy.is_tls() {
+        false => wire,
+        true => {
+            let shown = proxy.to_string();
+            let secured = secure(wire, proxy.host(), &Tls::platform(), limit, &shown).await;
+            Wire::Tls(Box::new(secured.map_err(|cause| no_way(proxy, target, &cause))?))
+        }
+    };
+    // Whom the proxy has to find and to reach in turn gets twice the time.
+    match timeout(limit * 2, proxy::tunnel(&mut wire, proxy, target)).await {
+        Ok(Ok(())) => Ok(wire),
+        Ok(Err(cause)) => Err(cause),
+        Err(_) => Err(no_way(proxy, target, &Cause::ConnectTimeout(format!("{:?}", limit * 2)))),
+    }
+}
+
+fn no_way(proxy: &ProxyAddress, target: &Target, cause: &Cause) -> Cause {
+    let to = format!("{}:{}", target.host(), target.port());
+    let words = format!("the proxy `{proxy}` gives no way to `{to}`: {cause}");
+    match cause {
+        Cause::Tls(_) | Cause::UnknownHost(_) => Cause::Proxy(words),
+        _ => Cause::NoWay(words),
+    }
+}
+
 async fn secure(
-    target: &Target,
+    wire: Wire,
+    host: &Host<String>,
     tls: &Tls,
     limit: Duration,
-    socket: Socket,
-    peer: SocketAddr,
-) -> Result<TlsStream<Socket>, Cause> {
-    let config = tls.config().map_err(|fault| Cause::Tls(format!("the platform's trust store: {fault}")))?;
-    let name = match target.host() {
+    shown: &str,
+) -> Result<TlsStream<Wire>, Cause> {
+    let ready = tls.ready().await?;
+    let name = match host {
         Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
             .map_err(|_| Cause::Tls(format!("no certificate can be for `{name}`")))?,
         Host::Ipv4(ip) => ServerName::from(IpAddr::V4(*ip)),
         Host::Ipv6(ip) => ServerName::from(IpAddr::V6(*ip)),
     };
-    match timeout(limit, TlsConnector::from(config).connect(name, socket)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(fault)) => Err(Cause::of_io(&fault, &peer.to_string())),
-        Err(_) => Err(Cause::ConnectTimeout(format!("{} (TLS with {peer})", shown(limit)))),
-    }
-}
-
-async fn connect(target: &Target, limit: Duration) -> Result<(TcpStream, SocketAddr), Cause> {
     let deadline = Instant::now() + limit;
-    let addresses = addresses(target, deadline, limit).await?;
-    let mut refused = Vec::new();
-    let mut silent = Vec::new();
-    let mut other = None;
-    for (tried, &at) in addresses.iter().enumerate() {
-        // Each address gets its share of what is left, so that a silent first one can't eat it all.
-        let left = addresses.len() - tried;
-        let share = deadline.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(1);
-        match timeout(share, TcpStream::connect(at)).await {
-            Ok(Ok(tcp)) => return Ok((tcp, at)),
-            Ok(Err(fault)) if fault.kind() == ErrorKind::ConnectionRefused => refused.push(at.to_string()),
-            Ok(Err(fault)) => {
-                other.get_or_insert_with(|| Cause::of_io(&fault, &at.to_string()));
-            }
-            Err(_) => silent.push(at.to_string()),
+    let mut stream =
+        match timeout_at(deadline, TlsConnector::from(Arc::clone(&ready.config)).connect(name, wire)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(fault)) => return Err(Cause::of_tls_io(&fault, shown, Some(tls.files()))),
+            Err(_) => return Err(Cause::ConnectTimeout(format!("{limit:?} (TLS with {shown})"))),
+        };
+    if ready.is_in_doubt() {
+        let mut nothing = [0; 1];
+        let mut into = ReadBuf::new(&mut nothing);
+        let said = std::future::poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut into));
+        match timeout(REFUSAL, said).await {
+            Ok(Err(fault)) => return Err(Cause::of_tls_io(&fault, shown, Some(tls.files()))),
+            Ok(Ok(())) => return Err(Cause::Closed(shown.to_owned())),
+            Err(_) => ready.settle(),
         }
     }
-    // Said is what tells most: a refusal means that the machine is there.
-    if !refused.is_empty() {
-        return Err(Cause::Refused(refused.join(", ")));
-    }
-    if !silent.is_empty() {
-        return Err(Cause::ConnectTimeout(format!("{} ({})", shown(limit), silent.join(", "))));
-    }
-    Err(other.unwrap_or_else(|| Cause::UnknownHost(target.host().to_string())))
+    Ok(stream)
 }
 
-async fn addresses(target: &Target, deadline: Instant, limit: Duration) -> Result<Vec<SocketAddr>, Cause> {
-    let port = target.port();
-    let name = match target.host() {
-        Host::Ipv4(ip) => return Ok(vec![SocketAddr::from((*ip, port))]),
-        Host::Ipv6(ip) => return Ok(vec![SocketAddr::from((*ip, port))]),
-        Host::Domain(_) if target.is_local_name() => {
-            let both = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
-            return Ok(both.map(|ip| SocketAddr::new(ip, port)).to_vec());
-        }
-        Host::Domain(name) => name,
-    };
-    let found = match timeout_at(deadline, tokio::net::lookup_host((name.as_str(), port))).await {
-        Ok(Ok(found)) => found.take(MAX_ADDRESSES).collect::<Vec<_>>(),
-        // The resolver's codes are lost on the way; a failure that passes says so in its text.
-        Ok(Err(fault)) if fault.to_string().contains("emporary failure") => {
-            return Err(Cause::Lookup(format!("`{name}`: {fault}")));
-        }
-        Ok(Err(_)) => return Err(Cause::UnknownHost(name.clone())),
-        Err(_) => return Err(Cause::Lookup(format!("`{name}`: nothing within {}", shown(limit)))),
-    };
-    if found.is_empty() {
-        return Err(Cause::UnknownHost(name.clone()));
-    }
-    target.learn(&found);
-    Ok(found)
-}
-
-fn shown(limit: Duration) -> String {
-    format!("{limit:?}")
+/// Whether a fault is a server's no to relatch's certificate, which comes before it looks at what was sent.
+pub(crate) fn refuses_client(fault: &hyper::Error) -> bool {
+    super::broken::within::<rustls::Error>(fault).is_some_and(trust::refuses_client)
 }
 
 impl Socket {
@@ -245,7 +269,11 @@ impl Socket {
         if !self.gauge.look.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        match SockRef::from(&self.tcp).peek(&mut [MaybeUninit::uninit()]) {
+        let socket = match &self.stream {
+            Stream::Tcp(tcp) => SockRef::from(tcp),
+            Stream::Unix(unix) => SockRef::from(unix),
+        };
+        match socket.peek(&mut [MaybeUninit::uninit()]) {
             Err(fault) if matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
             // An end, an error, or bytes that nobody asked for (a 408, a TLS goodbye).
             Ok(_) | Err(_) => Err(io::Error::new(ErrorKind::ConnectionAborted, "closed while idle")),
@@ -263,14 +291,20 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, into)
+        match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, into),
+            Stream::Unix(unix) => Pin::new(unix).poll_read(cx, into),
+        }
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         self.look()?;
-        let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, from))?;
+        let written = ready!(match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, from),
+            Stream::Unix(unix) => Pin::new(unix).poll_write(cx, from),
+        })?;
         self.count(written);
         Poll::Ready(Ok(written))
     }
@@ -281,21 +315,33 @@ impl AsyncWrite for Socket {
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.look()?;
-        let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, from))?;
+        let written = ready!(match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, from),
+            Stream::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, from),
+        })?;
         self.count(written);
         Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        match &self.stream {
+            Stream::Tcp(tcp) => tcp.is_write_vectored(),
+            Stream::Unix(unix) => unix.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Unix(unix) => Pin::new(unix).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        match &mut self.stream {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
     }
 }
 

@@ -1,17 +1,24 @@
-//! An upstream's address: parsed once, checked once.
+//! An upstream's address: parsed once, checked once. A URL, or a unix socket.
 //!
-//! Decides what counts as a usable URL and how near its host is. Resolves nothing itself; the dialer tells it
+//! Decides what counts as a usable address and how near it is. Resolves nothing itself; the dialer tells it
 //! what a name resolved to.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use http::HeaderValue;
 use url::{Host, Url};
 
+use super::route::Route;
 use crate::redact;
+
+/// What is asked for at a unix socket that is given without a path of its own.
+const SOCKET_URI: &str = "/mcp";
+/// The system's bound for the path of a unix socket, in bytes.
+const MAX_SOCKET: usize = 107;
 
 /// The longest URL that is taken, in bytes.
 pub const MAX_URL: usize = 8 * 1024;
@@ -19,8 +26,11 @@ pub const MAX_URL: usize = 8 * 1024;
 /// One upstream URL and what follows from it. Clones share what is learnt about nearness.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The URL as given: http or https, with a host, without userinfo and fragment.
+    /// The URL as given: http or https, with a host, without userinfo and fragment. At a unix socket its host is
+    /// `localhost`.
     pub url: Url,
+    socket: Option<Arc<Path>>,
+    route: Arc<Route>,
     host: Host<String>,
     port: u16,
     host_header: HeaderValue,
@@ -77,6 +87,9 @@ pub enum TargetError {
         /// What follows `#`.
         fragment: String,
     },
+    /// The address of a unix socket that is none.
+    #[error("{0}")]
+    Socket(&'static str),
     /// Anything else the URL standard refuses.
     #[error("not a URL: {0}")]
     Invalid(url::ParseError),
@@ -98,6 +111,9 @@ impl TargetError {
                 format!("Use `{shown}` and `--header 'Authorization: Basic …'`")
             }
             Self::Fragment { .. } => "Remove everything from `#` on".into(),
+            Self::Socket(_) => {
+                "Write it as `unix:/run/mcp.sock`, or `unix:/run/mcp.sock:/PATH` where the server is not at `/mcp`".into()
+            }
         }
     }
 }
@@ -114,6 +130,9 @@ impl Target {
         }
         if text.len() > MAX_URL {
             return Err(TargetError::TooLong);
+        }
+        if let Some((socket, uri)) = socket_of(text) {
+            return Self::at_socket(socket?, &uri);
         }
         if !text.contains("://") && !begins_with_web_scheme(text) {
             return Err(no_scheme(text));
@@ -144,7 +163,69 @@ impl Target {
         };
         let host_header = HeaderValue::try_from(authority).map_err(|_| TargetError::NoHost)?;
         let nearness = Arc::new(AtomicU8::new(code(literal_nearness(&host))));
-        Ok(Self { url, host, port, host_header, nearness })
+        Ok(Self { url, socket: None, route: Arc::default(), host, port, host_header, nearness })
+    }
+
+    fn at_socket(socket: PathBuf, uri: &str) -> Result<Self, TargetError> {
+        if !socket.is_absolute() {
+            return Err(TargetError::Socket("the path of a unix socket begins with `/`"));
+        }
+        if socket.as_os_str().len() > MAX_SOCKET {
+            return Err(TargetError::Socket("the path of a unix socket has at most 107 bytes"));
+        }
+        if socket.as_os_str().to_string_lossy().chars().any(char::is_control) {
+            return Err(TargetError::Socket("the path of a unix socket has no control characters"));
+        }
+        let uri = if uri.is_empty() { SOCKET_URI } else { uri };
+        let target = Self::parse(&format!("http://localhost{uri}"))?;
+        Ok(Self { socket: Some(socket.into()), ..target })
+    }
+
+    /// The same target, reached this way.
+    #[must_use]
+    pub fn by(self, route: Route) -> Self {
+        Self { route: Arc::new(route), ..self }
+    }
+
+    /// The same way to another URL of the same server.
+    ///
+    /// # Errors
+    /// As [`Target::parse`].
+    pub fn beside(&self, url: &Url) -> Result<Self, TargetError> {
+        let target = Self::parse(url.as_str())?;
+        Ok(Self {
+            socket: self.socket.clone(),
+            route: Arc::clone(&self.route),
+            nearness: Arc::clone(&self.nearness),
+            ..target
+        })
+    }
+
+    /// How it is reached.
+    #[must_use]
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// The unix socket at which it is, where it is at one.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// Whether this is the same address, however it is reached.
+    #[must_use]
+    pub fn is_at(&self, other: &Target) -> bool {
+        self.url == other.url && self.socket == other.socket
+    }
+
+    /// The whole address as a URL, with what may be secret in it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match &self.socket {
+            None => self.url.to_string(),
+            Some(socket) => with_uri(socket, self.path_and_query()),
+        }
     }
 
     /// The host as a name or address.
@@ -207,8 +288,52 @@ impl Target {
 impl fmt::Display for Target {
     /// The URL without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&redact::url(&self.url))
+        let shown = redact::url(&self.url);
+        match &self.socket {
+            None => f.write_str(&shown),
+            Some(socket) => f.write_str(&with_uri(socket, shown.trim_start_matches("http://localhost"))),
+        }
     }
+}
+
+fn with_uri(socket: &Path, uri: &str) -> String {
+    match uri {
+        SOCKET_URI => format!("unix:{}", socket.display()),
+        uri => format!("unix:{}:{uri}", socket.display()),
+    }
+}
+
+/// The socket and the path behind it, of an address that means one: `unix:/run/mcp.sock:/mcp`, with `//` or without; as
+/// nginx writes it, `http://unix:/run/mcp.sock:/mcp`; and as some libraries do, `http+unix://%2Frun%2Fmcp.sock/mcp`.
+fn socket_of(text: &str) -> Option<(Result<PathBuf, TargetError>, String)> {
+    let after = |prefix: &str| {
+        let begins = text.get(..prefix.len())?.eq_ignore_ascii_case(prefix);
+        begins.then(|| &text[prefix.len()..])
+    };
+    if let Some(rest) = after("http+unix://") {
+        let (host, uri) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let path = String::from_utf8(super::proxy::decoded(host)).map(PathBuf::from);
+        return Some((
+            path.map_err(|_| TargetError::Socket("the path of a unix socket is no text")),
+            uri.to_owned(),
+        ));
+    }
+    let rest = after("http://unix:").or_else(|| {
+        let rest = after("unix:")?;
+        Some(rest.strip_prefix("//").unwrap_or(rest))
+    })?;
+    let (path, uri) = match rest.find(":/") {
+        Some(at) => (&rest[..at], &rest[at + 1..]),
+        None => (rest.strip_suffix(':').unwrap_or(rest), ""),
+    };
+    let path = match path {
+        "" => Err(TargetError::Socket("the address names no unix socket")),
+        // As URLs spell what they don't allow.
+        path => String::from_utf8(super::proxy::decoded(path))
+            .map(PathBuf::from)
+            .map_err(|_| TargetError::Socket("the path of a unix socket is no text")),
+    };
+    Some((path, uri.to_owned()))
 }
 
 pub(crate) fn is_local(name: &str) -> bool {
@@ -286,6 +411,37 @@ mod tests {
 
         let target = Target::parse("http://[::1]:80/mcp").unwrap();
         assert_eq!(target.host_header(), "[::1]");
+    }
+
+    #[test]
+    fn a_unix_socket_is_an_address_in_each_of_its_spellings() {
+        for (text, shown, uri) in [
+            ("unix:/run/mcp.sock", "unix:/run/mcp.sock", "/mcp"),
+            ("unix:///run/mcp.sock", "unix:/run/mcp.sock", "/mcp"),
+            ("unix:/run/mcp.sock:/", "unix:/run/mcp.sock:/", "/"),
+            ("unix:/run/a b.sock:/api/mcp?key=s", "unix:/run/a b.sock:/api/mcp?key=…", "/api/mcp?key=s"),
+            ("http://unix:/run/mcp.sock:/x", "unix:/run/mcp.sock:/x", "/x"),
+            ("http+unix://%2Frun%2Fmcp.sock/x", "unix:/run/mcp.sock:/x", "/x"),
+            ("http+unix://%2Frun%2Fmcp.sock", "unix:/run/mcp.sock", "/mcp"),
+            ("unix:/run/a%20b.sock", "unix:/run/a b.sock", "/mcp"),
+        ] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!((target.to_string().as_str(), target.path_and_query()), (shown, uri), "{text}");
+            assert_eq!((target.host_header().to_str().unwrap(), target.is_tls()), ("localhost", false));
+            assert_eq!(target.nearness(), Nearness::Loopback);
+            let again = Target::parse(&target.address()).unwrap();
+            assert!(again.is_at(&target), "{} and {}", again.address(), target.address());
+        }
+        for (text, words) in [
+            ("unix:", "names no unix socket"),
+            ("unix:run/mcp.sock", "begins with `/`"),
+            ("http://unix:80/mcp", "begins with `/`"),
+            ("http+unix://run", "begins with `/`"),
+        ] {
+            assert!(Target::parse(text).unwrap_err().to_string().contains(words), "{text}");
+        }
+        let long = format!("unix:/{}", "a".repeat(107));
+        assert!(Target::parse(&long).unwrap_err().to_string().contains("107 bytes"));
     }
 
     #[test]

@@ -63,10 +63,24 @@ impl Way {
     pub(crate) fn leads_to(&self, address: &Address, transport: Transport) -> bool {
         match (self, address) {
             (Way::Url(dialer, streams), Address::Url(target)) => {
-                dialer.target().url == target.url && streams.transport() == transport
+                dialer.target().is_at(target) && streams.transport() == transport
             }
             (Way::Command(commands), Address::Command(command)) => commands.command() == command,
             (Way::Url(..) | Way::Command(_), Address::Url(_) | Address::Command(_)) => false,
+        }
+    }
+
+    /// From now on it leads there as `address` says. What of that is new, by the words of the configuration.
+    pub(crate) fn follow(&self, address: &Address) -> Vec<&'static str> {
+        match (self, address) {
+            (Way::Url(dialer, _), Address::Url(target)) => {
+                let changes = dialer.route().changes(target.route());
+                if !changes.is_empty() {
+                    dialer.reroute(target.route().clone());
+                }
+                changes
+            }
+            (Way::Url(..) | Way::Command(_), Address::Url(_) | Address::Command(_)) => Vec::new(),
         }
     }
 

@@ -57,7 +57,15 @@ impl Server {
         F: Fn(Peer) -> S + Send + 'static,
         S: Future<Output = io::Result<()>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), script)
+    }
+
+    /// The same for what comes to `listener`.
+    pub(crate) fn on<F, S>(listener: TcpListener, script: F) -> Self
+    where
+        F: Fn(Peer) -> S + Send + 'static,
+        S: Future<Output = io::Result<()>> + Send + 'static,
+    {
         let at = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
         let log = seen.clone();

@@ -43,6 +43,7 @@ impl World {
             (CutKind::Connection, true) => "connection reset",
             (CutKind::Tls, _) => "the certificate is for another name",
             (CutKind::UnknownHost, _) => "no such host",
+            (CutKind::Proxy, _) => "the proxy wants credentials",
             (CutKind::Garbled, _) => "no HTTP",
             (CutKind::Elsewhere, _) => "its endpoint is elsewhere",
         };
@@ -92,7 +93,7 @@ impl World {
         match self.service.meets(&mut self.chance, self.now, &send, self.good) {
             Fate::NoConnection => self.cut(attempt, false, CutKind::Connection, false),
             Fate::BadCertificate => {
-                let kind = self.chance.one_of(&[CutKind::Tls, CutKind::UnknownHost]);
+                let kind = self.chance.one_of(&[CutKind::Tls, CutKind::UnknownHost, CutKind::Proxy]);
                 self.cut(attempt, false, kind, false);
             }
             Fate::Unread => self.cut(attempt, true, CutKind::Connection, false),

@@ -393,6 +393,10 @@ pub(super) fn checked(client: &Client, url: &str) -> Result<Option<String>, Stri
         return Ok(None);
     }
     match parse::address(url) {
+        // A client that knows of sockets spells them in a way of its own.
+        Ok(url) if !url.scheme().starts_with("http") => {
+            Err("its address is neither `http` nor `https`".to_owned())
+        }
         Ok(url) => Ok(Some(url.to_string())),
         Err(failure) => Err(format!("its address can't be used: {}", failure.causes.join(", "))),
     }

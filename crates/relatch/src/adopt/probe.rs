@@ -46,6 +46,7 @@ pub(crate) async fn challenged(questions: Vec<Question>) -> Vec<bool> {
 
 async fn is_challenged(question: &Question) -> bool {
     let Ok(target) = Target::parse(&question.url) else { return false };
+    let target = target.by(crate::ways::usual());
     let body = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"relatch-adopt","method":"ping"}"#);
     let mut request = Request::builder()
         .method(Method::POST)

@@ -9,6 +9,8 @@ use super::upstream::ConfigFile;
 use crate::config::read::Follow;
 use crate::config::{self, Loaded, schema};
 use crate::exit;
+use crate::keeper;
+use crate::launch::ServerSpec;
 use crate::render::{self, Failure};
 
 /// Look at the configuration file: is it right, where is it
@@ -58,6 +60,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         What::Check => {
             let loaded = load(&arguments.file)?;
+            // What it names is not the file itself: it may be on its way.
+            for server in &loaded.config.servers {
+                if let Err(failure) = keeper::server(&ServerSpec::of(server)) {
+                    render::say(&render::config::warning(&render::config::in_a_line(&failure)));
+                }
+            }
             let _ = render::out(&render::config::well(&loaded));
         }
         What::Show { json } => {

@@ -7,7 +7,7 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use relatch_net::upstream::dial::Target;
 
-use super::upstream::ConfigFile;
+use super::upstream::{ConfigFile, WayOptions};
 use super::{ask, parse};
 use crate::config::read::Follow;
 use crate::doctor::findings::{findings, passes};
@@ -15,6 +15,7 @@ use crate::doctor::probes::{Examination, Wishes};
 use crate::exit;
 use crate::launch::{Place, ServerSpec};
 use crate::render::{self, Failure, Style};
+use crate::ways;
 
 /// Examine a server: how it treats sessions, restarts and origins
 #[derive(Debug, Args)]
@@ -53,13 +54,20 @@ pub(crate) struct Arguments {
     json: bool,
 
     #[command(flatten)]
+    ways: WayOptions,
+
+    #[command(flatten)]
     config: ConfigFile,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let (target, mut given) = match configured(&arguments)? {
         Some(server) => server,
-        None => (target(&arguments.server).await?, Vec::new()),
+        None => {
+            let target = target(&arguments.server).await?;
+            let route = ways::route(&arguments.server, &target, &arguments.ways.ways())?;
+            (target.by(route), Vec::new())
+        }
     };
     let typed = arguments.headers.iter().map(|text| parse::header(text)).collect::<Result<Vec<_>, _>>()?;
     given.retain(|(name, _)| !typed.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)));
@@ -114,7 +122,8 @@ fn configured(arguments: &Arguments) -> Result<Option<(Target, Headers)>, Failur
     };
     let target = Target::parse(url)
         .map_err(|fault| Failure::usage(format!("The address of `{name}` can't be used")).cause(fault))?;
-    Ok(Some((target, spec.headers)))
+    let route = ways::route(name, &target, &arguments.ways.over(spec.ways))?;
+    Ok(Some((target.by(route), spec.headers)))
 }
 
 /// The address that was typed, or the one of a keeper's server of this name.

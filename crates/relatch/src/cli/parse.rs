@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderName, HeaderValue};
 use relatch_core::policy::Transport;
+use relatch_net::upstream::dial::{Target, TargetError};
 
 use crate::render::Failure;
 
@@ -116,6 +117,13 @@ pub(crate) fn address(text: &str) -> Result<url::Url, Failure> {
             .cause(cause)
             .hint(LIKE)
     };
+    match Target::parse(text) {
+        Ok(target) if target.socket().is_some() => {
+            return url::Url::parse(&target.address()).map_err(|cause| wrong(&cause.to_string()));
+        }
+        Err(fault @ TargetError::Socket(_)) => return Err(wrong(&fault.to_string()).hint(fault.hint())),
+        Ok(_) | Err(_) => {}
+    }
     let url = url::Url::parse(text).map_err(|cause| match cause {
         url::ParseError::RelativeUrlWithoutBase => wrong("it does not begin with `http://` or `https://`"),
         cause => wrong(&cause.to_string()),
@@ -326,6 +334,13 @@ mod tests {
     #[test]
     fn an_address_is_whole_and_without_credentials() {
         assert!(address("http://127.0.0.1:8761/mcp?key=1").is_ok());
+        for (text, whole) in [
+            ("unix:/run/mcp.sock", "unix:/run/mcp.sock"),
+            ("http://unix:/run/a b.sock:/x?k=1", "unix:/run/a%20b.sock:/x?k=1"),
+        ] {
+            assert_eq!(address(text).unwrap().as_str(), whole);
+        }
+        assert!(address("unix:mcp.sock").unwrap_err().hint.unwrap().contains("unix:/run/mcp.sock"));
         for text in ["", "127.0.0.1:8761", "/mcp", "ftp://a/b", "http://", "http://me:pw@a/", "http://a/#b"] {
             let failure = address(text).unwrap_err();
             assert_eq!(failure.exit, crate::exit::USAGE);

@@ -125,6 +125,11 @@ fn with_file(arguments: &Arguments, file: Option<&Loaded>) -> Result<Launch, Fai
         let (at, text) = owner(text, &names)?;
         headers[at].push(parse::header(text)?);
     }
+    if names.len() > 1 && arguments.treatment.ways.is_credential() {
+        return Err(Failure::usage("With several servers, `--cert` can't say which one it is for")
+            .cause("a certificate says who relatch is, and must not reach the other servers")
+            .hint("Write `cert` and `key` below the server's name in the configuration file"));
+    }
     let mut headers = headers.into_iter();
     let mut servers: Vec<ServerSpec> = Vec::new();
     for (server, headers) in read.into_iter().zip(headers.by_ref()) {

@@ -177,8 +177,13 @@ fn launch_one(arguments: &Arguments, server: ServerSpec, file: Option<&Loaded>) 
     })
 }
 
-/// The host, and the port where it says something: `mcp.linear.app`, `127.0.0.1-8761`.
+/// The host, and the port where it says something: `mcp.linear.app`, `127.0.0.1-8761`. A socket has its file's name.
 fn name_of(url: &url::Url) -> String {
+    if url.scheme() == "unix" {
+        let path = url.path().split(":/").next().unwrap_or_default();
+        let file = path.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+        return plain(file.strip_suffix(".sock").or_else(|| file.strip_suffix(".socket")).unwrap_or(&file));
+    }
     let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
     let port = url.port().map_or(String::new(), |port| format!("-{port}"));
     plain(&format!("{host}{port}"))
@@ -226,6 +231,8 @@ mod tests {
             ("https://MCP.linear.app/mcp", "mcp.linear.app"),
             ("http://[::1]:80/mcp", "1-"),
             ("http://[::1]:8080/mcp", "1--8080"),
+            ("unix:/run/user/1000/Notes.sock:/mcp", "notes"),
+            ("unix:/run/notes/socket", "socket"),
         ] {
             let made = name_of(&url::Url::parse(url).unwrap());
             assert_eq!(made, name);

@@ -11,7 +11,7 @@ use crate::config::edit::NewServer;
 use crate::config::read::Follow;
 use crate::config::{self, Loaded, place};
 use crate::keeper::command;
-use crate::launch::{Place, Program, ServerSpec, absolute};
+use crate::launch::{Place, Program, ServerSpec, Ways, absolute};
 use crate::render::Failure;
 use crate::render::config::span;
 
@@ -50,6 +50,58 @@ pub(crate) struct Treatment {
     /// client how the connection is, and log there when it is lost and back
     #[arg(long)]
     tell: bool,
+
+    #[command(flatten)]
+    pub(crate) ways: WayOptions,
+}
+
+/// The options that say how a server is reached.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "How the server is reached")]
+pub(crate) struct WayOptions {
+    /// A file of certificates, in PEM form, that alone vouch for an https server [default: the system's trust store]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// The client certificate, in PEM form, for an https server that wants to know its clients
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+
+    /// The private key of `--cert`, in PEM form and without a passphrase [default: in the file of `--cert`]
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+
+    /// The proxy on the way to the server, such as `http://proxy.example.com:3128`, or `none` [default: `HTTPS_PROXY`,
+    /// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`]
+    // Read later: what is wrong with it may show its password.
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
+}
+
+impl WayOptions {
+    /// What was typed, with whole paths.
+    pub(crate) fn ways(&self) -> Ways {
+        let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Ways {
+            ca: self.ca.as_ref().map(whole),
+            cert: self.cert.as_ref().map(whole),
+            key: self.key.as_ref().map(whole),
+            proxy: self.proxy.clone(),
+        }
+    }
+
+    /// The same in front of what the file says.
+    pub(crate) fn over(&self, file: Ways) -> Ways {
+        let Ways { ca, cert, key, proxy } = self.ways();
+        // A key belongs to its certificate.
+        let key = if cert.is_some() { key } else { file.key };
+        Ways { ca: ca.or(file.ca), cert: cert.or(file.cert), key, proxy: proxy.or(file.proxy) }
+    }
+
+    /// A certificate says who relatch is: like other credentials, it is for one server.
+    pub(crate) fn is_credential(&self) -> bool {
+        self.cert.is_some()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,6 +128,7 @@ impl Treatment {
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
             transport: self.transport.unwrap_or_default(),
             tell: self.tell,
+            ways: self.ways.ways(),
         }
     }
 
@@ -87,6 +140,7 @@ impl Treatment {
         spec.hold_ms = self.hold.unwrap_or(spec.hold_ms);
         spec.stateful |= self.stateful;
         spec.tell |= self.tell;
+        spec.ways = self.ways.over(spec.ways);
         // The first match counts.
         spec.replay.splice(0..0, self.replay.iter().cloned());
         spec.transport = self.transport.unwrap_or(spec.transport);
@@ -107,6 +161,7 @@ impl Treatment {
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
             transport: self.transport,
             tell: self.tell,
+            ways: Box::new(self.ways.ways()),
             ..NewServer::default()
         })
     }

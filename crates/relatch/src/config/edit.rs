@@ -14,6 +14,7 @@ use super::place::System;
 use super::read::{Follow, read};
 use super::refer::World;
 use crate::exit;
+use crate::launch::Ways;
 use crate::render::Failure;
 
 /// A server as it is to stand in the file.
@@ -38,6 +39,8 @@ pub(crate) struct NewServer {
     pub(crate) gateway_errors_refused: bool,
     pub(crate) transport: Option<Transport>,
     pub(crate) tell: bool,
+    /// Whole paths.
+    pub(crate) ways: Box<Ways>,
 }
 
 /// What becomes of a server whose name is in the file already.
@@ -135,7 +138,7 @@ fn fill(table: &mut Table, server: &NewServer) {
     if *shared {
         table.insert("shared", toml_edit::value(true));
     }
-    let NewServer { headers, hold, stateful, replay, gateway_errors_refused, tell, .. } = server;
+    let NewServer { headers, hold, stateful, replay, gateway_errors_refused, tell, ways, .. } = server;
     if !headers.is_empty() {
         let pairs: InlineTable = headers.iter().map(|(name, value)| (name, Value::from(value))).collect();
         table.insert("headers", toml_edit::value(pairs));
@@ -157,6 +160,15 @@ fn fill(table: &mut Table, server: &NewServer) {
     }
     if *gateway_errors_refused {
         table.insert("gateway_errors", toml_edit::value("refused"));
+    }
+    let Ways { ca, cert, key, proxy } = &**ways;
+    for (name, path) in [("ca", ca), ("cert", cert), ("key", key)] {
+        if let Some(path) = path {
+            table.insert(name, toml_edit::value(path.display().to_string()));
+        }
+    }
+    if let Some(proxy) = proxy {
+        table.insert("proxy", toml_edit::value(proxy));
     }
 }
 

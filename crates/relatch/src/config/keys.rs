@@ -20,6 +20,10 @@ pub(crate) enum Kind {
     Listen,
     /// A folder; relative to the file.
     Folder,
+    /// A file; relative to this one.
+    File,
+    /// The address of a proxy, in which `${…}` may stand, or `none`.
+    Proxy,
     /// `true` or `false`.
     Flag,
     /// Host names.
@@ -106,7 +110,7 @@ pub(crate) fn find(section: Section, name: &str) -> Option<&'static Key> {
 pub(crate) const OF_COMMANDS: [&str; 4] = ["env", "cwd", "inherit_env", "shared"];
 
 /// Every key, in the order of the guide.
-pub(crate) const KEYS: [Key; 19] = [
+pub(crate) const KEYS: [Key; 23] = [
     Key {
         section: Section::Serve,
         name: "listen",
@@ -167,7 +171,7 @@ pub(crate) const KEYS: [Key; 19] = [
         option: "NAME=URL",
         kind: Kind::Address,
         default: "the server has a `command`",
-        about: "The server's address",
+        about: "The server's address; `unix:/run/mcp.sock` for a unix socket, with `:/PATH` behind it where the server is not at `/mcp`",
         example: "\"http://127.0.0.1:8761/mcp\"",
     },
     Key {
@@ -277,5 +281,41 @@ pub(crate) const KEYS: [Key; 19] = [
         default: "false",
         about: "Inside the client, a tool and a prompt `relatch_status` say how the server is, also while it is away",
         example: "true",
+    },
+    Key {
+        section: Section::Server,
+        name: "ca",
+        option: "--ca",
+        kind: Kind::File,
+        default: "the system's trust store",
+        about: "A file of certificates, in PEM form, that alone vouch for an https server; relative to this file, and read again when it has changed",
+        example: "\"corp-ca.pem\"",
+    },
+    Key {
+        section: Section::Server,
+        name: "cert",
+        option: "--cert",
+        kind: Kind::File,
+        default: "none",
+        about: "The client certificate, in PEM form, for an https server that wants to know its clients; behind it those that vouch for it",
+        example: "\"relatch.pem\"",
+    },
+    Key {
+        section: Section::Server,
+        name: "key",
+        option: "--key",
+        kind: Kind::File,
+        default: "the file of `cert`",
+        about: "The private key of `cert`, in PEM form and without a passphrase",
+        example: "\"relatch.key\"",
+    },
+    Key {
+        section: Section::Server,
+        name: "proxy",
+        option: "--proxy",
+        kind: Kind::Proxy,
+        default: "`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment",
+        about: "The proxy on the way to the server, or `none`; a server on this machine is never reached by one",
+        example: "\"http://proxy.example.com:3128\"",
     },
 ];

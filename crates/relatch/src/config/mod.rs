@@ -58,6 +58,10 @@ pub(crate) struct Server {
     pub(crate) gateway_errors: Option<Set<bool>>,
     pub(crate) transport: Option<Set<Transport>>,
     pub(crate) tell: Option<Set<bool>>,
+    pub(crate) ca: Option<Set<PathBuf>>,
+    pub(crate) cert: Option<Set<PathBuf>>,
+    pub(crate) key: Option<Set<PathBuf>>,
+    pub(crate) proxy: Option<Set<Text>>,
 }
 
 /// Where a server is.
@@ -106,6 +110,8 @@ pub(crate) fn load(path: &Path, follow: Follow<'_>) -> Result<Loaded, Faulty> {
     if open && read::has_secret(&config) {
         warnings.push(readable(path));
     }
+    let keys = config.servers.iter().filter_map(|server| server.key.as_ref());
+    warnings.extend(keys.filter(|key| place::readable_by_others(&key.value)).map(|key| readable(&key.value)));
     warnings.extend(config.open_files.iter().map(|path| readable(path)));
     Ok(Loaded { path: path.to_owned(), config, warnings })
 }

@@ -54,6 +54,12 @@ fn usual_on(platform: Platform, variable: &dyn Fn(&str) -> Option<PathBuf>) -> O
     base.map(|base| base.join("relatch").join("relatch.toml"))
 }
 
+/// Whether a file that is there may be read by others than its owner.
+pub(crate) fn readable_by_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|about| about.permissions().mode() & 0o077 != 0)
+}
+
 /// The environment and the files of this process.
 pub(crate) struct System;
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use relatch_core::policy::Transport;
 use relatch_net::hooks::{Webhook, WebhookError};
 use relatch_net::upstream::dial::{Target, TargetError};
+use relatch_net::upstream::proxy::ProxyAddress;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -340,6 +341,44 @@ impl Reader<'_> {
         self.set(value, text)
     }
 
+    /// A folder or file, relative to this one.
+    fn path(&mut self, key: &Key, value: &Value<'_>, empty: &str) -> Option<Set<PathBuf>> {
+        let read = self.parsed(key, value, |text| match text.is_empty() {
+            true => Err(empty.to_owned()),
+            false => Ok(text.to_owned()),
+        });
+        let Resolver { folder, world, .. } = self.resolver;
+        read.map(|set| Set { value: within(folder, &set.value, world), line: set.line })
+    }
+
+    fn file(&mut self, key: &Key, value: &Value<'_>) -> Option<Set<PathBuf>> {
+        if let DeValue::String(text) = value.get_ref()
+            && text.contains("-----BEGIN")
+        {
+            let what = format!("`{}` is the name of a file, and this is what would stand in it", key.name);
+            self.fault(value.span(), what, Some(example(key)));
+            return None;
+        }
+        self.path(key, value, "it names no file")
+    }
+
+    fn proxy(&mut self, key: &Key, value: &Value<'_>, look: bool) -> Option<Set<Text>> {
+        let written = self.string(key, value)?.to_owned();
+        let text = self.text(value, &written, look)?;
+        if (look || !text.refers())
+            && text.value != "none"
+            && let Err(fault) = ProxyAddress::parse(&text.value)
+        {
+            let what = match text.refers() {
+                true => "With the values of its `${…}`, `proxy` is no proxy that can be asked".to_owned(),
+                false => format!("`proxy` is no proxy that can be asked: {fault}"),
+            };
+            self.fault(value.span(), what, Some(format!("{}, or as `\"none\"`", example(key))));
+            return None;
+        }
+        self.set(value, text)
+    }
+
     fn webhook(&mut self, key: &Key, value: &Value<'_>) -> Option<Set<Text>> {
         let written = self.string(key, value)?.to_owned();
         let look = self.follows(None);
@@ -509,12 +548,7 @@ impl Reader<'_> {
 
     /// A path; relative to the file.
     fn folder(&mut self, key: &Key, value: &Value<'_>) -> Option<Set<PathBuf>> {
-        let read = self.parsed(key, value, |text| match text.is_empty() {
-            true => Err("it names no folder".to_owned()),
-            false => Ok(text.to_owned()),
-        });
-        let Resolver { folder, world, .. } = self.resolver;
-        read.map(|set| Set { value: within(folder, &set.value, world), line: set.line })
+        self.path(key, value, "it names no folder")
     }
 
     fn replay(&mut self, key: &Key, value: &Value<'_>) -> Option<Set<Vec<(String, bool)>>> {
@@ -608,6 +642,10 @@ struct Building {
     gateway_errors: Option<Set<bool>>,
     transport: Option<Set<Transport>>,
     tell: Option<Set<bool>>,
+    ca: Option<Set<PathBuf>>,
+    cert: Option<Set<PathBuf>>,
+    key: Option<Set<PathBuf>>,
+    proxy: Option<Set<Text>>,
 }
 
 impl Building {
@@ -616,7 +654,23 @@ impl Building {
         let program = |words| Where::Command(Program { words, env, cwd, inherit_env, shared });
         let place = url.map(Where::Url).or_else(|| command.map(program))?;
         let Building { headers, hold, stateful, replay, gateway_errors, transport, tell, .. } = self;
-        Some(Server { name, line, place, headers, hold, stateful, replay, gateway_errors, transport, tell })
+        let Building { ca, cert, key, proxy, .. } = self;
+        Some(Server {
+            name,
+            line,
+            place,
+            headers,
+            hold,
+            stateful,
+            replay,
+            gateway_errors,
+            transport,
+            tell,
+            ca,
+            cert,
+            key,
+            proxy,
+        })
     }
 }
 
@@ -636,6 +690,10 @@ impl Takes for Building {
             "headers" => self.headers = reader.headers(key, value, look),
             "hold" => self.hold = reader.parsed(key, value, parse::duration),
             "tell" => self.tell = reader.flag(key, value),
+            "ca" => self.ca = reader.file(key, value),
+            "cert" => self.cert = reader.file(key, value),
+            "key" => self.key = reader.file(key, value),
+            "proxy" => self.proxy = reader.proxy(key, value, look),
             "stateful" => self.stateful = reader.flag(key, value),
             "replay" => self.replay = reader.replay(key, value),
             "gateway_errors" => {

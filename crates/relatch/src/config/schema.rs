@@ -58,7 +58,7 @@ fn table(section: Section) -> Value {
 fn property(key: &Key) -> Value {
     let mut property = match key.kind {
         Kind::Listen => json!({ "type": "string", "pattern": ":[0-9]{1,5}$" }),
-        Kind::Folder => json!({ "type": "string", "minLength": 1 }),
+        Kind::Folder | Kind::File | Kind::Proxy => json!({ "type": "string", "minLength": 1 }),
         Kind::Flag => json!({ "type": "boolean" }),
         Kind::Hosts => json!({ "anyOf": [
             { "type": "string" },
@@ -69,7 +69,7 @@ fn property(key: &Key) -> Value {
             { "type": "array", "items": { "type": "string" }, "minItems": 1 },
         ] }),
         // A reference may stand for any part of it.
-        Kind::Address => json!({ "type": "string", "pattern": "^(https?://|.*\\$\\{)" }),
+        Kind::Address => json!({ "type": "string", "pattern": "^(https?://|unix:|http\\+unix://|.*\\$\\{)" }),
         Kind::Headers => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         Kind::Variables => json!({
             "type": "object",

@@ -145,6 +145,32 @@ fn nothing_that_is_debugged_shows_a_secret() {
 }
 
 #[test]
+fn the_way_to_a_server_is_read_and_what_is_wrong_with_it_shows_no_secret() {
+    let config = reads(
+        "[server.a]\nurl = \"unix:/run/a.sock\"\n[server.b]\nurl = \"https://h/\"\nca = \"ca.pem\"\ncert = \"~/c.pem\"\n\
+         key = \"/k.pem\"\nproxy = \"http://me:${GMAIL_TOKEN}@p:1\"\n[server.c]\nurl = \"https://h/\"\nproxy = \"none\"\n",
+    );
+    let [_, b, _] = &config.servers[..] else { panic!("three servers") };
+    let paths: Vec<_> = [&b.ca, &b.cert, &b.key].map(|set| set.as_ref().unwrap().value.clone()).into();
+    assert_eq!(paths, ["/etc/relatch/ca.pem", "/home/u/c.pem", "/k.pem"].map(PathBuf::from));
+    assert_eq!(b.proxy.as_ref().unwrap().value.value, "http://me:s3cret-of-env@p:1");
+    for (line, words) in [
+        (
+            "proxy = \"socks5://me:s3cret@p:1\"",
+            "relatch speaks to `http://` and `https://` proxies, and not to `socks5://`",
+        ),
+        ("proxy = \"http://me:s3cret@p:1/path\"", "the address of a proxy ends with its port"),
+        ("proxy = \"socks5://me:${GMAIL_TOKEN}@p\"", "With the values of its `${…}`, `proxy` is no proxy"),
+        ("key = \"-----BEGIN PRIVATE KEY-----s3cret\"", "`key` is the name of a file"),
+        ("ca = \"\"", "it names no file"),
+        ("cert = 1", "`cert` is text in quotes, and this is a number"),
+    ] {
+        let said = said(&format!("[server.a]\nurl = \"https://h/\"\n{line}\n"));
+        assert!(said.contains(words) && !said.contains("s3cret"), "{said}");
+    }
+}
+
+#[test]
 fn an_empty_file_says_nothing() {
     assert_eq!(reads("# nothing\n"), Config::default());
 }

@@ -144,7 +144,7 @@ impl Examination {
         let mut url = self.client.target().url.clone();
         url.set_path(path);
         let there = Client::new(
-            Target::parse(url.as_str()).ok()?,
+            self.client.target().beside(&url).ok()?,
             self.client.headers().clone(),
             Instant::now() + HANDSHAKE,
         );
@@ -152,7 +152,7 @@ impl Examination {
         there.end_all().await;
         self.client.count(&there);
         let speaks = seen.worked() || seen.answer().is_some_and(|answer| answer.status == 401);
-        speaks.then(|| redact::url(&url))
+        speaks.then(|| there.target().to_string())
     }
 
     async fn inside(&self, hello: &Value, wishes: &Wishes) -> Inside {
@@ -259,7 +259,7 @@ fn followed(answer: &Answer, from: &Target) -> Option<Target> {
         return None;
     }
     let next: Url = from.url.join(answer.location.as_deref()?).ok()?;
-    (next.origin() == from.url.origin()).then(|| Target::parse(next.as_str()).ok())?
+    (next.origin() == from.url.origin()).then(|| from.beside(&next).ok())?
 }
 
 /// The session in which most questions are asked.

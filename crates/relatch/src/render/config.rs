@@ -6,6 +6,7 @@ use relatch_core::policy::HOLD_MS;
 use serde_json::{Value, json};
 
 use relatch_admin::reload::Reloaded;
+use relatch_net::upstream::proxy::ProxyAddress;
 
 use super::{Failure, Style, Tint, clean};
 use crate::cli::serve::DEFAULT_LISTEN;
@@ -259,6 +260,22 @@ fn server(server: &Server) -> Sect {
     }
     if let Some(set) = &server.transport {
         values.push(row("transport", Some((json!(set.value.as_str()), set.line)), Value::Null));
+    }
+    for (name, set) in [("ca", &server.ca), ("cert", &server.cert), ("key", &server.key)] {
+        if let Some(set) = set {
+            values.push(row(name, Some(as_text(set, &set.value.display().to_string())), Value::Null));
+        }
+    }
+    if let Some(set) = &server.proxy {
+        // Shown by its own rule: scheme, host and port.
+        let text = match (set.value.value.as_str(), ProxyAddress::parse(&set.value.value)) {
+            ("none", _) => "none".to_owned(),
+            (_, Ok(proxy)) if !set.value.refers() => proxy.to_string(),
+            (_, Ok(_) | Err(_)) => set.value.shown_secret(),
+        };
+        let mut shown = row("proxy", Some((json!(text), set.line)), Value::Null);
+        shown.origin = origin(set.line, &set.value.origins());
+        values.push(shown);
     }
     if let Some(set) = &server.gateway_errors {
         values.push(row("gateway_errors", Some((json!("refused"), set.line)), Value::Null));

@@ -36,6 +36,15 @@ fn broken(facts: &Facts, cause: &Cause) -> Finding {
         Cause::Refused(_) => finding("unreachable", "Nothing listens at this address".to_owned())
             .relatch("It holds calls and connects when something listens again")
             .hint("Start the server, or correct the port"),
+        Cause::NoSocket(_) => finding("unreachable", "There is no socket at this path".to_owned())
+            .relatch("It holds calls and connects when one is there")
+            .hint("Start the server, or correct the path"),
+        Cause::NotAllowed(_) => {
+            finding("unreachable", "This user may not connect to the server's socket".to_owned())
+                .hint("Look at the mode of the socket and of the folders above it")
+        }
+        Cause::Proxy(_) | Cause::NoWay(_) => finding("unreachable", "The proxy on the way gives no way to the server".to_owned())
+            .hint("Correct the proxy (`--proxy`, `HTTPS_PROXY`), or leave it out for this server with `--proxy none` or `NO_PROXY`"),
         Cause::ConnectTimeout(_) | Cause::Unreachable(_) => {
             finding("unreachable", "There is no way to this address".to_owned())
                 .hint("Look at the network, a firewall, or a VPN that is off")
@@ -48,10 +57,14 @@ fn broken(facts: &Facts, cause: &Cause) -> Finding {
             finding("tls", "This address is `https`, and the server does not speak TLS there".to_owned())
                 .hint("Try the address with `http://`")
         }
+        Cause::Tls(why) if why.contains("client certificate") => {
+            finding("tls", "The server wants to know its clients by a certificate".to_owned())
+                .hint("Give the one that it knows with `--cert FILE` and `--key FILE`")
+        }
         Cause::Tls(_) => finding("tls", "The server's certificate is not accepted".to_owned())
             .why("Clients that check certificates refuse it, too")
             .relatch("Calls are given back at once with this cause")
-            .hint("Renew the certificate, correct the host name, or add its authority to the system's trust store"),
+            .hint("Renew the certificate, correct the host name, or name the file of its authority with `--ca FILE`"),
         Cause::Malformed(_) | Cause::HeadTooLarge => {
             let https = facts.url.starts_with("http://");
             let finding = finding("not-mcp", "What answers there is not HTTP/1.1".to_owned());
