@@ -2,7 +2,8 @@
 //!
 //! `{"op":"status"}` · `{"op":"page"}` · `{"op":"serving"}` · `{"op":"reconnect","name":"gmail"}` (all upstreams without `name`) ·
 //! `{"op":"history","since":"RFC 3339","name":"gmail"}` · `{"op":"log","since":"RFC 3339","name":"gmail","follow":true}` ·
-//! `{"op":"reload","config":"/…"}` (whatever file it reads without `config`). It decides nothing; it asks the [`Keeper`].
+//! `{"op":"reload","config":"/…"}` (whatever file it reads without `config`) · `{"op":"pause","name":"gmail","drain_ms":10000,
+//! "for_ms":300000}` · `{"op":"resume","name":"gmail"}` · `{"op":"restart","name":"files","drain_ms":10000,"stop_first":false}`. It decides nothing; it asks the [`Keeper`].
 //! Access is by file modes: the socket is 0600 in a folder of 0700.
 
 use std::io;
@@ -18,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::AbortHandle;
 
+use crate::announced::{PauseOutcome, Pausing, RestartOutcome, Restarting, ResumeOutcome};
 use crate::history::ServerHistory;
 use crate::journal::Dated;
 use crate::keeper::{Keeper, ReconnectOutcome, Serving};
@@ -42,6 +44,23 @@ pub(crate) enum Request {
     Reconnect {
         #[serde(default)]
         name: Option<String>,
+    },
+    /// Answered when no call runs any more, or its time is over.
+    Pause {
+        #[serde(default)]
+        name: Option<String>,
+        #[serde(flatten)]
+        how: Pausing,
+    },
+    Resume {
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Answered when new processes are there and old ones have ended.
+    Restart {
+        name: String,
+        #[serde(flatten)]
+        how: Restarting,
     },
     Page,
     Serving,
@@ -78,6 +97,9 @@ pub(crate) enum Answer {
     Serving(Option<Serving>),
     History(Vec<ServerHistory>),
     Reloaded(Reloaded),
+    Paused(Vec<PauseOutcome>),
+    Resumed(Vec<ResumeOutcome>),
+    Restarted(Vec<RestartOutcome>),
     Entry(Dated),
     /// This many entries were missed.
     Missed(u64),
@@ -177,6 +199,17 @@ async fn converse(stream: UnixStream, keeper: &dyn Keeper) -> io::Result<()> {
             Ok(Request::Reload { config }) => {
                 let reloaded = keeper.reload(config).await;
                 send(&mut write, &Answer::Reloaded(reloaded)).await?;
+            }
+            Ok(Request::Pause { name, how }) => {
+                let paused = keeper.pause(name.as_deref(), how).await;
+                send(&mut write, &Answer::Paused(paused)).await?;
+            }
+            Ok(Request::Resume { name }) => {
+                send(&mut write, &Answer::Resumed(keeper.resume(name.as_deref()))).await?;
+            }
+            Ok(Request::Restart { name, how }) => {
+                let restarted = keeper.restart(&name, how).await;
+                send(&mut write, &Answer::Restarted(restarted)).await?;
             }
             Ok(Request::Serving) => send(&mut write, &Answer::Serving(keeper.serving())).await?,
             Ok(Request::Page) => send(&mut write, &Answer::Page(keeper.page())).await?,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::announced::{Coming, PauseOutcome, Pausing, RestartOutcome, Restarting, ResumeOutcome};
 use crate::history::ServerHistory;
 use crate::journal::Journal;
 use crate::reload::{Reloaded, Reloading};
@@ -13,7 +14,8 @@ use crate::schema::KeeperStatus;
 
 /// A running relatch process that owns latches, as the control socket and the API see it.
 ///
-/// Every method but [`Keeper::reload`] answers from memory and at once; none waits for an upstream.
+/// Every method answers from memory and at once, and none waits for an upstream, but for [`Keeper::reload`], which reads
+/// files, and [`Keeper::pause`] and [`Keeper::restart`], which wait for calls that run, for as long as they are told.
 pub trait Keeper: Send + Sync + 'static {
     /// The truth about every upstream at this moment.
     fn status(&self) -> KeeperStatus;
@@ -40,6 +42,24 @@ pub trait Keeper: Send + Sync + 'static {
     fn reload(&self, only: Option<PathBuf>) -> Reloading {
         let _ = only;
         Box::pin(std::future::ready(Reloaded::default()))
+    }
+
+    /// Sends nothing new to `name`, or to any upstream, until it is resumed, and waits until no call runs there any more.
+    fn pause(&self, name: Option<&str>, how: Pausing) -> Coming<PauseOutcome> {
+        let _ = (name, how);
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
+    /// `name`, or every upstream, is back.
+    fn resume(&self, name: Option<&str>) -> Vec<ResumeOutcome> {
+        let _ = name;
+        Vec::new()
+    }
+
+    /// Starts `name` anew, where it is a command.
+    fn restart(&self, name: &str, how: Restarting) -> Coming<RestartOutcome> {
+        let _ = (name, how);
+        Box::pin(std::future::ready(Vec::new()))
     }
 
     /// What happened.

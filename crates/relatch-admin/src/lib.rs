@@ -6,6 +6,7 @@
 //!
 //! What this crate is *not*: it computes no health of its own, prints nothing, and touches no MCP connection.
 
+pub mod announced;
 pub mod control;
 pub mod explain;
 pub mod history;

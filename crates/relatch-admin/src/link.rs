@@ -12,6 +12,7 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::announced::{PauseOutcome, Pausing, RestartOutcome, Restarting, ResumeOutcome};
 use crate::control::{ANSWER_LIMIT, Answer, Request, read_line};
 use crate::history::ServerHistory;
 use crate::journal::Dated;
@@ -21,6 +22,8 @@ use crate::schema::{KeeperStatus, NoAnswer, SCHEMA, Status, Unanswered};
 
 /// How long a keeper may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// New processes that are started, and the end of old ones, take no longer.
+const COMING_UP: Duration = Duration::from_secs(60);
 /// A keeper that starts has its socket for a moment before it listens on it, and no longer.
 const STARTING: Duration = Duration::from_secs(5);
 /// This version of relatch.
@@ -202,6 +205,45 @@ impl KeeperLink {
         }
     }
 
+    /// Has it send nothing new to `name`, or to any upstream; the answer comes when no call runs there any more, or their
+    /// time is over.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn pause(&self, name: Option<&str>, how: Pausing) -> Result<Vec<PauseOutcome>, LinkError> {
+        let request = Request::Pause { name: name.map(str::to_owned), how };
+        let within = Duration::from_millis(how.drain_ms) + PATIENCE;
+        match self.ask(&request).await?.next_within(within).await? {
+            Answer::Paused(outcomes) => Ok(outcomes),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    /// Tells it that `name`, or every upstream, is back.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn resume(&self, name: Option<&str>) -> Result<Vec<ResumeOutcome>, LinkError> {
+        let request = Request::Resume { name: name.map(str::to_owned) };
+        match self.ask(&request).await?.next_in_time().await? {
+            Answer::Resumed(outcomes) => Ok(outcomes),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    /// Has it start `name` anew; the answer comes when that is done.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the process.
+    pub async fn restart(&self, name: &str, how: Restarting) -> Result<Vec<RestartOutcome>, LinkError> {
+        let request = Request::Restart { name: name.to_owned(), how };
+        let within = Duration::from_millis(how.drain_ms) + COMING_UP + PATIENCE;
+        match self.ask(&request).await?.next_within(within).await? {
+            Answer::Restarted(outcomes) => Ok(outcomes),
+            other => Err(self.strange(&other)),
+        }
+    }
+
     /// Its journal, of one upstream or all, from `since` on.
     ///
     /// # Errors
@@ -377,9 +419,13 @@ impl Conversation {
     }
 
     async fn next_in_time(&mut self) -> Result<Answer, LinkError> {
+        self.next_within(PATIENCE).await
+    }
+
+    async fn next_within(&mut self, within: Duration) -> Result<Answer, LinkError> {
         let pid = self.pid;
         let answer =
-            tokio::time::timeout(PATIENCE, self.next()).await.map_err(|_| LinkError::Hangs { pid })??;
+            tokio::time::timeout(within, self.next()).await.map_err(|_| LinkError::Hangs { pid })??;
         answer.ok_or(LinkError::Broken { pid, cause: io::ErrorKind::UnexpectedEof.into() })
     }
 

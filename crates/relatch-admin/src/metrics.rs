@@ -386,6 +386,7 @@ mod tests {
                 }],
                 last_success: Some(SuccessStatus { at: at(50), method: "ping".into(), ms: 1.0 }),
                 last_failure: None,
+                pause: None,
                 next_attempt: None,
                 server: None,
                 sessions: vec![],

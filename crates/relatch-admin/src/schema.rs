@@ -117,6 +117,9 @@ pub struct ServerStatus {
     pub facets: Facets,
     /// Named troubles, oldest first.
     pub conditions: Vec<ConditionStatus>,
+    /// The announced restart that calls wait for, where there is one.
+    #[serde(default)]
+    pub pause: Option<PauseStatus>,
     /// The last answer seen.
     pub last_success: Option<SuccessStatus>,
     /// The last failure seen.
@@ -158,6 +161,15 @@ pub struct ConditionStatus {
     /// Codes that would explain it: while one of them stands, this one is not shown.
     #[serde(default)]
     pub depends_on: Vec<String>,
+}
+
+/// An announced restart: nothing new is sent, and calls wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseStatus {
+    /// Since when.
+    pub since: Timestamp,
+    /// When it ends by itself, if nobody resumes it before.
+    pub until: Timestamp,
 }
 
 /// The last answer seen.
@@ -270,6 +282,7 @@ pub fn server_status(
                 depends_on: condition.kind.depends_on.iter().map(|&code| code.to_owned()).collect(),
             })
             .collect(),
+        pause: report.pause.map(|pause| PauseStatus { since: date(pause.since), until: date(pause.until) }),
         last_success: report.last_success.as_ref().map(|success| SuccessStatus {
             at: date(success.at),
             method: success.method.clone(),
@@ -347,6 +360,7 @@ pub fn server_schema() -> serde_json::Value {
                     "required": ["code", "since", "cause", "effect", "hint"],
                 },
             },
+            "pause": {"type": ["object", "null"]},
             "last_success": {"type": ["object", "null"]},
             "last_failure": {"type": ["object", "null"]},
             "next_attempt": {"type": ["string", "null"]},

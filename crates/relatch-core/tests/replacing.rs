@@ -41,25 +41,17 @@ fn calls_go_to_the_new_session_while_the_old_one_finishes_its_own() {
 fn a_command_that_does_not_come_up_leaves_the_old_process_in_use() {
     let mut w = World::bound_with(commands());
     says!(w.on(Input::Replace), "send #3 g2 initialize");
-    says!(w.call(2));
+    says!(w.call(2), "send #4 g1 exchange 2");
     let why = "`files-server` exited with status 1; on stderr it had said `SyntaxError`";
-    says!(w.cut(3, world::cut_of(false, why)), "send #4 g1 ping");
-    says!(w.answered(4), "send #5 g1 exchange 2");
-    says!(w.answered(5), "pass 2 #5");
+    says!(w.cut(3, world::cut_of(false, why)));
+    says!(w.answered(4), "pass 2 #4");
     assert_eq!(w.machine.replacement(), outcome(0, 0, 1, Some(why)));
     assert_eq!((w.state(), w.conditions()), (State::Healthy, vec!["replacement-failed"]));
-    assert_eq!(
-        w.journal[1..3],
-        [
-            "restarting: the one that lives".to_owned(),
-            "held send_mail: a new session is being opened".to_owned()
-        ]
-    );
-    assert_eq!(w.journal[3], format!("stayed: {why}"));
+    assert_eq!(w.journal[1..], ["restarting: the one that lives".to_owned(), format!("stayed: {why}")]);
     // The next one comes up, and the trouble is over.
-    says!(w.on(Input::Replace), "send #6 g3 initialize");
-    w.session(6);
-    says!(w.answered(7), "send #8 g1 delete");
+    says!(w.on(Input::Replace), "send #5 g3 initialize");
+    w.session(5);
+    says!(w.answered(6), "send #7 g1 delete");
     assert_eq!(w.machine.replacement(), outcome(0, 1, 0, None));
     assert_eq!(w.conditions(), [""; 0]);
 }
@@ -68,10 +60,9 @@ fn a_command_that_does_not_come_up_leaves_the_old_process_in_use() {
 fn a_command_that_never_answers_is_given_up_and_the_calls_go_on_in_the_old_process() {
     let mut w = World::bound_with(commands());
     w.on(Input::Replace);
-    w.call(2);
-    let lines = w.passes(20_000);
-    says!(lines, "early 2", "abort #3", "send #4 g1 ping");
-    says!(w.answered(4), "send #5 g1 exchange 2");
+    says!(w.call(2), "send #4 g1 exchange 2");
+    w.answered(4);
+    says!(w.passes(20_000), "abort #3");
     assert!(w.machine.replacement().cause.is_some_and(|why| why.contains("no answer within 20 s")));
 }
 
@@ -183,4 +174,63 @@ fn nothing_is_replaced_in_a_pause_and_everything_afterwards() {
     says!(w.on(Input::Replace));
     says!(w.on(Input::Resumed), "send #3 g1 ping");
     says!(w.answered(3), "send #4 g2 initialize");
+}
+
+#[test]
+fn calls_go_on_in_the_old_session_until_the_new_one_is_there() {
+    let mut w = World::bound();
+    says!(w.on(Input::Replace), "send #3 g2 initialize");
+    says!(w.call(2), "send #4 g1 exchange 2");
+    says!(w.answered(4), "pass 2 #4");
+    assert_eq!((w.state(), w.report().totals.held), (State::Healthy, 0));
+    // What has to be told first is all that a call waits for.
+    says!(w.session(3), "send #5 g2 initialized");
+    says!(w.call(3));
+    says!(w.answered(5), "send #6 g1 delete", "send #7 g2 exchange 3");
+    assert_eq!(w.generation(1), Some(Gen(2)));
+}
+
+#[test]
+fn an_old_session_that_is_lost_meanwhile_is_followed_by_the_one_that_is_on_its_way() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.on(Input::Replace);
+    says!(w.read(2), "send #4 g1 exchange 2 on any");
+    says!(w.refused(4, 404, "Session not found"));
+    says!(w.session(3), "send #5 g2 initialized");
+    says!(w.answered(5), "forget g1", "send #6 g2 exchange 2 on any");
+    assert_eq!(w.machine.replacement(), outcome(0, 1, 0, None));
+}
+
+#[test]
+fn an_old_process_that_ends_while_the_new_one_does_not_come_up_is_away_like_any_other() {
+    let mut w = World::bound_with(commands());
+    w.on(Input::Replace);
+    w.call(2);
+    says!(w.refused(4, 404, "`files-server` was ended by signal 9"));
+    says!(w.cut(3, world::cut_of(false, "`files-server` exited with status 1")));
+    assert_eq!(w.conditions(), ["command-failed"]);
+    let lines = w.waits(1_000);
+    says!(lines, "send #5 g3 initialize");
+}
+
+#[test]
+fn a_session_in_doubt_is_not_left_before_the_doubt_is_settled() {
+    let mut w = World::bound();
+    w.on(Input::Replace);
+    w.read(2);
+    says!(w.refused(4, 403, "who are you?"), "send #5 g1 ping");
+    says!(w.session(3), "send #6 g2 delete");
+    says!(w.answered(5), "pass-refusal 2 #4 executed=no");
+    let outcome = w.machine.replacement();
+    assert_eq!((outcome.stayed, outcome.pending), (1, 0));
+    assert!(outcome.cause.is_some_and(|why| why.contains("asked about")));
+}
+
+#[test]
+fn a_client_that_leaves_while_its_new_session_is_opened_leaves_none_behind() {
+    let mut w = World::bound();
+    w.on(Input::Replace);
+    says!(w.ended(1), "send #4 g1 delete", "close 1");
+    says!(w.session(3), "send #5 g2 delete");
 }

@@ -6,9 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use relatch_admin::announced::{
+    Coming, NotRestarted, PauseOutcome, Pausing, RestartOutcome, Restarting, ResumeOutcome,
+};
 use relatch_admin::history::{ServerHistory, server_history};
 use relatch_admin::page::{Page, Watched};
 use relatch_admin::reload::Reloading;
@@ -16,6 +19,7 @@ use relatch_admin::{Journal, KeeperKind, KeeperStatus, ReconnectOutcome, ServerS
 use relatch_core::health::HealthReport;
 use relatch_core::health::history::History;
 use relatch_core::{At, LatchId};
+use relatch_net::announced::{NoRestart, Restart, Restarted};
 use relatch_net::keeper::Keeper;
 use relatch_net::tell::{Story, Teller};
 use tokio::sync::watch;
@@ -131,6 +135,12 @@ impl Face {
         }
     }
 
+    /// The upstream of this name, or all.
+    fn named(&self, name: Option<&str>) -> Vec<Arc<str>> {
+        let names = self.keeper.names().into_iter();
+        names.filter(|known| name.is_none_or(|name| *name == **known)).collect()
+    }
+
     fn look(&self) {
         let names = self.keeper.names();
         let now = At(self.keeper.clock().now_ms());
@@ -161,6 +171,53 @@ impl relatch_admin::Keeper for Face {
     fn reconnect(&self, name: Option<&str>) -> Vec<ReconnectOutcome> {
         let asked = self.keeper.reconnect(name);
         asked.into_iter().map(|(name, latches)| ReconnectOutcome { name, latches }).collect()
+    }
+
+    fn pause(&self, name: Option<&str>, how: Pausing) -> Coming<PauseOutcome> {
+        let (keeper, names) = (Arc::clone(&self.keeper), self.named(name));
+        Box::pin(async move {
+            let at_most = Duration::from_millis(how.for_ms);
+            // All of them first, since waiting for one takes its time.
+            let paused: Vec<_> =
+                names.iter().filter_map(|name| Some((name, keeper.pause(name, at_most)?))).collect();
+            let end = Instant::now() + Duration::from_millis(how.drain_ms);
+            let mut outcomes = Vec::new();
+            for (name, running) in paused {
+                let rest = end.saturating_duration_since(Instant::now());
+                let left = keeper.drained(name, rest).await.unwrap_or(0);
+                let until = keeper.summary(name).and_then(|report| report.pause);
+                let until = until.map(|pause| keeper.clock().wall(pause.until.0));
+                outcomes.push(PauseOutcome { name: name.to_string(), running, left, until });
+            }
+            outcomes
+        })
+    }
+
+    fn resume(&self, name: Option<&str>) -> Vec<ResumeOutcome> {
+        let clock = self.keeper.clock();
+        let resumed = self.named(name).into_iter().filter_map(|name| {
+            let (since, waiting) = self.keeper.resume(&name)?;
+            Some(ResumeOutcome { name: name.to_string(), since: since.map(|at| clock.wall(at.0)), waiting })
+        });
+        resumed.collect()
+    }
+
+    fn restart(&self, name: &str, how: Restarting) -> Coming<RestartOutcome> {
+        let (keeper, name) = (Arc::clone(&self.keeper), name.to_owned());
+        let Restarting { drain_ms, stop_first } = how;
+        let how = Restart { drain: Duration::from_millis(drain_ms), stop_first };
+        Box::pin(async move {
+            let refused =
+                |name, why| RestartOutcome { name, refused: Some(why), ..RestartOutcome::default() };
+            match keeper.restart(&name, how).await {
+                Ok(Restarted { renewed, stayed, pending, cut, cause }) => {
+                    vec![RestartOutcome { name, refused: None, renewed, stayed, pending, cut, cause }]
+                }
+                Err(NoRestart::Unknown) => Vec::new(),
+                Err(NoRestart::NoCommand) => vec![refused(name, NotRestarted::NoCommand)],
+                Err(NoRestart::Paused) => vec![refused(name, NotRestarted::Paused)],
+            }
+        })
     }
 
     fn history(&self, name: Option<&str>, from: Option<Timestamp>) -> Vec<ServerHistory> {

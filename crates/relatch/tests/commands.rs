@@ -86,6 +86,7 @@ fn server(name: &str, health: State) -> ServerStatus {
         conditions: if well { vec![] } else { vec![condition()] },
         last_success: Some(SuccessStatus { at: before(180), method: "tools/call".into(), ms: 12.0 }),
         last_failure: None,
+        pause: None,
         next_attempt: None,
         server: None,
         sessions: vec![SessionStatus {

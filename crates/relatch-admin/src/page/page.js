@@ -125,7 +125,7 @@ function drawUpstream(up) {
 
   const success = server.last_success;
   const seen = success ? `${success.method} ${ago(success.at)} ago, ${ms(success.ms)}` : "no answer seen yet";
-  const next = server.next_attempt && time(server.next_attempt) > now() ? ` · next attempt in ${span(time(server.next_attempt) - now())}` : "";
+  const next = server.next_attempt && time(server.next_attempt) > now() ? ` · ${server.pause ? "goes on by itself" : "next attempt"} in ${span(time(server.next_attempt) - now())}` : "";
   const waiting = server.waiting ? ` · ${many(server.waiting, "call")} waiting` : "";
   const reason = server.health !== "healthy" && server.reason && !server.conditions.some((c) => c.cause === server.reason) ? `${server.reason} · ` : "";
   const answer = success ? `last answer: ${seen}` : reason ? "" : seen;

@@ -82,6 +82,8 @@ pub(crate) struct Tracker {
 }
 
 const LATENCIES: usize = 512;
+/// Why calls wait for an upstream whose restart has been announced.
+const PAUSED: &str = "paused while its server restarts";
 
 impl Tracker {
     pub(crate) fn new(now: At) -> Tracker {
@@ -388,10 +390,7 @@ impl Tracker {
         let (since, reason) = match &judgement {
             Judgement::Healthy(fresh) => (self.well_since.unwrap_or(fresh.0), None),
             Judgement::Recovering { since } => (*since, Some("a new session is being opened".to_owned())),
-            Judgement::Paused(pause) => (
-                pause.since,
-                Some(format!("paused while its server restarts, for {} more at most", pause.rest(now))),
-            ),
+            Judgement::Paused(pause) => (pause.since, Some(PAUSED.to_owned())),
             Judgement::Degraded { since, cause } | Judgement::Down { since, cause, .. } => {
                 (*since, Some(cause.clone()))
             }
@@ -459,7 +458,7 @@ fn down(since: At, code: &str, cause: &str) -> Option<Condition> {
 
 /// The condition of an upstream whose restart has been announced.
 fn paused(pause: Pause, now: At) -> Option<Condition> {
-    let cause = "somebody announced that its server restarts".to_owned();
+    let cause = PAUSED.to_owned();
     let effect =
         format!("New calls wait, for {} more at most; those that run go to their end", pause.rest(now));
     Some(Condition { kind: Kind::of("paused")?, since: pause.since, cause, effect })

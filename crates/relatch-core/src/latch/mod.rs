@@ -22,7 +22,7 @@ use relatch_wire::method::ListKind;
 
 pub(crate) use diagnosis::{Diagnosis, Raised};
 pub use replace::Replacement;
-pub(crate) use replace::Wish;
+pub(crate) use replace::{Beside, Wish};
 pub(crate) use stream::StreamState;
 
 use crate::health::{ClientSeen, ServerSeen};
@@ -86,6 +86,8 @@ pub(crate) struct Latch {
     pub(crate) gap: Gap,
     /// No comparison before this.
     pub(crate) compare_at: At,
+    /// The handshake for a session that is to take the place of the one in use.
+    pub(crate) beside: Option<Beside>,
     /// Sessions that still have open attempts.
     pub(crate) old: BTreeMap<Gen, Farewell>,
     pub(crate) emptied: Emptied,
@@ -275,6 +277,7 @@ impl Latch {
             heard: Heard::Yes,
             gap: Gap::Closed,
             compare_at: now,
+            beside: None,
             old: BTreeMap::new(),
             emptied: Emptied::No,
         }

@@ -296,6 +296,15 @@ impl Machine {
         if self.is_paused() {
             return None;
         }
+        if let Some(latch) = self.latches.get_mut(&id)
+            && let LatchState::Refused(loss) = &latch.state
+            && let Some(beside) = latch.beside.take()
+        {
+            // It is under way already.
+            let step = Step::Handshake(beside.attempt);
+            latch.state = LatchState::Relatching(loss.clone(), beside.generation, step);
+            return Some(beside.attempt);
+        }
         if self.attempts.permits() >= policy::PERMITS && !self.planted(Fault::IgnoresHandshakeCap) {
             return None;
         }
@@ -325,6 +334,20 @@ impl Machine {
         let latch_id = attempt.latch;
         let Some(latch) = self.latches.get_mut(&latch_id) else { return };
         let generation = attempt.generation;
+        if let Some(beside) = latch.beside.take_if(|beside| beside.attempt == id) {
+            // What it was begun beside is in use still, or was lost meanwhile; while it is in doubt it is not left.
+            let loss = match &latch.state {
+                LatchState::Bound(old) => Some(Loss::new(Some(*old), beside.since, Doubtful::Wished)),
+                LatchState::Refused(loss) => Some(loss.clone()),
+                _ => None,
+            };
+            match loss {
+                Some(loss) => latch.state = LatchState::Relatching(loss, generation, Step::Handshake(id)),
+                None => self
+                    .goes_on(latch_id, "the session in use is being asked about, and is not left meanwhile"),
+            }
+        }
+        let Some(latch) = self.latches.get_mut(&latch_id) else { return };
         let ours = matches!(&latch.state, LatchState::Relatching(_, _, Step::Handshake(a)) if *a == id);
         let Some(loss) = latch.loss().filter(|_| ours) else {
             if matches!(outcome, Outcome::Session(_)) {

@@ -1,14 +1,16 @@
 //! Putting a new session in the place of one that lives, by wish.
 //!
-//! Decides when the new one is begun beside the old one, and that the old one goes on where the new one can't be had. The
-//! handshake itself is `relatch`'s; the old session's running exchanges go to their end in it, as ever.
+//! Decides when the new one is begun beside the old one, which takes its client's requests until the new one is there, and
+//! that the old one goes on where the new one can't be had. The handshake itself is `relatch`'s; the old session's running
+//! exchanges go to their end in it, as ever.
 
 use std::collections::BTreeMap;
 
 use super::{Doubtful, Farewell, Knows, Latch, LatchState, Loss};
-use crate::effect::Effect;
+use crate::effect::{Connection, Effect, What};
+use crate::input::Told;
 use crate::upstream::{Machine, Purpose};
-use crate::{Gen, LatchId, journal};
+use crate::{At, AttemptId, Gen, LatchId, journal, policy};
 
 /// What has come of a wish for new sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,14 @@ pub struct Replacement {
     pub stayed: usize,
     /// Why it does, of the last of them.
     pub cause: Option<String>,
+}
+
+/// A handshake for a session that is to take the place of one that is in use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beside {
+    pub(crate) attempt: AttemptId,
+    pub(crate) generation: Gen,
+    pub(crate) since: At,
 }
 
 /// A wish under way.
@@ -85,10 +95,32 @@ impl Machine {
         self.journal(journal::What::Restarting, None, |entry| entry.detail = Some(words));
     }
 
-    /// Begins what was wished for this latch, when its client has finished its own handshake.
-    pub(crate) fn begin_wish(&mut self, id: LatchId, generation: Gen) -> bool {
-        let wished = self.wish.latches.get(&id).is_some_and(|newest| generation <= *newest);
-        wished && self.wish_for_another(id, generation)
+    /// Whether a handshake beside the session in use is due: its client has finished its own.
+    pub(crate) fn wishes_for_another(&self, latch: &Latch) -> bool {
+        let LatchState::Bound(generation) = latch.state else { return false };
+        let telling = latch.note.as_ref().is_some_and(|(_, _, told, _)| *told == Told::Initialized);
+        !telling
+            && latch.beside.is_none()
+            && latch.initialized
+            && latch.announced == Some(generation)
+            && self.wish.latches.get(&latch.id).is_some_and(|newest| generation <= *newest)
+    }
+
+    /// Opens another session beside the one in use: there is a permit for it.
+    pub(crate) fn begin_beside(&mut self, id: LatchId) {
+        let generation = self.next_generation(id);
+        let attempt = self.send(
+            id,
+            generation,
+            What::Initialize { ex: None },
+            Purpose::Handshake,
+            Connection::Young,
+            Some(policy::HANDSHAKE_STEP_MS),
+        );
+        let since = self.now;
+        if let Some(latch) = self.latches.get_mut(&id) {
+            latch.beside = Some(Beside { attempt, generation, since });
+        }
     }
 
     /// This session is to be replaced, and lives. Returns false where its client has yet to finish its own handshake.
@@ -106,7 +138,10 @@ impl Machine {
         self.goes_on(id, cause);
         if self.policy.process {
             // What failed for one of them would fail for each.
-            let waits = |latch: &&Latch| matches!(&latch.state, LatchState::Refused(loss) if loss.doubt == Doubtful::Wished);
+            let waits = |latch: &&Latch| match &latch.state {
+                LatchState::Refused(loss) => loss.doubt == Doubtful::Wished,
+                _ => self.wishes_for_another(latch),
+            };
             let others: Vec<LatchId> = self.latches.values().filter(waits).map(|latch| latch.id).collect();
             for other in others {
                 self.goes_on(other, cause);
@@ -125,11 +160,13 @@ impl Machine {
         self.stays(id, cause);
     }
 
-    fn goes_on(&mut self, id: LatchId, cause: &str) {
+    /// The session in use goes on, or the one that was to be replaced.
+    pub(super) fn goes_on(&mut self, id: LatchId, cause: &str) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
-        let Some(generation) = latch.loss().and_then(|loss| loss.generation) else { return };
-        latch.state = LatchState::Bound(generation);
-        latch.old.remove(&generation);
+        if let Some(generation) = latch.loss().and_then(|loss| loss.generation) {
+            latch.state = LatchState::Bound(generation);
+            latch.old.remove(&generation);
+        }
         self.dirty.insert(id);
         self.journal(journal::What::Stayed, Some(id), |entry| entry.detail = Some(cause.to_owned()));
         if self.wish.latches.remove(&id).is_some() {

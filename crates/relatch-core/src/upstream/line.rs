@@ -65,8 +65,10 @@ impl Machine {
                     !matches!(loss.doubt, Doubtful::Asking(_))
                         && loss.not_before.is_none_or(|at| at <= self.now)
                 }
-                LatchState::Bound(_) => latch.has_to_be_heard() && latch.heard == Heard::No,
-                LatchState::Doubted(..) => latch.wants_a_trial(),
+                LatchState::Bound(_) if latch.has_to_be_heard() => latch.heard == Heard::No,
+                LatchState::Bound(_) => self.wishes_for_another(latch),
+                // One handshake at a time.
+                LatchState::Doubted(..) => latch.wants_a_trial() && latch.beside.is_none(),
                 LatchState::Opening(_)
                 | LatchState::Relatching(..)
                 | LatchState::Parked(_)
@@ -101,6 +103,12 @@ impl Machine {
                     self.begin_handshake(id);
                 }
             },
+            Some(LatchState::Bound(_))
+                if self.latches.get(&id).is_some_and(|latch| self.wishes_for_another(latch))
+                    && !self.latches.get(&id).is_some_and(Latch::has_to_be_heard) =>
+            {
+                self.begin_beside(id);
+            }
             Some(LatchState::Bound(generation)) => {
                 let generation = *generation;
                 let ping = self.ping(id, generation, Question::Survived, Connection::Young, policy::LOOK_MS);

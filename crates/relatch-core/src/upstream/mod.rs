@@ -503,9 +503,6 @@ impl Machine {
         if self.freshen(id, generation) {
             return;
         }
-        if self.begin_wish(id, generation) {
-            return;
-        }
         self.flush_notes(id, generation);
         self.start_waiting(id, generation);
         self.open_stream(id, generation);

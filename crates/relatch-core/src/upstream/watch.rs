@@ -417,6 +417,9 @@ impl Machine {
                     exchange.map(|e| e.state)
                 );
             }
+            if let Some(beside) = &latch.beside {
+                debug_assert!(self.attempts.get(beside.attempt).is_some(), "{id:?} waits for no handshake");
+            }
             if let LatchState::Relatching(_, _, step) = &latch.state {
                 use crate::latch::Step;
                 let (Step::Handshake(a) | Step::Rebuild(a, _)) = step;

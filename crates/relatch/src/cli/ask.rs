@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use relatch_admin::Status;
-use relatch_admin::link::{KeeperLink, all_keepers, status_of_all};
+use relatch_admin::link::{KeeperLink, LinkError, all_keepers, status_of_all};
 use relatch_admin::runtime::runtime_dir;
 
 use crate::exit;
@@ -24,6 +24,43 @@ pub(crate) async fn keepers() -> Result<Vec<KeeperLink>, Failure> {
     let dir = runtime_dir();
     let keepers = all_keepers(&dir).await.map_err(|cause| unreadable(&dir, &cause))?;
     if keepers.is_empty() { Err(no_keeper()) } else { Ok(keepers) }
+}
+
+/// Asks every keeper of this user at the same time for something that it does to `name`, or to every upstream. What each
+/// says, by its process; at least one has an upstream of that name.
+pub(crate) async fn each<T, F>(
+    name: Option<&str>,
+    ask: impl Fn(KeeperLink) -> F,
+) -> Result<Vec<(u32, Vec<T>)>, Failure>
+where
+    F: Future<Output = Result<Vec<T>, LinkError>> + Send + 'static,
+    T: Send + 'static,
+{
+    let mut asked = tokio::task::JoinSet::new();
+    for keeper in keepers().await? {
+        let (pid, answer) = (keeper.pid, ask(keeper));
+        asked.spawn(async move { (pid, answer.await) });
+    }
+    let (mut all, mut troubles) = (Vec::new(), Vec::new());
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok((pid, Ok(outcomes))) => all.push((pid, outcomes)),
+            Ok((_, Err(trouble))) => troubles.push(trouble.to_string()),
+            Err(broken) => troubles.push(broken.to_string()),
+        }
+    }
+    all.sort_by_key(|(pid, _)| *pid);
+    if !troubles.is_empty() {
+        let mut failure = Failure::new("Not every keeper did what it was asked for").exit(exit::NO);
+        failure.causes = troubles;
+        return Err(failure);
+    }
+    match name {
+        Some(name) if all.iter().all(|(_, outcomes)| outcomes.is_empty()) => {
+            Err(unknown_name(name, &status().await?))
+        }
+        Some(_) | None => Ok(all),
+    }
 }
 
 /// That no upstream has this name, and which names there are.

@@ -14,9 +14,12 @@ mod moment;
 mod page;
 mod paper;
 pub(crate) mod parse;
+mod pause;
 mod reconnect;
 mod release;
 mod reload;
+mod restart;
+mod resume;
 pub(crate) mod serve;
 mod served;
 mod service;
@@ -72,6 +75,9 @@ enum Command {
     Page(page::Arguments),
     Log(log::Arguments),
     Reconnect(reconnect::Arguments),
+    Pause(pause::Arguments),
+    Resume(resume::Arguments),
+    Restart(restart::Arguments),
     Drill(drill::Arguments),
     Doctor(doctor::Arguments),
     Explain(explain::Arguments),
@@ -96,6 +102,9 @@ impl Cli {
             Command::Status(arguments) => wait_for(status::run(arguments)),
             Command::Top(arguments) => wait_for(top::run(arguments)),
             Command::Reconnect(arguments) => wait_for(reconnect::run(arguments)),
+            Command::Pause(arguments) => wait_for(pause::run(arguments)),
+            Command::Resume(arguments) => wait_for(resume::run(arguments)),
+            Command::Restart(arguments) => wait_for(restart::run(arguments)),
             Command::Log(arguments) => wait_for(log::run(arguments)),
             Command::Drill(arguments) => wait_for(drill::run(arguments)),
             Command::Doctor(arguments) => wait_for(doctor::run(arguments)),

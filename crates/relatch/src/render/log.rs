@@ -250,6 +250,10 @@ mod tests {
             dated("14:09:01.000", entry(What::Flapping, "", 5_000, "", 3)),
             dated("14:10:00.000", entry(What::CredentialsRefused, "", 0, "HTTP 401 to `send_mail`", 0)),
             dated("14:11:00.000", entry(What::Reconnect, "", 0, "", 0)),
+            dated("14:11:10.000", entry(What::Paused, "", 0, "for at most 5 min", 1)),
+            dated("14:11:15.200", entry(What::Resumed, "", 5_200, "", 3)),
+            dated("14:11:20.000", entry(What::Restarting, "", 0, "the 2 that live", 0)),
+            dated("14:11:20.900", entry(What::Stayed, "", 0, "`gmail-mcp` exited with status 1", 0)),
             dated("14:11:30.000", entry(What::Configured, "", 0, "headers, hold", 0)),
             dated("14:11:30.001", entry(What::Added, "", 0, "http://127.0.0.1:8931/mcp", 0)),
             dated(
@@ -299,6 +303,10 @@ mod tests {
         14:09:01.000  gmail     flapping             3 new sessions in a row were refused; relatch rests for 5.0 s
         14:10:00.000  gmail     credentials-refused  HTTP 401 to `send_mail`
         14:11:00.000  gmail     reconnect            somebody asked for a new session
+        14:11:10.000  gmail     paused               new calls wait, for at most 5 min; 1 call runs
+        14:11:15.200  gmail     resumed              after 5.2 s; 3 calls wait
+        14:11:20.000  gmail     restarting           somebody asked for new sessions beside the 2 that live
+        14:11:20.900  gmail     stayed               the old session goes on: `gmail-mcp` exited with status 1
         14:11:30.000  gmail     configured           changed: headers, hold
         14:11:30.001  gmail     added                http://127.0.0.1:8931/mcp
         14:11:30.002  gmail     removed              taken out of the configuration: its session ends

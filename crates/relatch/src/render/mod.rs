@@ -4,6 +4,7 @@
 //! network passes [`clean`] first, so that no server writes to a terminal.
 
 pub(crate) mod adopt;
+pub(crate) mod announced;
 pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod drill;

@@ -260,6 +260,10 @@ pub(crate) fn reason(server: &ServerStatus, now: Timestamp) -> String {
     if let Some(success) = server.last_success.as_ref().filter(|_| server.health == State::Unknown) {
         text.push_str(&format!(" (the last: {})", clean(&success.method)));
     }
+    if let Some(pause) = &server.pause {
+        text.push_str(&format!(" · goes on by itself in {}", span(until(pause.until, now))));
+        return text;
+    }
     match server.next_attempt.map(|next| until(next, now)) {
         Some(0..1_000) => text.push_str(" · next attempt now"),
         Some(left) => text.push_str(&format!(" · next attempt in {}", span(left))),
@@ -343,6 +347,7 @@ mod tests {
             conditions: vec![],
             last_success: Some(SuccessStatus { at: at(-3), method: "tools/call".into(), ms: 12.0 }),
             last_failure: None,
+            pause: None,
             next_attempt: None,
             server: Some(PeerStatus {
                 name: Some("gmail-mcp".into()),
@@ -393,6 +398,7 @@ mod tests {
             }],
             last_success: None,
             last_failure: Some(FailureStatus { at: at(-5), method: "ping".into(), cause: "refused".into() }),
+            pause: None,
             next_attempt: Some(at(8)),
             server: None,
             sessions: vec![],

@@ -55,6 +55,7 @@ pub(super) fn server(name: &str, health: State) -> ServerStatus {
             method: "ping".into(),
             cause: "connection refused (ECONNREFUSED 127.0.0.1:8931)".into(),
         }),
+        pause: None,
         next_attempt: (health == State::Down).then(|| at(8)),
         server: Some(PeerStatus {
             name: Some("files-mcp".into()),
