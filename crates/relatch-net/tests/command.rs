@@ -98,9 +98,10 @@ async fn two_sessions_that_share_a_process_each_get_the_answer_to_their_own_requ
         r#"{HEAR}echo $$ >>started
 tell() {{ echo "{{\"jsonrpc\":\"2.0\",\"id\":$1,\"result\":{{\"tool\":\"$2\"}}}}"; }}
 tool() {{ tool=${{line#*'"name":"'}}; tool=${{tool%%'"'*}}; }}
+next() {{ hear; case $line in *'"ping"'*) tell "$id" none; next;; esac; }}
 {OPEN}while :; do
-hear; first=$id; tool; one=$tool
-hear; tool; [ "$first" = "$id" ] && exit 1
+next; first=$id; tool; one=$tool
+next; tool; [ "$first" = "$id" ] && exit 1
 tell "$id" "$tool"; tell "$first" "$one"
 done
 "#
