@@ -147,14 +147,22 @@ fn subject(upstream: &str, place: &Place, latch: &Latch, headers: &HeaderMap) ->
     let name = params::client_identity(asked).map(|client| client.name).unwrap_or_default();
     let mut credentials: BTreeSet<(String, Vec<u8>)> = BTreeSet::new();
     let configured = place.headers();
-    let theirs = headers
-        .iter()
-        .filter(|(name, _)| !configured.contains_key(*name) && !NOBODYS.contains(&name.as_str()));
+    // What begins so says what a request is, and not whose.
+    let nobodys = |name: &str| NOBODYS.contains(&name) || name.starts_with("mcp-");
+    let theirs =
+        headers.iter().filter(|(name, _)| !configured.contains_key(*name) && !nobodys(name.as_str()));
     for (name, value) in theirs.chain(configured.iter()) {
         credentials.insert((name.as_str().to_owned(), value.as_bytes().to_vec()));
     }
     let address = match &place.way {
-        Way::Url(dialer, _) => dialer.target().url.to_string(),
+        Way::Url(dialer, _) => {
+            // Who shows another certificate is somebody else.
+            let shown =
+                dialer.route().tls.as_ref().and_then(|tls| tls.identity().map(|one| one.cert.clone()));
+            let bytes = shown.map(|path| std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string()));
+            credentials.extend(bytes.map(|path| ("certificate".to_owned(), path)));
+            dialer.target().url.to_string()
+        }
         Way::Command(commands) => {
             let command = commands.command();
             let mut secrets: Vec<_> = std::env::vars_os().filter(|(name, _)| is_secret(name)).collect();
