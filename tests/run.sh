@@ -57,6 +57,8 @@ python3 tests/command/run.py
 
 say "every way to a server: unix sockets, certificates, proxies, names that move, IPv6, a network that is gone"
 python3 tests/paths/run.py
+say "clients that start before their server: 5 clients, 3 servers, both sides, commands"
+python3 tests/late/run.py
 
 say "announced restarts under load: paused servers, commands started anew, the deploys of the documents"
 python3 tests/restart/run.py --ci

@@ -229,6 +229,9 @@ pub struct SessionStatus {
     /// Exchanges under way or waiting.
     #[serde(default)]
     pub open: usize,
+    /// Its client was answered from a copy of what the server said then, and has had no session yet.
+    #[serde(default)]
+    pub copy: Option<Timestamp>,
 }
 
 /// The client, as its `initialize` named it.
@@ -316,6 +319,7 @@ pub fn server_status(
                     version: client.version.clone(),
                 }),
                 open: session.open,
+                copy: session.copy.and_then(|made| Timestamp::from_millisecond(made).ok()),
             })
             .collect(),
         waiting: report.waiting,
@@ -447,6 +451,7 @@ mod tests {
                 last_used: At(900),
                 client: Some(ClientSeen { name: "claude-code".into(), version: "2".into() }),
                 open: 1,
+                copy: None,
             }],
             waiting: 2,
             totals: Totals { calls: 7, ..Totals::default() },

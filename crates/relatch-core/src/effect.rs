@@ -59,6 +59,17 @@ pub enum Effect {
         /// Which one.
         attempt: AttemptId,
     },
+    /// Look for a copy of what this upstream answered to the same request earlier, under the same credentials; what is
+    /// found is reported by [`Input::Copy`](crate::Input::Copy).
+    SeekCopy {
+        /// Whose answer it would be.
+        ex: ExId,
+    },
+    /// The copy that was found for this exchange goes to the client.
+    PassCopy {
+        /// To whom.
+        ex: ExId,
+    },
     /// An error of relatch's own goes to the client. After events have gone out it is the last event.
     Answer {
         /// To whom.

@@ -43,6 +43,8 @@ pub enum Fault {
     IgnoresPauses,
     /// A living session is given up when no other is to be had in its place.
     GivesUpTheOld,
+    /// A call is answered from a copy.
+    CopiesCalls,
 }
 
 impl Machine {

@@ -3,7 +3,7 @@
 //! Every variant is something that has happened; none asks for anything. The shell reports a fact once, as soon as it
 //! has it, and carries out the effects that come back before it reports the next fact of the same attempt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use relatch_wire::method::ListKind;
 use relatch_wire::request_id::RequestId;
@@ -99,6 +99,13 @@ pub enum Input<'a> {
         attempt: AttemptId,
         /// What came.
         listed: Listed,
+    },
+    /// The shell has looked for the copy that [`SeekCopy`](crate::effect::Effect::SeekCopy) asked for.
+    Copy {
+        /// Whose answer it would be.
+        ex: ExId,
+        /// What was found: nothing, where none is kept for this request under these credentials.
+        copy: Option<CopySeen>,
     },
     /// Annotations of tools were seen in a list that went to this client.
     Hinted {
@@ -234,6 +241,19 @@ pub struct SessionFacts {
     pub server: ServerSeen,
     /// A digest of what else a client may have built on: instructions.
     pub digest: u64,
+    /// The capabilities that it names, by their names.
+    pub offers: BTreeSet<&'static str>,
+}
+
+/// A copy of an answer that this very upstream gave earlier, as far as the machine needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopySeen {
+    /// When the upstream gave that answer: milliseconds since the Unix epoch.
+    pub made: i64,
+    /// The same for people.
+    pub date: String,
+    /// For `initialize`: what the server said of itself.
+    pub session: Option<SessionFacts>,
 }
 
 /// A page of a list.

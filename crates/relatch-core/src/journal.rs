@@ -55,6 +55,10 @@ pub enum What {
     Probed,
     /// A new upstream session was bound.
     Relatched,
+    /// A client was answered from a copy of what the server said earlier, since it is not there yet.
+    FromCopy,
+    /// A client that had been answered from a copy has its session.
+    Latched,
     /// The upstream can't be reached.
     Away,
     /// The upstream answers again.
@@ -104,7 +108,7 @@ pub enum What {
 
 impl What {
     /// Every kind.
-    pub const ALL: [What; 29] = [
+    pub const ALL: [What; 31] = [
         What::Attached,
         What::Left,
         What::Lost,
@@ -112,6 +116,8 @@ impl What {
         What::Cleared,
         What::Probed,
         What::Relatched,
+        What::FromCopy,
+        What::Latched,
         What::Away,
         What::Back,
         What::Resent,
@@ -147,6 +153,8 @@ impl What {
             What::Cleared => "cleared",
             What::Probed => "probed",
             What::Relatched => "relatched",
+            What::FromCopy => "from-copy",
+            What::Latched => "latched",
             What::Away => "away",
             What::Back => "back",
             What::Resent => "resent",
@@ -185,6 +193,8 @@ impl What {
             | What::Cleared
             | What::Probed
             | What::Relatched
+            | What::FromCopy
+            | What::Latched
             | What::Away
             | What::Back
             | What::Resent

@@ -25,6 +25,8 @@ pub struct Policy {
     pub transport: Transport,
     /// Inside the client, its user and its model may ask how the connection is, and are told when it is lost.
     pub tell: bool,
+    /// The shell keeps copies of what this upstream says of itself, for clients that start before it.
+    pub copies: bool,
 }
 
 /// How a server at an address is spoken to.
@@ -66,6 +68,7 @@ impl Policy {
             process: false,
             transport: Transport::Auto,
             tell: false,
+            copies: false,
         }
     }
 
@@ -93,6 +96,7 @@ impl Policy {
             (self.gateway_errors_refused != new.gateway_errors_refused, "gateway_errors"),
             (self.transport != new.transport, "transport"),
             (self.tell != new.tell, "tell"),
+            (self.copies != new.copies, "copies"),
         ] {
             if changed {
                 changes.push(word.to_owned());
@@ -152,6 +156,10 @@ pub const NEVER_SPOKEN_MS: u64 = 3_000;
 pub const PAUSE_MS: u64 = 300_000;
 /// The longest pause.
 pub const PAUSE_MAX_MS: u64 = 3_600_000;
+/// An `initialize` that a server leaves without an answer for so long is answered from a copy, if there is one.
+pub const COPY_AFTER_MS: u64 = 5_000;
+/// So is a list, while its client has never had a session: a handshake takes less.
+pub const COPY_LIST_AFTER_MS: u64 = 1_000;
 /// Early SSE headers go out after this: Claude Code gives up at 60 s without a byte.
 pub const EARLY_MS: u64 = 10_000;
 /// What begins to wait after that has passed gets them after this: a relatch takes less.

@@ -1,7 +1,7 @@
 //! The laws of the core's pure functions: every refusal has one reading, every pair has one verdict, and the bounds that
 //! the machine keeps hold exactly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use relatch_core::effect::{Effect, What};
@@ -433,7 +433,7 @@ fn ask(method: &str, tool: Option<&str>, id: i64) -> Ask {
 
 fn session() -> SessionFacts {
     let server = ServerSeen { name: None, version: None, protocol: "2025-11-25".to_owned(), era: "legacy" };
-    SessionFacts { has_id: true, server, digest: 1 }
+    SessionFacts { has_id: true, server, digest: 1, offers: BTreeSet::new() }
 }
 
 fn broke() -> Cut {

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use relatch_core::effect::{Effect, Send, Tell, What};
 use relatch_core::health::{ClientSeen, ServerSeen, State};
 use relatch_core::input::{
-    Answer, Ask, Begun, Cut, CutKind, Input, Keep, Listed, Refusal, Restored, SessionFacts, Told,
+    Answer, Ask, Begun, CopySeen, Cut, CutKind, Input, Keep, Listed, Refusal, Restored, SessionFacts, Told,
 };
 use relatch_core::policy::{self, Policy};
 use relatch_core::upstream::Machine;
@@ -132,6 +132,9 @@ struct Shell {
     answered: Option<At>,
     hold: u64,
     gateway_errors_refused: bool,
+    /// Who waits for the shell to have looked for a copy, and for whom there is one.
+    sought: Vec<ExId>,
+    found: BTreeSet<ExId>,
 }
 
 impl Shell {
@@ -144,6 +147,7 @@ impl Shell {
             stateful: kind & 2 != 0,
             local: kind & 4 == 0,
             gateway_errors_refused,
+            copies: kind & 16 == 0,
             replay: vec![("never_*".to_owned(), false), ("always_*".to_owned(), true)],
             ..Policy::new("files", "http://127.0.0.1:8931/mcp")
         };
@@ -164,6 +168,8 @@ impl Shell {
             answered: None,
             hold,
             gateway_errors_refused,
+            sought: Vec::new(),
+            found: BTreeSet::new(),
         }
     }
 
@@ -366,7 +372,25 @@ impl Shell {
         self.on(input);
     }
 
+    /// The shell has looked for a copy.
+    fn looks(&mut self, ex: ExId, odd: u8) {
+        let opens = self.asked.get(&ex).is_some_and(|asked| asked.handshake);
+        let seen = CopySeen {
+            made: 1,
+            date: "then".to_owned(),
+            session: opens.then(|| session(odd & 2 == 0, u64::from(odd))),
+        };
+        let copy = (odd & 1 == 0).then_some(seen);
+        if copy.is_some() {
+            self.found.insert(ex);
+        }
+        self.on(Input::Copy { ex, copy });
+    }
+
     fn hints(&mut self, choice: &mut Choice<'_>) {
+        if let Some(ex) = self.sought.pop() {
+            return self.looks(ex, choice.byte());
+        }
         let Some(latch) = self.some_latch(choice) else { return };
         let hints = vec![("look".to_owned(), choice.flag(), choice.flag())];
         self.on(Input::Hinted { latch, hints });
@@ -744,6 +768,15 @@ impl Shell {
                     self.ends(attempt, Came::Nothing);
                 }
             }
+            Effect::SeekCopy { ex } => {
+                assert!(!self.open(ex).left, "a copy is sought for {ex:?}, and nobody is there");
+                self.sought.push(ex);
+            }
+            Effect::PassCopy { ex } => {
+                assert!(self.found.remove(&ex), "no copy was found for {ex:?}");
+                assert!(!self.open(ex).left, "{ex:?} is answered and nobody is there");
+                self.is_over(ex);
+            }
             Effect::Early { ex } => {
                 let asked = self.open(ex);
                 assert!(asked.accepts_sse && !asked.handshake, "early headers that {ex:?} does not take");
@@ -904,5 +937,5 @@ fn server(odd: u8) -> ServerSeen {
 }
 
 fn session(has_id: bool, odd: u64) -> SessionFacts {
-    SessionFacts { has_id, server: server(odd as u8), digest: odd % 3 }
+    SessionFacts { has_id, server: server(odd as u8), digest: odd % 3, offers: BTreeSet::new() }
 }

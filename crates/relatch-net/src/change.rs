@@ -107,7 +107,8 @@ impl Keeper {
 impl Upstream {
     /// Goes on with these settings. Which of them are other ones.
     fn change(self: &Arc<Self>, server: ServerConfig, keeper: &Keeper) -> Vec<String> {
-        let ServerConfig { policy, headers, address } = server;
+        let ServerConfig { mut policy, headers, address } = server;
+        policy.copies &= self.common.copies.keeps();
         let place = self.place();
         let moved = !place.way.leads_to(&address, policy.transport);
         let other_headers = *place.headers() != headers;
@@ -129,6 +130,7 @@ impl Upstream {
                     place.send_headers(headers);
                 }
                 self.tells_from_now_on(policy.tell);
+                self.copies_from_now_on(policy.copies);
                 true
             },
             Input::Configured { policy: &policy, moved, headers: other_headers },

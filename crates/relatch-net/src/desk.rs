@@ -67,6 +67,8 @@ pub(crate) struct Exchange {
     pub(crate) list: Option<(ListKind, bool)>,
     /// Whether it is the client's `initialize`.
     pub(crate) opening: bool,
+    /// The copy that was found of its answer.
+    pub(crate) copy: Option<Bytes>,
     /// Its span, where it is traced.
     pub(crate) span: Option<Box<ExchangeSpan>>,
     /// Its share of what this keeper may keep.

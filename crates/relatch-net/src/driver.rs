@@ -8,22 +8,24 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use relatch_core::effect::{Tell, What};
 use relatch_core::health::HealthReport;
 use relatch_core::input::{Answer, Input, Refusal};
 use relatch_core::policy::Policy;
 use relatch_core::upstream::Machine;
-use relatch_core::{At, AttemptId, Effect, ExId, LatchId, journal};
+use relatch_core::{At, AttemptId, Effect, ExId, Gen, LatchId, journal};
 use relatch_wire::handshake::{advertise_list_changed, notification_message};
 use relatch_wire::{Envelope, method};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::copies::{Asker, Page, facts_of};
 use crate::desk::{Desk, Exchange, Kept, Refused};
 use crate::exchange::{Final, Piece, Shape};
 use crate::keeper::Common;
+use crate::latch::Headers;
 use crate::upstream::attempt;
 use crate::upstream::place::Place;
 use crate::upstream::way::Way;
@@ -50,6 +52,8 @@ pub(crate) struct Upstream {
     pub(crate) common: Arc<Common>,
     /// Whether its clients are told how the connection is.
     tells: AtomicBool,
+    /// Whether copies of what it says are kept and given out.
+    copies: AtomicBool,
     inside: Mutex<Inside>,
     earlier: Notify,
     /// Rung whenever an attempt has ended.
@@ -79,12 +83,14 @@ struct Later {
 impl Upstream {
     /// An upstream whose timer runs until it is dropped.
     pub(crate) fn start(
-        policy: Policy,
+        mut policy: Policy,
         headers: HeaderMap,
         way: Way,
         common: Arc<Common>,
         chance: u64,
     ) -> Arc<Upstream> {
+        // The machine is not to ask for what nobody keeps.
+        policy.copies &= common.copies.keeps();
         let now = At(common.clock.now_ms());
         let asleep = common.clock.asleep_ms();
         let upstream = Arc::new(Upstream {
@@ -94,6 +100,7 @@ impl Upstream {
             leaving: AtomicBool::new(false),
             common,
             tells: AtomicBool::new(policy.tell),
+            copies: AtomicBool::new(policy.copies),
             inside: Mutex::new(Inside {
                 machine: Machine::new(policy, now, chance),
                 desk: Desk::default(),
@@ -143,6 +150,16 @@ impl Upstream {
     /// From now on they are, or are not.
     pub(crate) fn tells_from_now_on(&self, tells: bool) {
         self.tells.store(tells, Ordering::Relaxed);
+    }
+
+    /// Whether copies of what it says are kept and given out.
+    pub(crate) fn copies(&self) -> bool {
+        self.copies.load(Ordering::Relaxed)
+    }
+
+    /// From now on they are, or are not.
+    pub(crate) fn copies_from_now_on(&self, copies: bool) {
+        self.copies.store(copies, Ordering::Relaxed);
     }
 
     /// Whether it has been taken out of the configuration.
@@ -380,6 +397,8 @@ impl Upstream {
                     exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
                 }
             }
+            Effect::SeekCopy { ex } => self.seek_copy(desk, ex),
+            Effect::PassCopy { ex } => self.pass_copy(desk, machine, ex, later, hints),
             Effect::Early { ex } => {
                 if let Some(exchange) = desk.exchanges.get(&ex) {
                     exchange.sink.put(Piece::Early);
@@ -445,9 +464,12 @@ impl Upstream {
         later: &mut Later,
         hints: &mut Hints,
     ) {
-        let (answer, numbered) = match desk.attempts.remove(&attempt) {
-            Some(attempt) => (attempt.answer, attempt.last_event.is_some()),
-            None => (None, false),
+        let (answer, numbered, came) = match desk.attempts.remove(&attempt) {
+            Some(attempt) => {
+                let numbered = attempt.last_event.is_some();
+                (attempt.answer, numbered, Some((attempt.generation, attempt.headers)))
+            }
+            None => (None, false, None),
         };
         let Some(mut exchange) = desk.close_exchange(ex) else { return };
         let last = match answer {
@@ -457,19 +479,7 @@ impl Upstream {
                         .is_ok_and(|envelope| matches!(envelope.kind, relatch_wire::Kind::Error { .. }));
                     exchange.ends(if failed { "error" } else { "answered" }, failed);
                 }
-                let text = if exchange.opening { advertise_list_changed(&text) } else { text };
-                if let (Some((kind, first)), Some(latch)) =
-                    (exchange.list, desk.latches.get_mut(&exchange.latch))
-                    && let Ok(envelope) = Envelope::read(&text)
-                    && let Some(page) =
-                        envelope.result(&text).and_then(|raw| relatch_wire::lists::items(raw, kind))
-                {
-                    latch.lists.passed(kind, first, &page);
-                    if !page.hints.is_empty() {
-                        let seen = page.hints.into_iter().map(|(tool, h)| (tool, h.read_only, h.idempotent));
-                        hints.push((exchange.latch, seen.collect()));
-                    }
-                }
+                let text = self.read_on_its_way(desk, &exchange, text, came.as_ref(), hints);
                 let text = self.told(desk, machine, &exchange, text, later);
                 Final::Message {
                     text,
@@ -496,6 +506,61 @@ impl Upstream {
             None => Final::Message { text: words::lost_answer(&self.name, &exchange.id), shape: Shape::Json },
         };
         exchange.sink.put(Piece::Final(last));
+    }
+
+    /// The copy that was found goes to the client, as the server's own answer would.
+    fn pass_copy(&self, desk: &mut Desk, machine: &Machine, ex: ExId, later: &mut Later, hints: &mut Hints) {
+        let Some(mut exchange) = desk.close_exchange(ex) else { return };
+        exchange.ends("from-copy", false);
+        let copy = exchange.copy.take().and_then(|text| Some((Envelope::read(&text).ok()?, text)));
+        let text = match copy {
+            Some((envelope, text)) => {
+                let text = envelope.with_id(&text, &exchange.id);
+                if exchange.opening
+                    && let Some(facts) = facts_of(&text, true)
+                    && let Some(latch) = desk.latches.get_mut(&exchange.latch)
+                {
+                    latch.promised = Some(facts.server.protocol);
+                }
+                let text = self.read_on_its_way(desk, &exchange, text, None, hints);
+                self.told(desk, machine, &exchange, text, later)
+            }
+            None => words::lost_answer(&self.name, &exchange.id),
+        };
+        exchange.sink.put(Piece::Final(Final::Message { text, shape: Shape::Json }));
+    }
+
+    /// What is noted of an answer, and changed in it, before it goes to its client; `came` says in which session and by
+    /// which headers, where it is the server's answer and no copy.
+    fn read_on_its_way(
+        &self,
+        desk: &mut Desk,
+        exchange: &Exchange,
+        text: Bytes,
+        came: Option<&(Gen, Headers)>,
+        hints: &mut Hints,
+    ) -> Bytes {
+        if exchange.opening {
+            return advertise_list_changed(&text);
+        }
+        if let (Some((kind, first)), Some(latch)) = (exchange.list, desk.latches.get_mut(&exchange.latch))
+            && let Ok(envelope) = Envelope::read(&text)
+            && let Some(page) = envelope.result(&text).and_then(|raw| relatch_wire::lists::items(raw, kind))
+        {
+            latch.lists.passed(kind, first, &page);
+            if let Some((generation, headers)) = came {
+                let arrival = &exchange.arrival;
+                let cursor = arrival.envelope.params(&arrival.message).and_then(relatch_wire::params::cursor);
+                let next = page.next_cursor.as_deref();
+                let page = Page { kind, asker: Asker::Client, cursor, next, text: &text };
+                self.keep_page(latch, *generation, headers, &page);
+            }
+            if !page.hints.is_empty() {
+                let seen = page.hints.into_iter().map(|(tool, h)| (tool, h.read_only, h.idempotent));
+                hints.push((exchange.latch, seen.collect()));
+            }
+        }
+        text
     }
 
     fn record(&self, desk: &Desk, machine: &Machine, id: LatchId) {
@@ -544,6 +609,14 @@ impl Upstream {
             location: location.as_deref(),
             ended: refused.ended,
         };
+        self.desk(|desk| {
+            let Some(of) = desk.attempts.get(&attempt) else { return };
+            let opens = matches!(of.what, What::Initialize { .. });
+            if refused.status == StatusCode::UNAUTHORIZED || opens && refused.status == StatusCode::FORBIDDEN
+            {
+                self.refuse_copies(desk, of);
+            }
+        });
         let kept = Kept::Refused(refused.clone());
         self.finish(attempt, Some(kept), Input::Refused { attempt, refusal });
     }

@@ -335,6 +335,7 @@ impl Upstream {
             progress: None,
             list,
             opening,
+            copy: None,
             span,
             _kept: kept,
         };

@@ -3,6 +3,7 @@
 //! What happens to a call is decided in the core, one machine per upstream.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use relatch_store::Store;
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
+use crate::copies::Copies;
 use crate::driver::Upstream;
 use crate::entropy;
 use crate::records::Writer;
@@ -50,6 +52,8 @@ pub struct KeeperConfig {
     pub servers: Vec<ServerConfig>,
     /// Where records of downstream sessions live; none keeps nothing beyond this process.
     pub records: Option<Arc<dyn Store>>,
+    /// The folder of copies of what servers say, for clients that start before their server; none keeps none.
+    pub copies: Option<PathBuf>,
     /// Where journal entries go.
     pub journal: JournalSink,
     /// How TLS is spoken to upstreams.
@@ -97,6 +101,7 @@ pub(crate) struct Common {
     pub(crate) events: Arc<str>,
     pub(crate) sessions: Sessions,
     pub(crate) writer: Arc<Writer>,
+    pub(crate) copies: Arc<Copies>,
     pub(crate) journal: JournalSink,
     /// What requests may be kept, in KiB.
     pub(crate) kept: Arc<Semaphore>,
@@ -142,6 +147,7 @@ impl Keeper {
             events: entropy::event_prefix().into(),
             sessions: Sessions::default(),
             writer: Writer::new(config.records),
+            copies: Copies::new(config.copies),
             journal: config.journal,
             kept: Arc::new(Semaphore::new(bounds.kept_kib)),
             turned: watch::Sender::new(0),
@@ -250,6 +256,7 @@ impl Keeper {
     /// Waits until everything that has to outlive this process is stored.
     pub async fn flush(&self) {
         self.common.writer.flush().await;
+        self.common.copies.flush().await;
     }
 
     /// Ends the processes that were started for upstreams, and waits for that.
@@ -424,6 +431,7 @@ mod tests {
                 address: Target::parse(url).unwrap().into(),
             }],
             records: Some(store.clone()),
+            copies: None,
             journal: Arc::new(|_, _, _| {}),
             tls: Tls::platform(),
         });

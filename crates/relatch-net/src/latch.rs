@@ -12,6 +12,7 @@ use relatch_core::{AttemptId, ExId, Gen};
 use relatch_wire::RequestId;
 use relatch_wire::method::ListKind;
 
+use crate::copies::Gathering;
 use crate::downstream::stream::Streams;
 use crate::lists::Lists;
 use crate::outbox::Outbox;
@@ -43,6 +44,8 @@ pub(crate) struct Latch {
     pub(crate) inherited: Option<Gen>,
     /// Lists as the client last saw them, and as relatch is fetching them.
     pub(crate) lists: Lists,
+    /// Lists that are to be kept as copies, page by page.
+    pub(crate) gathering: Gathering,
     /// What its client was told of beside what the server offers; `None` when nothing was added.
     pub(crate) tell: Option<TellRecord>,
     /// Members of its record that this version does not know.
@@ -105,6 +108,7 @@ impl Latch {
             pending: HashMap::new(),
             inherited: None,
             lists: Lists::default(),
+            gathering: Gathering::default(),
             tell: None,
             unknown: BTreeMap::new(),
         }

@@ -9,6 +9,7 @@
 pub mod announced;
 pub mod change;
 pub mod clock;
+mod copies;
 mod desk;
 pub mod downstream;
 mod driver;

@@ -20,6 +20,17 @@ pub(crate) struct Client {
     pub(crate) told: BTreeMap<ListKind, u64>,
     /// Lists that relatch could not read.
     pub(crate) garbled: BTreeSet<ListKind>,
+    /// As whom it comes to the server.
+    pub(crate) credentials: u64,
+}
+
+/// What the shell has kept of the server's answers to clients of the same credentials.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Copy {
+    /// The server's version and revision, as it said them to `initialize`.
+    pub(crate) hello: Option<(u64, &'static str)>,
+    /// Which version of a list it has given out.
+    pub(crate) lists: BTreeMap<ListKind, u64>,
 }
 
 /// What a request does to the session of the client that makes it.

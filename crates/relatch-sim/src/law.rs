@@ -43,6 +43,9 @@ pub enum Law {
     NotesOnce,
     /// A client is told when its lists have changed.
     ChangesTold,
+    /// A copy goes to whom it was found for, to nobody else's credentials, and never in place of a call or to a client that
+    /// has had a session.
+    CopiesHonest,
     /// What is kept for later is let go exactly once, and there is never much of it.
     NothingPilesUp,
     /// A keeper that starts from its records goes on as the one before.

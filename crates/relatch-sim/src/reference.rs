@@ -132,6 +132,10 @@ pub(crate) struct Reference {
     /// The newest session of each latch when the upstream's address became another one: these are no evidence of it.
     former: BTreeMap<LatchId, Gen>,
     down: bool,
+    /// Requests for which the shell has found a copy under their own credentials.
+    found: BTreeSet<ExId>,
+    /// Latches that have sent a request of their clients' to a session.
+    served: BTreeSet<LatchId>,
     /// Sessions opened by relatch's own handshakes since a client's request was answered.
     fruitless: BTreeMap<LatchId, VecDeque<At>>,
     /// Questions and handshakes sent while the upstream was called down.
@@ -168,6 +172,8 @@ impl Reference {
             answered: None,
             former: BTreeMap::new(),
             down: false,
+            found: BTreeSet::new(),
+            served: BTreeSet::new(),
             fruitless: BTreeMap::new(),
             scouts: VecDeque::new(),
             scouts_now: 0,
@@ -281,6 +287,11 @@ impl Reference {
         self.holds(Law::ClaimIsTrue, !claimed, || {
             format!("{ex:?} `{title}` runs after its client was told that it did not")
         });
+    }
+
+    /// The shell has found a copy for this request, under the credentials that came with it.
+    pub(crate) fn copy_found(&mut self, ex: ExId) {
+        self.found.insert(ex);
     }
 
     /// A message without answer has reached the server.
@@ -450,6 +461,16 @@ impl Reference {
             Effect::Answer { ex, failure } => {
                 self.ends(*ex, failure.code.as_str(), None, Some(failure.executed));
             }
+            Effect::PassCopy { ex } => {
+                let found = self.found.remove(ex);
+                let fit = self.requests.get(ex).is_some_and(|r| {
+                    (r.opens || matches!(r.does, Does::List(_))) && !self.served.contains(&r.latch)
+                });
+                self.holds(Law::CopiesHonest, found && fit, || {
+                    format!("{ex:?} is answered from a copy (found: {found}; a late client's opening or list: {fit})")
+                });
+                self.ends(*ex, "copy", None, None);
+            }
             Effect::Drop { attempt } => {
                 self.kept.remove(attempt);
                 if let Some(send) = self.under_way.remove(attempt) {
@@ -490,6 +511,7 @@ impl Reference {
             }
             Effect::Flow { .. }
             | Effect::Tell { .. }
+            | Effect::SeekCopy { .. }
             | Effect::Withdraw { .. }
             | Effect::CloseIdle
             | Effect::Record { .. }
@@ -544,6 +566,7 @@ impl Reference {
         request.newest = Some(send.attempt);
         request.sendings += 1;
         request.idle = None;
+        self.served.insert(send.latch);
         let (asker, end, passing, title) = (request.asker, request.end, request.passing, request.title);
         let (latch, sendings) = (request.latch, request.sendings);
         self.holds(Law::NotForTheGone, asker == Asker::Waits && end.is_none(), || {

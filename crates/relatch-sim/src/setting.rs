@@ -60,6 +60,7 @@ impl Setting {
             stateful: chance.percent(10),
             hold_ms: chance.one_of(&[45_000, 45_000, 5_000, 300_000]),
             gateway_errors_refused: chance.percent(10),
+            copies: chance.percent(70),
             replay: vec![("once*".to_owned(), false), ("again*".to_owned(), true)],
             ..Policy::new("files", "http://127.0.0.1:8931/mcp")
         };
@@ -78,13 +79,14 @@ impl Setting {
         let Habits { dialect, has_id, survives, resumable, streams, pings, idle_ms, flaky } = self.server;
         format!(
             "dialect `{}`, has_id={has_id} survives={survives} resumable={resumable} streams={streams} pings={pings} \
-             idle={idle_ms:?} flaky={flaky}; hold={} local={} stateful={} gateway_errors_refused={}; crowd={} stdio={} \
+             idle={idle_ms:?} flaky={flaky}; hold={} local={} stateful={} gateway_errors_refused={} copies={}; crowd={} stdio={} \
              sleeps={} keeper_dies={}",
             dialect.name,
             self.policy.hold_ms,
             self.policy.local,
             self.policy.stateful,
             self.policy.gateway_errors_refused,
+            self.policy.copies,
             self.crowd,
             self.stdio,
             self.sleeps,

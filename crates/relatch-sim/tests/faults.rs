@@ -108,3 +108,8 @@ fn a_request_that_goes_out_in_a_pause_is_caught() {
 fn a_living_session_that_is_given_up_for_one_that_is_not_to_be_had_is_caught() {
     is_caught(Fault::GivesUpTheOld, &[Law::LivingSessionsKept, Law::NoSessionLeaks]);
 }
+
+#[test]
+fn a_call_that_is_answered_from_a_copy_is_caught() {
+    is_caught(Fault::CopiesCalls, &[Law::CopiesHonest]);
+}

@@ -78,6 +78,7 @@ fn whatever_happens_every_promise_holds_and_a_good_world_heals() {
     println!("{counts:?}");
     // A world in which nothing happens shows nothing.
     assert!(counts.relatched > 0 && counts.resent > 0 && counts.given_back > 0 && counts.unknown > 0);
+    assert!(counts.copied > 0);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Where the records of downstream sessions live, so that a session outlives its keeper.
 //!
 //! [`Store`] is the contract; [`MemoryStore`] forgets with its process, [`SqliteStore`] keeps a private file. A store
-//! decides nothing but which records are too old or too many, and it never drops what it can't read.
+//! decides nothing but which records are too old or too many, and it never drops what it can't read. [`copies`] is what
+//! servers said of themselves, for clients that start before them.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use relatch_core::record::{Record, RecordError};
 
+pub mod copies;
 mod sqlite;
 
 pub use sqlite::SqliteStore;

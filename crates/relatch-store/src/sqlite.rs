@@ -20,7 +20,7 @@ const LAYOUT: i64 = 1;
 /// The file in its folder.
 const FILE: &str = "sessions.sqlite";
 /// How long a call waits for somebody else's look into the file (a backup, a curious `sqlite3`).
-const BUSY: Duration = Duration::from_secs(5);
+pub(crate) const BUSY: Duration = Duration::from_secs(5);
 
 /// Records in `DIR/sessions.sqlite`.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl SqliteStore {
             let path = path.to_owned();
             move |cause: io::Error| StoreError::Place { path, cause }
         };
-        own_folder(dir).map_err(at(dir))?;
+        own_folder(dir, FILE).map_err(at(dir))?;
         let lock = lock(dir)?;
         let path = dir.join(FILE);
         // Made here, since SQLite would make it readable for others; its side files take over the mode.
@@ -170,7 +170,7 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
 
 /// Makes the folder private. One that holds other things is left as it is, and used only if it is private already:
 /// a home or `/tmp` must not be closed to others by a mistyped option.
-fn own_folder(dir: &Path) -> io::Result<()> {
+pub(crate) fn own_folder(dir: &Path, file: &str) -> io::Result<()> {
     if std::fs::metadata(dir).is_ok_and(|found| !found.is_dir()) {
         return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is a file, and no folder"));
     }
@@ -178,7 +178,7 @@ fn own_folder(dir: &Path) -> io::Result<()> {
     if std::fs::metadata(dir)?.permissions().mode() & 0o077 == 0 {
         return Ok(());
     }
-    let ours = dir.join(FILE).exists() || std::fs::read_dir(dir)?.next().is_none();
+    let ours = dir.join(file).exists() || std::fs::read_dir(dir)?.next().is_none();
     if !ours {
         let words = "it holds other things and is open to others; relatch needs a folder of its own";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
@@ -208,7 +208,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 }
 
 /// Opens a file that only this user can read, making it if it is missing.
-fn private(path: &Path) -> io::Result<File> {
+pub(crate) fn private(path: &Path) -> io::Result<File> {
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;

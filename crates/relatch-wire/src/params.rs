@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::digest::{digest, digest_json};
 use crate::json;
 use crate::request_id::RequestId;
 
@@ -74,6 +75,12 @@ pub fn notified_progress_token(params: &[u8]) -> Option<(RequestId, Range<usize>
     id_at(params, &["progressToken"])
 }
 
+/// A digest of the `capabilities` of `initialize` (basic/lifecycle): the same for every order and spacing of them.
+pub fn capabilities_digest(params: &[u8]) -> u64 {
+    let raw = json::find(params, &["capabilities"]).and_then(|span| params.get(span)).unwrap_or(b"{}");
+    digest_json(raw).unwrap_or_else(|| digest(raw))
+}
+
 /// `protocolVersion` of `initialize`, and where its value lies in `params` (basic/lifecycle).
 pub fn protocol_version(params: &[u8]) -> Option<(String, Range<usize>)> {
     let span = json::find(params, &["protocolVersion"])?;
@@ -129,6 +136,14 @@ mod tests {
         assert_eq!(client_identity(params), Some(Identity { name: "c".into(), version: "1".into() }));
         let modern = br#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}"#;
         assert_eq!(meta_protocol_version(modern).as_deref(), Some("2026-07-28"));
+    }
+
+    #[test]
+    fn capabilities_are_the_same_in_any_order() {
+        let one = capabilities_digest(br#"{"capabilities":{"roots":{},"sampling":{}}}"#);
+        assert_eq!(one, capabilities_digest(br#"{"x":1,"capabilities":{ "sampling":{}, "roots":{} }}"#));
+        assert_ne!(one, capabilities_digest(br#"{"capabilities":{"roots":{}}}"#));
+        assert_eq!(capabilities_digest(b"{}"), capabilities_digest(br#"{"capabilities":{}}"#));
     }
 
     #[test]

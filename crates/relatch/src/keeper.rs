@@ -85,6 +85,8 @@ async fn keep(
     let keeper = Keeper::start(KeeperConfig {
         servers,
         records,
+        // A folder of its own: keepers on stdio write there beside `serve`.
+        copies: (!launch.state_dir.as_os_str().is_empty()).then(|| launch.state_dir.join("copies")),
         journal: Arc::new(move |upstream, at, entry| {
             tracing::info!(
                 upstream,
@@ -144,9 +146,16 @@ async fn over_stdio(launch: &Launch, keeper: Arc<Keeper>) -> anyhow::Result<Exit
         told_to_stop().await;
         let _ = stop.send(true);
     });
-    stdio_side::serve(keeper, &server.name, tokio::io::stdin(), tokio::io::stdout(), stopped)
-        .await
-        .context("The client's side ended")?;
+    let served = stdio_side::serve(
+        Arc::clone(&keeper),
+        &server.name,
+        tokio::io::stdin(),
+        tokio::io::stdout(),
+        stopped,
+    )
+    .await;
+    keeper.flush().await;
+    served.context("The client's side ended")?;
     Ok(ExitCode::from(exit::DONE))
 }
 
@@ -337,6 +346,7 @@ pub(crate) fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         gateway_errors_refused: spec.gateway_errors_refused,
         transport: spec.transport,
         tell: spec.tell,
+        copies: spec.copies,
         local,
         process: matches!(address, Address::Command(_)),
         // Messages, journal and records show the address; a key in its query is none of theirs.

@@ -93,6 +93,8 @@ pub(crate) struct ServerSpec {
     pub(crate) transport: Transport,
     /// Whether its clients are told how the connection is.
     pub(crate) tell: bool,
+    /// Whether copies of what it says are kept, and given to clients that start before it.
+    pub(crate) copies: bool,
     /// How it is reached.
     pub(crate) ways: Ways,
 }
@@ -156,6 +158,7 @@ impl ServerSpec {
             replay: server.replay.as_ref().map_or(Vec::new(), |set| set.value.clone()),
             tell: server.tell.as_ref().is_some_and(|set| set.value),
             transport: server.transport.as_ref().map_or(Transport::Auto, |set| set.value),
+            copies: server.copies.as_ref().is_none_or(|set| set.value),
             gateway_errors_refused: server.gateway_errors.as_ref().is_some_and(|set| set.value),
             ways: Ways {
                 ca: server.ca.as_ref().map(|set| set.value.clone()),

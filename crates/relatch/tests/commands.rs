@@ -98,6 +98,7 @@ fn server(name: &str, health: State) -> ServerStatus {
             last_used: before(180),
             client: Some(ClientStatus { name: "claude-code".into(), version: "2.1.330".into() }),
             open: 0,
+            copy: None,
         }],
         waiting: 0,
         totals: Totals { calls: 120, relatched: 3, answered: 120, ..Totals::default() },

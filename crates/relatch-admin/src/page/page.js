@@ -3,7 +3,7 @@
 // Every word from elsewhere (names, versions, causes) becomes text and never markup. Health is not computed here.
 
 const MARKS = { healthy: "✓", recovering: "↻", degraded: "!", down: "✗", unknown: "?" };
-const GOOD = new Set(["relatched", "back", "cleared"]);
+const GOOD = new Set(["relatched", "latched", "back", "cleared"]);
 const BUSY = new Set(["lost", "suspected", "away", "held", "resent"]);
 const BAD = new Set(["given-back", "delivery-unknown", "credentials-refused"]);
 const SHOWN_SESSIONS = 50, SHOWN_TURNS = 50, SHOWN_ENTRIES = 40, KEPT_ENTRIES = 1000;
@@ -198,7 +198,7 @@ function drawSessions({ view, server }) {
   $("table", box).hidden = sessions.length === 0;
   if (!box.open) return;
   rows($("table", box), sessions.slice(0, SHOWN_SESSIONS).map((s) => [
-    s.id || "–", s.client ? `${s.client.name} ${s.client.version}` : "(unnamed)", s.state, s.generation ? String(s.generation) : "–",
+    s.id || "–", s.client ? `${s.client.name} ${s.client.version}` : "(unnamed)", s.copy ? `${s.state}, on a copy of ${ago(s.copy)} ago` : s.state, s.generation ? String(s.generation) : "–",
     `${ago(s.opened)} ago`, s.bound ? `${ago(s.bound)} ago` : "–", `${ago(s.last_used)} ago`, String(s.open),
   ]));
   rest($(".more", box), sessions.length - SHOWN_SESSIONS, "used longer ago");

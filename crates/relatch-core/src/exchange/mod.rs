@@ -11,7 +11,7 @@ use relatch_wire::method::RetryClass;
 
 pub use verdict::{Delivery, Verdict, verdict};
 
-use crate::input::Ask;
+use crate::input::{Ask, CopySeen};
 use crate::{At, AttemptId, Gen, LatchId};
 
 /// An exchange that is not over.
@@ -51,6 +51,20 @@ pub(crate) struct Exchange {
     pub(crate) resumes: u32,
     /// It was asked of a session whose state is gone, as its client has heard meanwhile.
     pub(crate) outdated: bool,
+    pub(crate) copy: Copying,
+}
+
+/// What is known of a copy of its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Copying {
+    /// Nothing: nobody has looked.
+    Unsought,
+    /// The shell is looking.
+    Sought,
+    /// There is none.
+    Missing,
+    /// There is one.
+    Found(CopySeen),
 }
 
 /// Whether somebody still waits for the answer.
@@ -103,6 +117,7 @@ impl Exchange {
             early: false,
             resumes: 0,
             outdated: false,
+            copy: Copying::Unsought,
         }
     }
 

@@ -134,7 +134,7 @@ pub struct SessionSeen {
     pub latch: LatchId,
     /// How many handshakes it has begun.
     pub generation: Gen,
-    /// The latch's state in a word: `opening`, `bound`, `doubted`, `refused`, `relatching`, `parked`, `ended`.
+    /// The latch's state in a word: `opening`, `bound`, `doubted`, `refused`, `relatching`, `parked`, `ended`; `late` where the client was answered from a copy and has had no session yet.
     pub state: &'static str,
     /// When the client opened it.
     pub opened: At,
@@ -146,6 +146,9 @@ pub struct SessionSeen {
     pub client: Option<ClientSeen>,
     /// Exchanges under way or waiting.
     pub open: usize,
+    /// Its client was answered from a copy of what the server said then, in milliseconds since the Unix epoch, and has
+    /// had no session yet.
+    pub copy: Option<i64>,
 }
 
 /// The client, as its `initialize` named it.

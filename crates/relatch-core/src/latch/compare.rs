@@ -7,6 +7,7 @@ use relatch_wire::method::ListKind;
 use super::reading::{self, Reading};
 use super::{Gap, LatchState, Raised};
 use crate::effect::{Connection, Effect, Tell, What};
+use crate::exchange::words;
 use crate::fault::Fault;
 use crate::input::{Answer, CutKind, Listed};
 use crate::upstream::{Attempt, Machine, Outcome, Purpose, Why, rpc_digest};
@@ -103,6 +104,13 @@ impl Machine {
         );
     }
 
+    /// What its client knows of this list is the server's own word from now on, or the client hears that it is not.
+    fn no_copy_any_more(&mut self, id: LatchId, kind: ListKind) {
+        if let Some(latch) = self.latches.get_mut(&id) {
+            latch.from_copy.remove(&kind);
+        }
+    }
+
     pub(crate) fn list_over(
         &mut self,
         id: AttemptId,
@@ -113,7 +121,7 @@ impl Machine {
         let latch_id = attempt.latch;
         let Some(latch) = self.latches.get_mut(&latch_id) else { return };
         let bound = matches!(latch.state, LatchState::Bound(g) if g == attempt.generation);
-        let has_id = latch.has_id;
+        let (has_id, from_copy) = (latch.has_id, latch.from_copy.contains(&kind));
         let Gap::Comparing(current, rest, pages) = &latch.gap else { return };
         if *current != id {
             return;
@@ -138,8 +146,9 @@ impl Machine {
                 }
                 return;
             }
-            Outcome::Listed(Listed::Same) => {}
+            Outcome::Listed(Listed::Same) => self.no_copy_any_more(latch_id, kind),
             Outcome::Listed(Listed::Differs(changes)) => {
+                self.no_copy_any_more(latch_id, kind);
                 if !self.planted(Fault::KeepsChangesSecret) {
                     self.out.push(Effect::Tell { latch: latch_id, tell: Tell::ListChanged(kind) });
                 }
@@ -202,6 +211,16 @@ impl Machine {
             Outcome::Limit => {
                 self.compare_again(latch_id, policy::COMPARE_EVERY_MS);
                 return;
+            }
+            Outcome::Answered(Answer::Error { code, message }) if from_copy => {
+                // The copy had such a list, and the server that is there has none: let the client ask it.
+                self.no_copy_any_more(latch_id, kind);
+                self.out.push(Effect::Tell { latch: latch_id, tell: Tell::ListChanged(kind) });
+                let words = words::refused_with(code, message);
+                self.journal(journal::What::ListChanged, Some(latch_id), |entry| {
+                    entry.subject = Some(kind.method().to_owned());
+                    entry.detail = Some(words);
+                });
             }
             Outcome::Cut(_) | Outcome::Answered(_) | Outcome::Session(_) => {
                 self.journal(journal::What::Skipped, Some(latch_id), |entry| {

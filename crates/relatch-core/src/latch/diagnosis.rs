@@ -564,7 +564,14 @@ impl Machine {
         let Some(generation) = exchange.seen_by.last().copied() else { return };
         let latch = exchange.latch;
         let began = self.now;
-        let of = Attempt { latch, generation, purpose: Purpose::Exchange(ex), sent: began, begun: None };
+        let of = Attempt {
+            latch,
+            generation,
+            purpose: Purpose::Exchange(ex),
+            sent: began,
+            begun: None,
+            taken_over: false,
+        };
         self.refused_as_gone(attempt, &of, ex);
     }
 }

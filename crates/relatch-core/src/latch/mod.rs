@@ -1,10 +1,11 @@
 //! The binding of one downstream session to one upstream session.
 //!
-//! `Latch` is what is known of it. It begins in `opening`, is lost in `relatch`, renewed in `rebuild`, replaced while it
-//! lives in `replace`, and ends in `end`. Doubt is settled in `diagnosis`; what an answer says is in [`reading`], the standing stream in `stream`,
+//! `Latch` is what is known of it. It begins in `opening`, or before its server in `copies`, is lost in `relatch`, renewed in
+//! `rebuild`, replaced while it lives in `replace`, and ends in `end`. Doubt is settled in `diagnosis`; what an answer says is in [`reading`], the standing stream in `stream`,
 //! comparison of lists in `compare`, messages without answer in `notes`.
 
 mod compare;
+mod copies;
 mod diagnosis;
 mod end;
 mod notes;
@@ -26,7 +27,7 @@ pub(crate) use replace::{Beside, Wish};
 pub(crate) use stream::StreamState;
 
 use crate::health::{ClientSeen, ServerSeen};
-use crate::input::Told;
+use crate::input::{CopySeen, Told};
 use crate::policy;
 use crate::{At, AttemptId, ExId, Gen, LatchId, NoteId};
 
@@ -43,6 +44,11 @@ pub(crate) struct Latch {
     pub(crate) promised: String,
     pub(crate) server: Option<ServerSeen>,
     pub(crate) digest: Option<u64>,
+    pub(crate) offers: Option<BTreeSet<&'static str>>,
+    /// Its client was answered from this copy, and it has had no session yet.
+    pub(crate) copied: Option<CopySeen>,
+    /// Kinds of lists that its client knows from a copy alone.
+    pub(crate) from_copy: BTreeSet<ListKind>,
     /// What its newest handshake says other than the one before it; told of when it is bound.
     pub(crate) changes: Vec<String>,
     /// The client has sent `notifications/initialized`.
@@ -250,6 +256,9 @@ impl Latch {
             promised: String::new(),
             server: None,
             digest: None,
+            offers: None,
+            copied: None,
+            from_copy: BTreeSet::new(),
             changes: Vec::new(),
             initialized: false,
             announced: None,
@@ -369,6 +378,8 @@ impl Latch {
     /// The state in a word, for people.
     pub(crate) fn word(&self) -> &'static str {
         match self.state {
+            // Its client is here, and its server has yet to come.
+            LatchState::Refused(_) | LatchState::Relatching(..) if self.copied.is_some() => "late",
             LatchState::Opening(_) => "opening",
             LatchState::Bound(_) => "bound",
             LatchState::Doubted(..) => "doubted",

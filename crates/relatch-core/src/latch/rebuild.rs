@@ -216,11 +216,14 @@ impl Machine {
         latch.gap = Gap::Open;
         latch.compare_at = now;
         let changes = std::mem::take(&mut latch.changes);
+        // Nothing is replaced where a client came before its server.
+        let what =
+            if latch.copied.take().is_some() { journal::What::Latched } else { journal::What::Relatched };
         self.drop_stream(id);
-        self.tracker.totals.relatched += 1;
+        self.tracker.totals.relatched += u64::from(what == journal::What::Relatched);
         self.tracker.session(now, true);
         let took = now.since(loss.at);
-        self.journal(journal::What::Relatched, Some(id), |entry| {
+        self.journal(what, Some(id), |entry| {
             entry.generation = Some(generation);
             entry.ms = Some(took);
             entry.detail = (!changes.is_empty()).then(|| changes.join("; "));

@@ -72,6 +72,10 @@ impl Machine {
         if digest.is_some_and(|d| d != session.digest) {
             changes.push("instructions differ".to_owned());
         }
+        let offers = latch.offers.replace(session.offers.clone()).unwrap_or_else(|| session.offers.clone());
+        let lost = offers.difference(&session.offers).map(|name| format!("no {name} any more"));
+        let gained = session.offers.difference(&offers).map(|name| format!("{name} besides"));
+        changes.extend(lost.chain(gained));
         latch.changes = changes;
         let moved = !promised.is_empty() && promised != session.server.protocol;
         self.tracker.revision(now, moved.then_some((&promised, &session.server.protocol)));
@@ -360,6 +364,9 @@ impl Machine {
         if let Outcome::Session(session) = outcome {
             self.adopt(latch_id, &session);
             self.rebuild(latch_id, generation, loss);
+            if attempt.taken_over {
+                self.out.push(Effect::Drop { attempt: id });
+            }
             return;
         }
         let may_stay = loss.doubt == Doubtful::Wished && !self.planted(Fault::GivesUpTheOld);

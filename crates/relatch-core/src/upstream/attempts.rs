@@ -14,6 +14,8 @@ pub(crate) struct Attempt {
     pub(crate) purpose: Purpose,
     pub(crate) sent: At,
     pub(crate) begun: Option<Begun>,
+    /// It was a client's own `initialize`, which was answered otherwise: its answer is kept and nobody's.
+    pub(crate) taken_over: bool,
 }
 
 /// What an attempt is for.
@@ -93,6 +95,13 @@ impl Attempts {
 
     pub(crate) fn get(&self, id: AttemptId) -> Option<&Attempt> {
         self.by_id.get(&id)
+    }
+
+    /// The client's own `initialize` was answered otherwise: it goes on as a handshake of relatch's.
+    pub(crate) fn take_over(&mut self, id: AttemptId) {
+        if let Some(attempt) = self.remove(id) {
+            self.insert(id, Attempt { purpose: Purpose::Handshake, taken_over: true, ..attempt });
+        }
     }
 
     /// Notes what has begun to come back.

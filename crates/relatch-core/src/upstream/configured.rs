@@ -6,6 +6,7 @@
 use super::timers::Why;
 use super::{Machine, Reach};
 use crate::effect::Effect;
+use crate::exchange::Copying;
 use crate::latch::{Doubtful, LatchState, Loss};
 use crate::policy::Policy;
 use crate::{AttemptId, Gen, LatchId, journal};
@@ -68,6 +69,17 @@ impl Machine {
         }
         for attempt in asking {
             self.abort(attempt);
+        }
+        for (ex, exchange) in &mut self.exchanges {
+            // A copy of what the former address said is none of the present one's.
+            match exchange.copy {
+                Copying::Found(_) => exchange.copy = Copying::Unsought,
+                Copying::Sought => {
+                    exchange.copy = Copying::Missing;
+                    self.fresh.insert(*ex);
+                }
+                Copying::Unsought | Copying::Missing => {}
+            }
         }
     }
 

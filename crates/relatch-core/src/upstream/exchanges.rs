@@ -179,6 +179,7 @@ impl Machine {
         if !matches!(state, ExState::Looking(_)) {
             self.timers.clear(Why::HoldEnds(ex));
             self.timers.clear(Why::EarlyDue(ex));
+            self.timers.clear(Why::CopyDue(ex));
         }
         let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
         exchange.state = state;
@@ -444,7 +445,7 @@ impl Machine {
 
     /// The exchange is over.
     pub(crate) fn forget(&mut self, ex: ExId) {
-        for why in [Why::HoldEnds(ex), Why::EarlyDue(ex), Why::PauseEnds(ex)] {
+        for why in [Why::HoldEnds(ex), Why::EarlyDue(ex), Why::PauseEnds(ex), Why::CopyDue(ex)] {
             self.timers.clear(why);
         }
         let Some(exchange) = self.exchanges.remove(&ex) else { return };

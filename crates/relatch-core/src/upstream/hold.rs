@@ -8,7 +8,7 @@ use relatch_wire::method::{self};
 use super::Machine;
 use super::timers::Why;
 use crate::effect::Effect;
-use crate::exchange::ExState;
+use crate::exchange::{Copying, ExState};
 use crate::fault::Fault;
 use crate::input::CutKind;
 use crate::latch::LatchState;
@@ -73,6 +73,10 @@ impl Machine {
     /// A request that waits for its upstream, or for a new session, is told of once.
     fn count_held(&mut self, ex: ExId) {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
+        if exchange.copy == Copying::Sought {
+            // It counts when there is none.
+            return;
+        }
         let (latch, title) = (exchange.latch, exchange.title().to_owned());
         let waits = match self.latches.get(&latch).map(|l| &l.state) {
             Some(LatchState::Opening(opening)) => !self.opening_under_way(latch, *opening),

@@ -189,6 +189,7 @@ impl Machine {
             Input::Answered { attempt, answer } => self.over(attempt, Outcome::Answered(answer)),
             Input::Session { attempt, session } => self.over(attempt, Outcome::Session(session)),
             Input::Listed { attempt, listed } => self.over(attempt, Outcome::Listed(listed)),
+            Input::Copy { ex, copy } => self.copy_sought(ex, copy),
             Input::Hinted { latch, hints } => self.hinted(latch, hints),
             Input::Refused { attempt, refusal } => self.over(attempt, Outcome::Refused(refusal)),
             Input::Cut { attempt, cut } => self.over(attempt, Outcome::Cut(cut)),
@@ -293,7 +294,7 @@ impl Machine {
                 }
                 Why::HoldEnds(ex) => self.hold_ends(ex),
                 Why::EarlyDue(ex) => self.early(ex),
-                Why::PauseEnds(ex) => {
+                Why::PauseEnds(ex) | Why::CopyDue(ex) => {
                     if let Some(exchange) = self.exchanges.get(&ex) {
                         self.dirty.insert(exchange.latch);
                     }
@@ -327,7 +328,10 @@ impl Machine {
         self.next_attempt += 1;
         let attempt = AttemptId(self.next_attempt);
         let now = self.now;
-        self.attempts.insert(attempt, Attempt { latch, generation, purpose, sent: now, begun: None });
+        self.attempts.insert(
+            attempt,
+            Attempt { latch, generation, purpose, sent: now, begun: None, taken_over: false },
+        );
         if let Some(limit) = limit {
             self.timers.set(Why::AttemptLimit(attempt), now.plus(limit));
         }
@@ -430,6 +434,7 @@ impl Machine {
 
     /// Takes what the latch can do next.
     fn advance(&mut self, id: LatchId) {
+        self.advance_copies(id);
         let Some(latch) = self.latches.get(&id) else { return };
         match &latch.state {
             LatchState::Opening(ex) => {

@@ -101,6 +101,10 @@ impl Machine {
                 self.timers.set(Why::Scout, at);
             }
         }
+        // Fresh evidence of absence lets a client be answered from a copy.
+        if self.policy.copies && absence.confirmed {
+            self.dirty.extend(self.waiting.iter().filter_map(|ex| Some(self.exchanges.get(ex)?.latch)));
+        }
         if news {
             let detail = absence.cause.to_owned();
             self.journal(journal::What::Away, None, |entry| entry.detail = Some(detail));

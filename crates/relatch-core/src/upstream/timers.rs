@@ -22,6 +22,8 @@ pub enum Why {
     HoldEnds(ExId),
     /// When a waiting client needs a first byte.
     EarlyDue(ExId),
+    /// When an exchange may be answered from a copy.
+    CopyDue(ExId),
     /// When the server's pause for an exchange is over.
     PauseEnds(ExId),
     /// When a cut stream is to be resumed.

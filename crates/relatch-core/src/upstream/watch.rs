@@ -351,6 +351,7 @@ impl Machine {
             last_used: l.last_used,
             client: l.client.clone(),
             open: l.exchanges.len(),
+            copy: l.copied.as_ref().map(|copy| copy.made),
         });
         HealthReport { sessions: sessions.collect(), ..self.summary(now) }
     }
@@ -370,7 +371,8 @@ impl Machine {
         let server = self
             .latches
             .values()
-            .filter(|l| l.server.is_some())
+            // What a copy says is no evidence of what is there.
+            .filter(|l| l.server.is_some() && l.copied.is_none())
             .max_by_key(|l| l.bound)
             .and_then(|l| l.server.clone());
         let waiting = self.waiting.len();

@@ -60,6 +60,7 @@ pub(crate) fn session_facts() -> SessionFacts {
             era: "legacy",
         },
         digest: 1,
+        offers: BTreeSet::from(["tools"]),
     }
 }
 
@@ -206,6 +207,11 @@ impl World {
                     failure.code.as_str(),
                     failure.executed.as_str()
                 )
+            }
+            Effect::SeekCopy { ex } => format!("seek a copy for {}", ex.0),
+            Effect::PassCopy { ex } => {
+                self.ends(ex);
+                format!("pass a copy to {}", ex.0)
             }
             Effect::Early { ex } => format!("early {}", ex.0),
             Effect::Accept { note } => format!("accept note {}", note.0),

@@ -11,8 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use http_body_util::Full;
 use relatch_core::AttemptId;
 use relatch_core::effect::{Send, What};
-use relatch_core::health::ServerSeen;
-use relatch_core::input::{Begun, Cut, CutKind, Input, SessionFacts};
+use relatch_core::input::{Begun, Cut, CutKind, Input};
 use relatch_wire::handshake::ServerHello;
 use relatch_wire::headers::{self, SESSION_ID, returned_upstream_header, valid_session_id};
 use relatch_wire::scan::{IdReplacer, TopLevel};
@@ -25,6 +24,7 @@ use super::job::{self, Job};
 use super::place::Place;
 use super::way::Way;
 use super::{events, http_sse, pipe};
+use crate::copies::{self, Asker, Page};
 use crate::desk::{Attempt, Desk, Kept, Refused};
 use crate::driver::Upstream;
 use crate::exchange::Chunk;
@@ -208,7 +208,7 @@ pub(super) fn deliver(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Byt
     match (&job.what, Envelope::read(&text).map(|envelope| envelope.kind)) {
         (What::Initialize { .. }, Ok(Kind::Result { .. })) => session(up, job, head, text, sse),
         (What::List { kind, cursor }, Ok(Kind::Result { .. })) => {
-            listed(up, job.attempt, *kind, cursor.is_none(), text);
+            listed(up, job, *kind, cursor.clone(), &text);
         }
         _ => up.answered(job.of, Kept::Answer(text, sse)),
     }
@@ -428,16 +428,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         .filter(|id| valid_session_id(id.as_bytes()))
         .and_then(|id| id.to_str().ok())
         .map(str::to_owned);
-    let facts = SessionFacts {
-        has_id: id.is_some(),
-        server: ServerSeen {
-            name: hello.name.clone(),
-            version: hello.version.clone(),
-            protocol: hello.revision_text.clone(),
-            era: relatch_wire::era::Era::Legacy.as_str(),
-        },
-        digest: hello.instructions_digest,
-    };
+    let facts = copies::facts(&hello, id.is_some());
     let session = UpSession {
         id,
         revision: hello.revision_text,
@@ -456,7 +447,9 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
             desk.orphans.insert((id, generation), (session, headers));
             return;
         };
-        if own {
+        up.keep_hello(latch, &headers, &job.place, own, &text);
+        // One that was answered from a copy was promised something then.
+        if own && latch.promised.is_none() {
             latch.promised = Some(session.revision.clone());
         }
         latch.sessions.insert(generation, session);
@@ -466,18 +459,25 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
 
 fn listed(
     up: &Arc<Upstream>,
-    attempt: AttemptId,
+    job: &Job,
     kind: relatch_wire::method::ListKind,
-    first: bool,
-    text: Bytes,
+    cursor: Option<String>,
+    text: &Bytes,
 ) {
-    let page = Envelope::read(&text)
+    let attempt = job.attempt;
+    let page = Envelope::read(text)
         .ok()
-        .and_then(|envelope| relatch_wire::lists::items(envelope.result(&text)?, kind));
+        .and_then(|envelope| relatch_wire::lists::items(envelope.result(text)?, kind));
     let listed = page.and_then(|page| {
         up.desk(|desk| {
-            let latch = desk.attempts.get(&attempt)?.latch;
-            Some(desk.latches.get_mut(&latch)?.lists.fetched(kind, first, &page))
+            let Desk { attempts, latches, .. } = desk;
+            let of = attempts.get(&attempt)?;
+            let latch = latches.get_mut(&of.latch)?;
+            let listed = latch.lists.fetched(kind, cursor.is_none(), &page);
+            let next = page.next_cursor.as_deref();
+            let page = Page { kind, asker: Asker::Relatch, cursor, next, text };
+            up.keep_page(latch, of.generation, &of.headers, &page);
+            Some(listed)
         })
     });
     match listed {

@@ -103,6 +103,11 @@ impl TrustError {
 }
 
 impl Tls {
+    /// What relatch shows to a server that asks.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.inner.files.identity.as_ref()
+    }
+
     /// Trusts what the platform trusts; where `SSL_CERT_FILE` or `SSL_CERT_DIR` is set, what is there.
     #[must_use]
     pub fn platform() -> Self {

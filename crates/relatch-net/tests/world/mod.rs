@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -351,7 +351,7 @@ pub fn keeper(
     store: Option<Arc<dyn Store>>,
     bounds: Bounds,
 ) -> (Arc<Keeper>, Arc<Mutex<Vec<journal::Entry>>>) {
-    keeper_at(Target::parse(url).unwrap().into(), url, shape, store, bounds)
+    keeper_at(Target::parse(url).unwrap().into(), url, shape, store, (bounds, None))
 }
 
 fn keeper_at(
@@ -359,13 +359,14 @@ fn keeper_at(
     url: &str,
     shape: impl FnOnce(&mut Policy),
     store: Option<Arc<dyn Store>>,
-    bounds: Bounds,
+    (bounds, copies): (Bounds, Option<PathBuf>),
 ) -> (Arc<Keeper>, Arc<Mutex<Vec<journal::Entry>>>) {
     let mut policy = Policy::new("x", url);
     shape(&mut policy);
     let journal: Arc<Mutex<Vec<journal::Entry>>> = Arc::default();
     let sink = Arc::clone(&journal);
     let config = KeeperConfig {
+        copies,
         servers: vec![ServerConfig { policy, headers: HeaderMap::new(), address }],
         records: store,
         journal: Arc::new(move |_, _, entry| sink.lock().unwrap().push(entry)),
@@ -373,6 +374,16 @@ fn keeper_at(
     };
     let keeper = Keeper::within(config, bounds);
     (keeper, journal)
+}
+
+fn copying(
+    url: &str,
+    dir: &Path,
+    store: Option<Arc<dyn Store>>,
+) -> (Arc<Keeper>, Arc<Mutex<Vec<journal::Entry>>>) {
+    let address = Target::parse(url).unwrap().into();
+    let shape = |policy: &mut Policy| policy.copies = true;
+    keeper_at(address, url, shape, store, (Bounds::default(), Some(dir.to_owned())))
 }
 
 /// A site with a whole answer for those who have the token or need none, and one that never ends.
@@ -413,7 +424,13 @@ impl World {
     /// In front of a server that is a command.
     pub async fn running(command: Command) -> World {
         let shape = |policy: &mut Policy| policy.process = true;
-        let (keeper, journal) = keeper_at(command.into(), "sh", shape, None, Bounds::default());
+        let (keeper, journal) = keeper_at(command.into(), "sh", shape, None, (Bounds::default(), None));
+        World::serving(keeper, journal, None).await
+    }
+
+    /// One that keeps copies in this folder.
+    pub async fn copying(url: &str, dir: &Path, store: Option<Arc<dyn Store>>) -> World {
+        let (keeper, journal) = copying(url, dir, store);
         World::serving(keeper, journal, None).await
     }
 
@@ -708,11 +725,17 @@ impl Stdio {
         Stdio::at(keeper)
     }
 
+    /// One that keeps copies in this folder.
+    pub async fn copying(url: &str, dir: &Path) -> (Stdio, Arc<Mutex<Vec<journal::Entry>>>) {
+        let (keeper, journal) = copying(url, dir, None);
+        (Stdio::at(keeper), journal)
+    }
+
     /// In front of a server that is a shell script.
     pub async fn running(script: &str, folder: &Path) -> Stdio {
         let command = shell(script, folder);
         let shape = |policy: &mut Policy| policy.process = true;
-        let (keeper, _) = keeper_at(command.into(), "sh", shape, None, Bounds::default());
+        let (keeper, _) = keeper_at(command.into(), "sh", shape, None, (Bounds::default(), None));
         Stdio::at(keeper)
     }
 

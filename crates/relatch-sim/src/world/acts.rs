@@ -43,7 +43,8 @@ impl World {
 
     pub(super) fn open(&mut self) -> LatchId {
         let latch = LatchId(self.number());
-        self.clients.insert(latch, Client::default());
+        let credentials = if self.chance.percent(80) { 0 } else { self.chance.below(3) };
+        self.clients.insert(latch, Client { credentials, ..Client::default() });
         self.ask(latch, &Wish::initialize());
         latch
     }
@@ -54,7 +55,7 @@ impl World {
             .reference
             .requests
             .values()
-            .filter(|r| r.opens && r.end == Some("pass"))
+            .filter(|r| r.opens && matches!(r.end, Some("pass" | "copy")))
             .map(|r| r.latch)
             .collect();
         let fresh: Vec<LatchId> = self

@@ -5,6 +5,7 @@
 //! wrong, and `story` how it all follows.
 
 mod acts;
+mod copies;
 mod network;
 mod story;
 mod troubles;
@@ -17,10 +18,10 @@ use relatch_core::effect::{Effect, Send, Tell};
 use relatch_core::fault::Fault;
 use relatch_core::input::Input;
 use relatch_core::upstream::{Machine, Snapshot};
-use relatch_core::{At, AttemptId, LatchId};
+use relatch_core::{At, AttemptId, ExId, LatchId};
 
 use crate::chance::Chance;
-use crate::client::Client;
+use crate::client::{Client, Copy};
 use crate::law::{Breach, Law};
 use crate::reference::Reference;
 use crate::server::{Door, Key, Service};
@@ -81,6 +82,8 @@ pub struct Counts {
     pub given_back: u64,
     /// Of these, the ones that may have run.
     pub unknown: u64,
+    /// Requests that were answered from a copy.
+    pub copied: u64,
 }
 
 impl Counts {
@@ -93,6 +96,7 @@ impl Counts {
         self.resent += other.resent;
         self.given_back += other.given_back;
         self.unknown += other.unknown;
+        self.copied += other.copied;
     }
 }
 
@@ -121,6 +125,8 @@ enum Coming {
     /// A request whose connection was dropped comes to it all the same.
     ArrivesUnwatched(Send),
     Answers(AttemptId),
+    /// The shell has looked for a copy.
+    Copy(ExId),
     Breaks(AttemptId),
     Door(Door),
     Restart,
@@ -153,6 +159,8 @@ struct World {
     service: Service,
     clients: BTreeMap<LatchId, Client>,
     reference: Reference,
+    /// What the shell has kept for late clients, by credentials.
+    copies: BTreeMap<u64, Copy>,
     /// Sessions that a keeper's death or a lost answer left to nobody.
     orphans: BTreeSet<Key>,
     /// What a keeper that starts anew would find.
@@ -180,6 +188,7 @@ impl World {
             flights: BTreeMap::new(),
             clients: BTreeMap::new(),
             reference: Reference::new(),
+            copies: BTreeMap::new(),
             orphans: BTreeSet::new(),
             records: BTreeMap::new(),
             good: false,
@@ -244,6 +253,11 @@ impl World {
                 self.say(|| format!("    {effect:?}"));
             }
         }
+        for effect in &effects {
+            if let Effect::Pass { ex, .. } = effect {
+                self.keeps(*ex);
+            }
+        }
         self.reference.effects(&effects, &mut self.clients);
         for effect in effects {
             self.perform(effect);
@@ -289,6 +303,11 @@ impl World {
                     client.told.insert(kind, version);
                 }
             }
+            Effect::SeekCopy { ex } => {
+                let after = if self.chance.percent(90) { 0 } else { self.chance.below(30_000) };
+                self.schedule(after, Coming::Copy(ex));
+            }
+            Effect::PassCopy { ex } => self.copied(ex),
             Effect::Drop { .. }
             | Effect::Flow { .. }
             | Effect::Pass { .. }

@@ -301,7 +301,12 @@ impl World {
             protocol: self.service.revision.to_owned(),
             era: "legacy",
         };
-        let session = SessionFacts { has_id: self.setting.server.has_id, server, digest: 1 };
+        let session = SessionFacts {
+            has_id: self.setting.server.has_id,
+            server,
+            digest: 1,
+            offers: std::collections::BTreeSet::from(["tools"]),
+        };
         self.fact(Input::Session { attempt, session });
     }
 
@@ -310,6 +315,7 @@ impl World {
             Coming::Arrives(attempt) => self.arrives(attempt),
             Coming::ArrivesUnwatched(send) => self.arrives_unwatched(&send),
             Coming::Answers(attempt) => self.answers(attempt),
+            Coming::Copy(ex) => self.found(ex),
             Coming::Breaks(attempt) => self.cut(attempt, true, CutKind::Connection, true),
             Coming::Door(door) => {
                 self.say(|| format!("! {door:?}"));

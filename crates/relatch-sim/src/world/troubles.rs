@@ -114,7 +114,9 @@ impl World {
         for attempt in self.flights.keys().copied().collect::<Vec<_>>() {
             self.vanishes(attempt);
         }
-        self.coming.retain(|_, c| !matches!(c, Coming::Arrives(_) | Coming::Answers(_) | Coming::Breaks(_)));
+        self.coming.retain(|_, c| {
+            !matches!(c, Coming::Arrives(_) | Coming::Answers(_) | Coming::Breaks(_) | Coming::Copy(_))
+        });
         self.clients.retain(|_, client| client.greeted);
         let mut bound = BTreeSet::new();
         let mut snapshots = Vec::new();

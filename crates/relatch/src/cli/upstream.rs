@@ -51,6 +51,10 @@ pub(crate) struct Treatment {
     #[arg(long)]
     tell: bool,
 
+    /// Keep no copy of what the server says of itself and its lists, and answer no client from one: a client that starts
+    /// before its server waits
+    #[arg(long)]
+    no_copies: bool,
     #[command(flatten)]
     pub(crate) ways: WayOptions,
 }
@@ -129,6 +133,7 @@ impl Treatment {
             transport: self.transport.unwrap_or_default(),
             tell: self.tell,
             ways: self.ways.ways(),
+            copies: !self.no_copies,
         }
     }
 
@@ -141,6 +146,7 @@ impl Treatment {
         spec.stateful |= self.stateful;
         spec.tell |= self.tell;
         spec.ways = self.ways.over(spec.ways);
+        spec.copies &= !self.no_copies;
         // The first match counts.
         spec.replay.splice(0..0, self.replay.iter().cloned());
         spec.transport = self.transport.unwrap_or(spec.transport);
@@ -161,6 +167,7 @@ impl Treatment {
             gateway_errors_refused: self.gateway_errors == Some(GatewayErrors::Refused),
             transport: self.transport,
             tell: self.tell,
+            no_copies: self.no_copies,
             ways: Box::new(self.ways.ways()),
             ..NewServer::default()
         })

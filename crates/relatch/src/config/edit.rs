@@ -41,6 +41,8 @@ pub(crate) struct NewServer {
     pub(crate) tell: bool,
     /// Whole paths.
     pub(crate) ways: Box<Ways>,
+    /// Whether no copies are kept.
+    pub(crate) no_copies: bool,
 }
 
 /// What becomes of a server whose name is in the file already.
@@ -116,7 +118,7 @@ pub(crate) fn remove(path: &Path, name: &str) -> Result<(), Failure> {
 }
 
 fn fill(table: &mut Table, server: &NewServer) {
-    let NewServer { name: _, url, command, env, cwd, inherit_env, shared, transport, .. } = server;
+    let NewServer { name: _, url, command, env, cwd, inherit_env, shared, transport, no_copies, .. } = server;
     if command.is_empty() {
         table.insert("url", toml_edit::value(url));
     } else {
@@ -157,6 +159,9 @@ fn fill(table: &mut Table, server: &NewServer) {
     }
     if *tell {
         table.insert("tell", toml_edit::value(true));
+    }
+    if *no_copies {
+        table.insert("copies", toml_edit::value(false));
     }
     if *gateway_errors_refused {
         table.insert("gateway_errors", toml_edit::value("refused"));

@@ -110,7 +110,7 @@ pub(crate) fn find(section: Section, name: &str) -> Option<&'static Key> {
 pub(crate) const OF_COMMANDS: [&str; 4] = ["env", "cwd", "inherit_env", "shared"];
 
 /// Every key, in the order of the guide.
-pub(crate) const KEYS: [Key; 23] = [
+pub(crate) const KEYS: [Key; 24] = [
     Key {
         section: Section::Serve,
         name: "listen",
@@ -317,5 +317,14 @@ pub(crate) const KEYS: [Key; 23] = [
         default: "`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment",
         about: "The proxy on the way to the server, or `none`; a server on this machine is never reached by one",
         example: "\"http://proxy.example.com:3128\"",
+    },
+    Key {
+        section: Section::Server,
+        name: "copies",
+        option: "--no-copies",
+        kind: Kind::Flag,
+        default: "true",
+        about: "Keep what the server says of itself and its lists, so that a client that starts before it is answered from that copy",
+        example: "false",
     },
 ];

@@ -62,6 +62,7 @@ pub(crate) struct Server {
     pub(crate) cert: Option<Set<PathBuf>>,
     pub(crate) key: Option<Set<PathBuf>>,
     pub(crate) proxy: Option<Set<Text>>,
+    pub(crate) copies: Option<Set<bool>>,
 }
 
 /// Where a server is.

@@ -646,6 +646,7 @@ struct Building {
     cert: Option<Set<PathBuf>>,
     key: Option<Set<PathBuf>>,
     proxy: Option<Set<Text>>,
+    copies: Option<Set<bool>>,
 }
 
 impl Building {
@@ -653,7 +654,7 @@ impl Building {
         let Building { name, line, url, command, env, cwd, inherit_env, shared, .. } = self;
         let program = |words| Where::Command(Program { words, env, cwd, inherit_env, shared });
         let place = url.map(Where::Url).or_else(|| command.map(program))?;
-        let Building { headers, hold, stateful, replay, gateway_errors, transport, tell, .. } = self;
+        let Building { headers, hold, stateful, replay, gateway_errors, transport, tell, copies, .. } = self;
         let Building { ca, cert, key, proxy, .. } = self;
         Some(Server {
             name,
@@ -670,6 +671,7 @@ impl Building {
             cert,
             key,
             proxy,
+            copies,
         })
     }
 }
@@ -689,6 +691,7 @@ impl Takes for Building {
             "shared" => self.shared = reader.flag(key, value),
             "headers" => self.headers = reader.headers(key, value, look),
             "hold" => self.hold = reader.parsed(key, value, parse::duration),
+            "copies" => self.copies = reader.flag(key, value),
             "tell" => self.tell = reader.flag(key, value),
             "ca" => self.ca = reader.file(key, value),
             "cert" => self.cert = reader.file(key, value),

@@ -6,8 +6,9 @@
 use super::keys::KEYS;
 
 /// Keys whose values may be shown as they are.
-const PLAIN: [&str; 12] = [
+const PLAIN: [&str; 13] = [
     "tell",
+    "copies",
     "listen",
     "state_dir",
     "no_token",

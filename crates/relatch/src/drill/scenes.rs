@@ -340,6 +340,8 @@ fn words(dated: &Dated) -> String {
         What::Suspected => "doubts the session and asks".to_owned(),
         What::Cleared => "finds the session alive".to_owned(),
         What::Relatched => "opens a new session, unseen by the client".to_owned(),
+        What::FromCopy => format!("answers {subject} from a copy"),
+        What::Latched => "opens the session of a client that came first".to_owned(),
         What::Away => "finds the server away".to_owned(),
         What::Back => "finds the server back".to_owned(),
         What::Resent => format!("sends {subject} again: it can't have run"),

@@ -277,6 +277,9 @@ fn server(server: &Server) -> Sect {
         shown.origin = origin(set.line, &set.value.origins());
         values.push(shown);
     }
+    if let Some(set) = &server.copies {
+        values.push(row("copies", Some((json!(set.value), set.line)), Value::Null));
+    }
     if let Some(set) = &server.gateway_errors {
         values.push(row("gateway_errors", Some((json!("refused"), set.line)), Value::Null));
     }

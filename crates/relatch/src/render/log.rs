@@ -103,6 +103,10 @@ fn words(entry: &Entry) -> String {
         What::Relatched => {
             with(span.map_or("a new session".to_owned(), |span| format!("a new session after {span}")))
         }
+        What::FromCopy => format!("{} was answered from {}", subject(), detail.unwrap_or("a copy")),
+        What::Latched => {
+            with(span.map_or("it is there".to_owned(), |span| format!("it is there after {span}")))
+        }
         What::Away => detail.unwrap_or("it can't be reached").to_owned(),
         What::Back => {
             let tries = entry.count.filter(|tries| *tries > 0).map(|tries| format!(", at try {tries}"));
@@ -173,11 +177,12 @@ fn took(ms: u64) -> String {
 
 fn tint(what: What) -> Tint {
     match what {
-        What::Relatched | What::Back | What::Cleared | What::Resumed => Tint::Good,
+        What::Relatched | What::Latched | What::Back | What::Cleared | What::Resumed => Tint::Good,
         What::Lost
         | What::Suspected
         | What::Probed
         | What::Away
+        | What::FromCopy
         | What::Held
         | What::HoldEnded
         | What::Paused
@@ -266,6 +271,11 @@ mod tests {
             ),
             dated("14:12:00.000", entry(What::HookFailed, "notify", 0, "it ended with status 1", 0)),
             dated("15:40:00.000", entry(What::Woke, "", 1_200_000, "", 0)),
+            dated(
+                "15:50:00.000",
+                entry(What::FromCopy, "initialize", 0, "a copy of 2026-11-25 09:10; connection refused", 0),
+            ),
+            dated("15:50:09.000", entry(What::Latched, "", 9_000, "gmail-mcp 1.4 → gmail-mcp 1.5", 0)),
             dated("16:08:03.000", entry(What::Left, "", 7_800_882, "claude-code 2.1.330", 0)),
         ]
     }
@@ -313,6 +323,8 @@ mod tests {
         14:11:40.000  gmail     reload-refused       line 7: relatch knows no `hodl` in `[server.a]`
         14:12:00.000  gmail     hook-failed          `notify`: it ended with status 1
         15:40:00.000  gmail     woke                 nothing could happen for 20m: the machine slept, or relatch was stopped
+        15:50:00.000  gmail     from-copy            `initialize` was answered from a copy of 2026-11-25 09:10; connection refused
+        15:50:09.000  gmail     latched              it is there after 9.0 s: gmail-mcp 1.4 → gmail-mcp 1.5
         16:08:03.000  gmail     left                 claude-code 2.1.330, after 2h 10m
         ");
     }

@@ -1,6 +1,7 @@
 //! The truth about every upstream: a table that is read in two seconds, and the story of one.
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use relatch_admin::schema::{ConditionStatus, NoAnswer, SuccessStatus, Unanswered};
 use relatch_admin::{KeeperStatus, ServerStatus, Status};
 use relatch_core::health::State;
@@ -130,6 +131,9 @@ pub(crate) fn story(
             known(facets.last_call, "answered", "not answered"),
         ),
     );
+    if let Some(copy) = copies(server) {
+        line("copy", copy);
+    }
     let totals = &server.totals;
     line(
         "calls",
@@ -225,10 +229,25 @@ fn health(state: State) -> Cell {
     Cell::tinted(format!("{mark} {}", state.as_str()), tint)
 }
 
+/// How many clients live on a copy of what the server said, and of when the oldest is.
+fn copies(server: &ServerStatus) -> Option<String> {
+    let made = server.sessions.iter().filter_map(|session| session.copy);
+    let date = made.clone().min()?.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string();
+    Some(match made.count() {
+        1 => format!("a client was answered from a copy of {date}; the server is not there yet"),
+        clients => format!(
+            "{clients} clients were answered from a copy of {date} or later; the server is not there yet"
+        ),
+    })
+}
+
 /// The session that was bound last, by its generation and its age, and how many others there are: `g4 12m +2`.
 pub(crate) fn session(server: &ServerStatus, now: Timestamp) -> String {
     let bound = server.sessions.iter().filter_map(|session| Some((session.bound?, session.generation)));
-    let Some((bound, generation)) = bound.max() else { return "–".to_owned() };
+    let Some((bound, generation)) = bound.max() else {
+        return if server.sessions.iter().any(|session| session.copy.is_some()) { "copy" } else { "–" }
+            .to_owned();
+    };
     let others = server.sessions.len() - 1;
     let others = if others > 0 { format!(" +{others}") } else { String::new() };
     format!("g{generation} {}{others}", ago(bound, now))
@@ -364,6 +383,7 @@ mod tests {
                 last_used: at(-3),
                 client: Some(ClientStatus { name: "claude-code".into(), version: "2.1.330".into() }),
                 open: 1,
+                copy: None,
             }],
             waiting: 0,
             totals: Totals {

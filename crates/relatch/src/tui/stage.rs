@@ -72,6 +72,7 @@ pub(super) fn server(name: &str, health: State) -> ServerStatus {
             last_used: at(-3),
             client: Some(ClientStatus { name: "claude-code".into(), version: "2.1.330".into() }),
             open: 1,
+            copy: None,
         }],
         waiting: 0,
         totals: Totals {
