@@ -58,6 +58,9 @@ python3 tests/command/run.py
 say "every way to a server: unix sockets, certificates, proxies, names that move, IPv6, a network that is gone"
 python3 tests/paths/run.py
 
+say "relatch dev: servers that are edited, built badly, crashed, and gone with relatch"
+python3 tests/dev/run.py
+
 say "as a service: readiness, watchdog, a socket handed over, a calm end"
 python3 tests/service/run.py
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod config;
+pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod explain;
