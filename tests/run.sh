@@ -63,6 +63,9 @@ python3 tests/late/run.py
 say "announced restarts under load: paused servers, commands started anew, the deploys of the documents"
 python3 tests/restart/run.py --ci
 
+say "relatch dev: servers that are edited, built badly, crashed, and gone with relatch"
+python3 tests/dev/run.py
+
 say "as a service: readiness, watchdog, a socket handed over, a calm end"
 python3 tests/service/run.py
 

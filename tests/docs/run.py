@@ -20,7 +20,7 @@ from pages import ROOT, Page, Wrong, prose_commands
 from reference import environment, http_paths, status_fields
 from stage import Stage
 
-LONG = re.compile(r"^(?:[A-Z_]+=\S+ )*relatch (serve|stdio|top|status(?: .*)? --watch|log(?: .*)? (?:--follow|-f)\b)")
+LONG = re.compile(r"^(?:[A-Z_]+=\S+ )*relatch (serve|stdio|top|dev|status(?: .*)? --watch|log(?: .*)? (?:--follow|-f)\b)")
 AWAY = re.compile(r"^relatch .*https?://(?!127\.0\.0\.1|localhost)")
 ASKS = re.compile(r"^relatch (status|log|page|service status|doctor)\b")
 

@@ -22,6 +22,8 @@ use crate::exchange::{Piece, Sink};
 use crate::latch::{Headers, Latch, Pending, UpSession};
 use crate::outbox::Outbox;
 use crate::spans::{AttemptSpan, ExchangeSpan};
+use crate::tap::Tapped;
+use crate::upstream::place::Place;
 
 /// The most requests of a server that one latch keeps open.
 const PENDING: usize = 1_000;
@@ -71,6 +73,8 @@ pub(crate) struct Exchange {
     pub(crate) copy: Option<Bytes>,
     /// Its span, where it is traced.
     pub(crate) span: Option<Box<ExchangeSpan>>,
+    /// Its call, where somebody looks on.
+    pub(crate) tapped: Option<Box<Tapped>>,
     /// Its share of what this keeper may keep.
     pub(crate) _kept: Option<OwnedSemaphorePermit>,
 }
@@ -171,6 +175,14 @@ impl Exchange {
         if let Some(span) = &mut self.span {
             span.ends(outcome, failed);
         }
+        if let Some(tapped) = &mut self.tapped {
+            tapped.ends(outcome, failed);
+        }
+    }
+
+    /// Whether somebody wants to know how it ends.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.span.is_some() || self.tapped.is_some()
     }
 }
 
@@ -207,6 +219,17 @@ impl Desk {
     pub(crate) fn has_session(&self, latch: LatchId, generation: Gen) -> bool {
         self.orphans.contains_key(&(latch, generation))
             || self.latches.get(&latch).is_some_and(|latch| latch.sessions.contains_key(&generation))
+    }
+
+    /// Exchanges that are under way elsewhere than at this place.
+    pub(crate) fn left_behind(&self, place: &Arc<Place>) -> usize {
+        let elsewhere = |attempt: &Attempt| {
+            let session =
+                self.latches.get(&attempt.latch).and_then(|latch| latch.sessions.get(&attempt.generation));
+            session.is_some_and(|session| !Arc::ptr_eq(&session.place, place))
+        };
+        let open = self.attempts.values().filter(|attempt| !attempt.ended && attempt.ex().is_some());
+        open.filter(|attempt| elsewhere(attempt)).count()
     }
 
     /// Takes an exchange off the desk, with what is left of its attempts.

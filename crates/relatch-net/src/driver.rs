@@ -474,10 +474,13 @@ impl Upstream {
         let Some(mut exchange) = desk.close_exchange(ex) else { return };
         let last = match answer {
             Some(Kept::Answer(text, sse)) => {
-                if exchange.span.is_some() {
+                if exchange.is_watched() {
                     let failed = Envelope::read(&text)
                         .is_ok_and(|envelope| matches!(envelope.kind, relatch_wire::Kind::Error { .. }));
                     exchange.ends(if failed { "error" } else { "answered" }, failed);
+                    if let Some(tapped) = &mut exchange.tapped {
+                        tapped.answered(&text);
+                    }
                 }
                 let text = self.read_on_its_way(desk, &exchange, text, came.as_ref(), hints);
                 let text = self.told(desk, machine, &exchange, text, later);

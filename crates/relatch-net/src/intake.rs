@@ -325,6 +325,11 @@ impl Upstream {
             .map(|kind| (kind, params::cursor(raw).is_none()));
         let token = params::progress_token(raw);
         let span = self.common.spans.get().and_then(|spans| spans.begin(&self.name, &arrival));
+        let tapped = self.common.tap.get().map(|tap| {
+            let method = arrival.envelope.method().unwrap_or_default();
+            let tool = if method == method::TOOLS_CALL { params::tool_name(raw) } else { None };
+            Box::new(tap.asked(ex, method, tool))
+        });
         let exchange = Exchange {
             latch,
             id: id.clone(),
@@ -337,6 +342,7 @@ impl Upstream {
             opening,
             copy: None,
             span,
+            tapped,
             _kept: kept,
         };
         (ex, Asked { up: Arc::clone(self), ex, latch, id, pieces, token, held: None }, exchange)

@@ -24,6 +24,7 @@ use crate::entropy;
 use crate::records::Writer;
 use crate::sessions::Sessions;
 use crate::spans::Spans;
+use crate::tap::Tap;
 use crate::tell::Teller;
 use crate::upstream::dial::Tls;
 use crate::upstream::way::{Address, Way};
@@ -111,6 +112,8 @@ pub(crate) struct Common {
     pub(crate) teller: OnceLock<Teller>,
     /// Makes spans, where there is a collector.
     pub(crate) spans: OnceLock<Spans>,
+    /// Who looks on, where somebody does.
+    pub(crate) tap: OnceLock<Tap>,
     bounds: Bounds,
     numbers: AtomicU64,
 }
@@ -153,6 +156,7 @@ impl Keeper {
             turned: watch::Sender::new(0),
             teller: OnceLock::new(),
             spans: OnceLock::new(),
+            tap: OnceLock::new(),
             bounds,
             numbers: AtomicU64::new(1),
         });
@@ -238,6 +242,14 @@ impl Keeper {
             attempts: desk.attempts.len(),
             busy_sockets,
         }))
+    }
+
+    /// Sendings that are still under way to a former address of this upstream, but for standing streams.
+    #[must_use]
+    pub fn left_behind(&self, name: &str) -> usize {
+        let Some(upstream) = self.upstream(name) else { return 0 };
+        let place = upstream.place();
+        upstream.desk(|desk| desk.left_behind(&place))
     }
 
     /// Asks for a relatch of every latch of one upstream, or of all. Each upstream and how many latches it has.

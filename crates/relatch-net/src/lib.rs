@@ -25,6 +25,7 @@ mod records;
 pub mod redact;
 mod sessions;
 pub mod spans;
+pub mod tap;
 pub mod tell;
 pub mod upstream;
 mod words;

@@ -5,6 +5,7 @@
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -33,6 +34,7 @@ use crate::exit;
 use crate::face::Face;
 use crate::launch::{Again, Launch, Place, Program, ServerSpec};
 use crate::reload::Reloader;
+use crate::render::dev::Listening;
 use crate::render::{self, Failure};
 use crate::{supervisor, ways};
 
@@ -44,6 +46,24 @@ const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// What kept it from starting, or ended it. A [`Failure`] inside keeps its hint and exit code.
 pub(crate) fn run(launch: Launch, again: Again) -> anyhow::Result<ExitCode> {
+    run_with(launch, again, None)
+}
+
+/// What else runs while a keeper does: when it ends, the keeper does, and when the keeper is told to end, it is told so.
+pub(crate) type Beside =
+    Box<dyn FnOnce(Running, watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = Result<(), Failure>>>>>;
+
+/// A keeper that runs, for what runs beside it.
+pub(crate) struct Running {
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) face: Arc<Face>,
+    pub(crate) journal: Arc<Journal>,
+    /// Where its clients find its first upstream, where it serves over HTTP.
+    pub(crate) listening: Option<Listening>,
+}
+
+/// The same with something beside it, which says where it listens.
+pub(crate) fn run_with(launch: Launch, again: Again, beside: Option<Beside>) -> anyhow::Result<ExitCode> {
     for warning in &launch.warnings {
         render::say(&render::config::warning(warning));
     }
@@ -59,7 +79,7 @@ pub(crate) fn run(launch: Launch, again: Again) -> anyhow::Result<ExitCode> {
         KeeperKind::Serve => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
     }
     .context("The asynchronous runtime can't be started")?;
-    let done = runtime.block_on(keep(launch, again, handed_over));
+    let done = runtime.block_on(keep(launch, again, handed_over, beside));
     // The reader of stdin is a blocking thread that nothing but input can wake.
     runtime.shutdown_background();
     done
@@ -69,6 +89,7 @@ async fn keep(
     launch: Launch,
     again: Again,
     handed_over: Option<std::net::TcpListener>,
+    beside: Option<Beside>,
 ) -> anyhow::Result<ExitCode> {
     let servers = launch.servers.iter().map(server).collect::<Result<Vec<_>, Failure>>()?;
     let records = match launch.kind {
@@ -122,8 +143,15 @@ async fn keep(
         tokio::spawn(reload_on_hangup(Arc::clone(&reloader)));
     }
     let done = match launch.kind {
-        KeeperKind::Stdio => over_stdio(&launch, keeper).await,
-        KeeperKind::Serve => over_http(&launch, handed_over, keeper, face).await,
+        KeeperKind::Stdio => {
+            let running =
+                Running { keeper: Arc::clone(&keeper), face, journal: Arc::clone(&journal), listening: None };
+            over_stdio(&launch, keeper, beside.map(|beside| (beside, running))).await
+        }
+        KeeperKind::Serve => {
+            let beside = beside.map(|beside| (beside, Arc::clone(&journal)));
+            over_http(&launch, handed_over, keeper, face, beside).await
+        }
     };
     reloader.end().await;
     closing.close().await;
@@ -136,26 +164,46 @@ async fn keep(
     done
 }
 
-async fn over_stdio(launch: &Launch, keeper: Arc<Keeper>) -> anyhow::Result<ExitCode> {
+async fn over_stdio(
+    launch: &Launch,
+    keeper: Arc<Keeper>,
+    beside: Option<(Beside, Running)>,
+) -> anyhow::Result<ExitCode> {
     let [server] = &launch.servers[..] else { anyhow::bail!("stdio keeps exactly one server") };
     if render::can_ask() {
         render::say(&render::serve::by_hand(&server.name));
     }
     let (stop, stopped) = watch::channel(false);
+    let told = stop.clone();
     tokio::spawn(async move {
         told_to_stop().await;
-        let _ = stop.send(true);
+        let _ = told.send(true);
     });
-    let served = stdio_side::serve(
+    let serving = stdio_side::serve(
         Arc::clone(&keeper),
         &server.name,
         tokio::io::stdin(),
         tokio::io::stdout(),
-        stopped,
-    )
-    .await;
+        stopped.clone(),
+    );
+    let done: anyhow::Result<()> = match beside {
+        None => serving.await.context("The client's side ended"),
+        Some((beside, running)) => {
+            let (mut serving, mut working) = (pin!(serving), beside(running, stopped));
+            tokio::select! {
+                served = &mut serving => {
+                    let _ = stop.send(true);
+                    working.await.map_err(Into::into).and(served.context("The client's side ended"))
+                }
+                worked = &mut working => {
+                    let _ = stop.send(true);
+                    serving.await.context("The client's side ended").and(worked.map_err(Into::into))
+                }
+            }
+        }
+    };
     keeper.flush().await;
-    served.context("The client's side ended")?;
+    done?;
     Ok(ExitCode::from(exit::DONE))
 }
 
@@ -164,6 +212,7 @@ async fn over_http(
     handed_over: Option<std::net::TcpListener>,
     keeper: Arc<Keeper>,
     face: Arc<Face>,
+    beside: Option<(Beside, Arc<Journal>)>,
 ) -> anyhow::Result<ExitCode> {
     let listener = match handed_over {
         Some(listener) => {
@@ -195,13 +244,18 @@ async fn over_http(
     // Nobody reading it is no reason not to serve.
     // A log that others keep is no place for a token.
     let shown = if supervisor::is_there() { None } else { token.as_deref() };
-    let _ = render::out(&render::serve::listening(bound, &names, shown));
+    let listening = names.first().map(|name| render::serve::listening_at(bound, name, shown));
+    if beside.is_none() {
+        let _ = render::out(&render::serve::listening(bound, &names, shown));
+    }
     let (shown, scraped) = (Arc::clone(&face), Arc::clone(&keeper));
     let metrics: http_side::Metrics = Arc::new(move || {
         let status = relatch_admin::Keeper::status(&*shown);
         Bytes::from(metrics::text(&status, &|name| scraped.open_sockets(name)))
     });
-    render::say(&render::serve::page(bound));
+    if beside.is_none() {
+        render::say(&render::serve::page(bound));
+    }
     let site = site(&face, bound, token.is_none());
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(http_side::serve(
@@ -213,11 +267,30 @@ async fn over_http(
     let looked_at = Arc::clone(&face);
     supervisor::watch(move || drop(relatch_admin::Keeper::status(&*looked_at)));
     supervisor::ready(&render::serve::ready(bound, names.len()));
-    told_to_stop().await;
+    let worked = match beside {
+        None => {
+            told_to_stop().await;
+            Ok(())
+        }
+        Some((beside, journal)) => {
+            let running =
+                Running { keeper: Arc::clone(&keeper), face: Arc::clone(&face), journal, listening };
+            let (end, told) = watch::channel(false);
+            let mut working = beside(running, told);
+            tokio::select! {
+                worked = &mut working => worked,
+                () = told_to_stop() => {
+                    let _ = end.send(true);
+                    working.await
+                }
+            }
+        }
+    };
     supervisor::stopping();
     let _ = stop.send(true);
     serving.await.context("The HTTP side ended unexpectedly")?;
     keeper.flush().await;
+    worked?;
     Ok(ExitCode::from(exit::DONE))
 }
 
@@ -294,16 +367,21 @@ fn cannot_listen(launch: &Launch, cause: &io::Error) -> Failure {
 }
 
 fn open_store(launch: &Launch) -> Result<SqliteStore, Failure> {
-    let store = SqliteStore::open(&launch.state_dir).map_err(|fault| match &fault {
-        StoreError::Locked { .. } => Failure::new("Another keeper serves the sessions in this folder")
-            .cause(&fault)
-            .hint("Stop it first, or give this one a folder of its own with `--state-dir DIR`")
-            .exit(exit::REFUSED),
-        _ => Failure::new("The sessions of earlier keepers can't be read")
-            .cause(&fault)
-            .hint("Mend the folder, or give another one with `--state-dir DIR`")
-            .exit(exit::REFUSED),
-    })?;
+    let store =
+        SqliteStore::open(launch.records_dir.as_ref().unwrap_or(&launch.state_dir)).map_err(|fault| {
+            match &fault {
+                StoreError::Locked { .. } => {
+                    Failure::new("Another keeper serves the sessions in this folder")
+                        .cause(&fault)
+                        .hint("Stop it first, or give this one a folder of its own with `--state-dir DIR`")
+                        .exit(exit::REFUSED)
+                }
+                _ => Failure::new("The sessions of earlier keepers can't be read")
+                    .cause(&fault)
+                    .hint("Mend the folder, or give another one with `--state-dir DIR`")
+                    .exit(exit::REFUSED),
+            }
+        })?;
     if let Ok(unreadable) = store.unreadable() {
         for (id, why) in unreadable {
             tracing::warn!(session = %id, %why, "a session record is kept and not served");
@@ -352,17 +430,23 @@ pub(crate) fn server(spec: &ServerSpec) -> Result<ServerConfig, Failure> {
         // Messages, journal and records show the address; a key in its query is none of theirs.
         ..Policy::new(spec.name.clone(), spec.shown.clone())
     };
+    let headers = headers(&spec.name, &spec.headers)?;
+    Ok(ServerConfig { policy, headers, address })
+}
+
+/// The headers that a server gets with every request.
+pub(crate) fn headers(server: &str, pairs: &[(String, String)]) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
-    for (name, value) in &spec.headers {
+    for (name, value) in pairs {
         let pair = HeaderName::try_from(name.as_str()).ok().zip(HeaderValue::try_from(value.as_str()).ok());
         let (name, mut value) = pair.ok_or_else(|| {
-            Failure::usage(format!("The header `{name}` of `{}` can't be sent", spec.name))
+            Failure::usage(format!("The header `{name}` of `{server}` can't be sent"))
                 .hint("Names are letters, digits and hyphens; values are visible ASCII")
         })?;
         value.set_sensitive(true);
         headers.append(name, value);
     }
-    Ok(ServerConfig { policy, headers, address })
+    Ok(headers)
 }
 
 /// A server that is a command, guarded by this program, so that nothing of it outlives relatch.

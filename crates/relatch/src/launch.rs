@@ -25,6 +25,8 @@ pub(crate) struct Launch {
     pub(crate) listen: SocketAddr,
     /// Where records, token and journal live; empty where there is no such place, which only `Stdio` can do without.
     pub(crate) state_dir: PathBuf,
+    /// Where records live, where that is not `state_dir`, which another keeper may have.
+    pub(crate) records_dir: Option<PathBuf>,
     /// Whether the HTTP side asks for the token.
     pub(crate) token: bool,
     /// Further names under which the HTTP side may be reached.
@@ -113,6 +115,11 @@ pub(crate) struct Ways {
 }
 
 impl Program {
+    /// As it was typed, with all that relatch itself has.
+    pub(crate) fn typed(words: &[String]) -> Program {
+        Program { words: words.to_vec(), ..Program::default() }
+    }
+
     /// What a file says of it.
     fn of(program: &config::Program) -> Program {
         let env = program.env.iter().map(|(name, set)| (name.clone(), set.value.value.clone()));

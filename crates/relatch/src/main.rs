@@ -2,11 +2,12 @@
 //!
 //! It decides nothing about connections. `cli/` has a file per command, `config/` what `relatch.toml` may say, `launch` what a keeper is started with, `keeper` a keeper
 //! from start to end, `face` what others see of it,
-//! `drill/` the rehearsal, `tui/` the live view in the terminal, and `render/` is the only other place that prints.
+//! `dev/` the workshop of `relatch dev`, `drill/` the rehearsal, `tui/` the live view in the terminal, and `render/` is the only other place that prints.
 
 mod adopt;
 mod cli;
 mod config;
+mod dev;
 mod doctor;
 mod drill;
 mod exit;

@@ -1,12 +1,12 @@
 //! One running command: started in a process group of its own, ended with everything that it has started.
 //!
-//! What it says on stderr is kept to its last lines, for whoever has to know why it ended. What it says on stdout is
-//! for `pipe`.
+//! What it says on stderr is kept to its last lines, for whoever has to know why it ended, and told to whoever looks on.
+//! What it says on stdout is for `pipe`, or for `process`.
 
 use std::collections::VecDeque;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -20,6 +20,9 @@ use crate::lock;
 
 /// One whose input was closed gets this long to end by itself (basic/lifecycle#shutdown), and the same after SIGTERM.
 const END_WITHIN: Duration = Duration::from_secs(2);
+/// One that is told to end by signals at once gets this long after SIGTERM: it was drained before. Some wait for a
+/// standing stream to end, which would take for ever.
+const HURRY_WITHIN: Duration = Duration::from_secs(1);
 /// What it has written before it ended is read for so long.
 pub(super) const READ_WITHIN: Duration = Duration::from_secs(1);
 /// Lines of stderr that are kept, and characters of each.
@@ -45,8 +48,11 @@ struct Heard {
 pub(crate) struct Child {
     group: Option<Pid>,
     end: watch::Sender<bool>,
+    /// By signals at once: it was never told anything by its input.
+    hurry: AtomicBool,
     exited: watch::Receiver<bool>,
     over: watch::Receiver<Option<String>>,
+    code: Arc<OnceLock<i32>>,
     tail: Stderr,
     /// What it says on stderr is not for its clients.
     discreet: AtomicBool,
@@ -81,13 +87,14 @@ impl Shown {
 
 impl Child {
     /// Starts a command. `work` has to end when the process has exited and its output has ended: only then is the child
-    /// said to be over.
+    /// said to be over. `heard` gets each line of its stderr.
     ///
     /// # Errors
     /// Why it can't be started, for people.
     pub(crate) fn start<R>(
         command: &Command,
         shown: &Shown,
+        heard: impl Fn(&str) + Send + Sync + 'static,
         work: impl FnOnce(Pipes, &Child) -> R,
     ) -> Result<Arc<Child>, String>
     where
@@ -129,24 +136,31 @@ impl Child {
         let (tell, over) = watch::channel(None);
         let (tell_exit, exited) = watch::channel(false);
         let tail = Arc::new(Mutex::new(Tail::default()));
+        let code = Arc::<OnceLock<i32>>::default();
+        let has_code = Arc::clone(&code);
         let child = Arc::new(Child {
             group,
             end,
+            hurry: AtomicBool::new(false),
             exited,
             over,
+            code,
             tail: Arc::clone(&tail),
             discreet: AtomicBool::new(false),
         });
-        let listening = tokio::spawn(listen(stderr, Arc::clone(&tail)));
+        let listening = tokio::spawn(listen(stderr, Arc::clone(&tail), heard));
         let working = tokio::spawn(work(Pipes { input, output }, &child));
         shown.started(&tail);
         let (program, shown) = (command.short().to_owned(), shown.clone());
-        let discreet = Arc::downgrade(&child);
+        let weak = Arc::downgrade(&child);
         tokio::spawn(async move {
-            let (status, by_itself) = ended(&mut process, group, told).await;
+            let (status, by_itself) = ended(&mut process, group, told, &weak).await;
             // Whatever it has left behind goes with it, and with that the other ends of its pipes.
             let left = tokio::task::spawn_blocking(move || holders::end(&pipes)).await.unwrap_or_default();
             signal(group, Signal::KILL);
+            if let Some(code) = status.and_then(|status| status.code()) {
+                let _ = has_code.set(code);
+            }
             let _ = tell_exit.send(true);
             let ends_listening = listening.abort_handle();
             let both = async {
@@ -156,7 +170,7 @@ impl Child {
             let _ = tokio::time::timeout(READ_WITHIN, both).await;
             // Who was started by it and has left its group may hold its stderr for ever.
             ends_listening.abort();
-            let discreet = discreet.upgrade().is_some_and(|child| child.discreet.load(Ordering::Relaxed));
+            let discreet = weak.upgrade().is_some_and(|child| child.discreet.load(Ordering::Relaxed));
             shown.ended(&tail, by_itself);
             let words = last_words(&program, status, left && by_itself, &lock(&tail), discreet);
             let _ = tell.send(Some(words));
@@ -199,6 +213,22 @@ impl Child {
         self.end.send_replace(true);
     }
 
+    /// Has it ended, by signals at once.
+    pub(crate) fn end_now(&self) {
+        self.hurry.store(true, Ordering::Release);
+        self.end();
+    }
+
+    /// The number of its process group, which is that of its first process.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.group.and_then(|group| u32::try_from(group.as_raw_nonzero().get()).ok())
+    }
+
+    /// Its exit status, once it is over; none where a signal ended it.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.code.get().copied()
+    }
+
     /// True once it is told to end.
     pub(crate) fn ending(&self) -> watch::Receiver<bool> {
         self.end.subscribe()
@@ -216,10 +246,17 @@ impl Child {
 
     /// Waits for its end, and says how it was.
     pub(crate) async fn over(&self) -> String {
+        self.ends().await
+    }
+
+    /// The same, for who does not hold the child meanwhile.
+    pub(crate) fn ends(&self) -> impl Future<Output = String> + Send + 'static {
         let mut over = self.over.clone();
-        match over.wait_for(Option::is_some).await {
-            Ok(words) => words.clone().unwrap_or_default(),
-            Err(_) => "its end was not seen".to_owned(),
+        async move {
+            match over.wait_for(Option::is_some).await {
+                Ok(words) => words.clone().unwrap_or_default(),
+                Err(_) => "its end was not seen".to_owned(),
+            }
         }
     }
 }
@@ -240,14 +277,17 @@ async fn ended(
     process: &mut tokio::process::Child,
     group: Option<Pid>,
     mut told: watch::Receiver<bool>,
+    child: &Weak<Child>,
 ) -> (Option<ExitStatus>, bool) {
     tokio::select! {
         biased;
         _ = told.wait_for(|told| *told) => {}
         status = process.wait() => return (status.ok(), true),
     }
-    for next in [Signal::TERM, Signal::KILL] {
-        if let Ok(status) = tokio::time::timeout(END_WITHIN, process.wait()).await {
+    let hurry = child.upgrade().is_none_or(|child| child.hurry.load(Ordering::Acquire));
+    let waits = if hurry { [Duration::ZERO, HURRY_WITHIN] } else { [END_WITHIN; 2] };
+    for (wait, next) in waits.into_iter().zip([Signal::TERM, Signal::KILL]) {
+        if let Ok(status) = tokio::time::timeout(wait, process.wait()).await {
             return (status.ok(), false);
         }
         signal(group, next);
@@ -262,34 +302,65 @@ fn signal(group: Option<Pid>, signal: Signal) {
     }
 }
 
-/// The last lines of stderr.
+/// Bytes as lines of text: bounded, without control characters, none of them empty.
 #[derive(Debug, Default)]
-struct Tail {
-    lines: VecDeque<String>,
+pub(crate) struct Lines {
     line: Vec<u8>,
 }
 
-impl Tail {
-    fn add(&mut self, bytes: &[u8]) {
+impl Lines {
+    /// Takes bytes in and gives out each line that they end.
+    pub(crate) fn add(&mut self, bytes: &[u8], mut ended: impl FnMut(String)) {
         for byte in bytes {
             if *byte == b'\n' {
-                self.ends();
+                self.ends(&mut ended);
             } else if self.line.len() < TAIL_LINE {
                 self.line.push(*byte);
             }
         }
     }
 
-    fn ends(&mut self) {
+    /// Nothing more comes.
+    pub(crate) fn ends(&mut self, mut ended: impl FnMut(String)) {
         let text = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
+        // Tabs indent; the rest would write to a terminal.
+        let text = without_colours(&text).replace('\t', "    ");
         let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        if text.trim().is_empty() {
-            return;
+        if !text.trim().is_empty() {
+            ended(text.trim_end().to_owned());
         }
+    }
+}
+
+/// The text without the sequences by which programs colour it.
+fn without_colours(text: &str) -> String {
+    let mut pieces = text.split("\x1b[");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let parameters = piece.bytes().take_while(|byte| (0x20..0x40).contains(byte)).count();
+        // The letter that ends it goes, too.
+        plain.push_str(piece.get(parameters + 1..).unwrap_or_default());
+    }
+    plain
+}
+
+/// The beginning of a line that came from a program, as it may be shown.
+pub(super) fn plain(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+/// The last lines of stderr.
+#[derive(Debug, Default)]
+struct Tail {
+    lines: VecDeque<String>,
+}
+
+impl Tail {
+    fn keep(&mut self, line: &str) {
         if self.lines.len() == TAIL_LINES {
             self.lines.pop_front();
         }
-        self.lines.push_back(text.trim().to_owned());
+        self.lines.push_back(line.trim().to_owned());
     }
 
     /// The last line that speaks of an error, if one does: some say good-bye after it. Else the last.
@@ -299,17 +370,18 @@ impl Tail {
     }
 }
 
-async fn listen(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>) {
+async fn listen(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>, heard: impl Fn(&str)) {
     let mut buffer = vec![0; 8 * 1024];
+    let mut lines = Lines::default();
+    let note = |line: String| {
+        tracing::debug!(stderr = %line);
+        lock(&tail).keep(&line);
+        heard(&line);
+    };
     while let Some(read) = next(&mut stderr, &mut buffer).await {
-        let mut tail = lock(&tail);
-        let before = tail.lines.len();
-        tail.add(&buffer[..read]);
-        for line in tail.lines.iter().skip(before) {
-            tracing::debug!(stderr = %line);
-        }
+        lines.add(&buffer[..read], note);
     }
-    lock(&tail).ends();
+    lines.ends(note);
 }
 
 /// The next bytes; none at the end.
@@ -344,15 +416,24 @@ mod tests {
 
     #[test]
     fn of_stderr_the_last_lines_are_kept_and_no_more() {
-        let mut tail = Tail::default();
+        let (mut tail, mut lines) = (Tail::default(), Lines::default());
         for n in 0..1_000 {
-            tail.add(format!("line {n}\n\n").as_bytes());
+            lines.add(format!("line {n}\n\n").as_bytes(), |line| tail.keep(&line));
         }
-        tail.add(&[b'x'; 10_000]);
-        tail.ends();
+        lines.add(&[b'x'; 10_000], |line| tail.keep(&line));
+        lines.ends(|line| tail.keep(&line));
         assert_eq!((tail.lines.len(), tail.lines[0].as_str()), (TAIL_LINES, "line 981"));
         assert_eq!(tail.lines[TAIL_LINES - 1].len(), TAIL_LINE);
-        tail.add(b"\x1b[31mred\x07\n");
-        assert_eq!(tail.lines.back().map(String::as_str), Some("[31mred"));
+        let mut said = Vec::new();
+        lines.add("\x1b[1;31mred\x1b[0m\x07\x1b[é\n\tindented \x1b]0;t\r\n".as_bytes(), |line| {
+            said.push(line)
+        });
+        assert_eq!(
+            said,
+            ["red", "    indented  ]0;t"],
+            "indentation is kept, what writes to a terminal is not"
+        );
+        tail.keep(&said[1]);
+        assert_eq!(tail.lines.back().map(String::as_str), Some("indented  ]0;t"));
     }
 }

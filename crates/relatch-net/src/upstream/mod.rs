@@ -13,6 +13,7 @@ pub(crate) mod http_sse;
 pub(crate) mod job;
 pub(crate) mod pipe;
 pub(crate) mod place;
+pub mod process;
 pub mod proxy;
 pub mod route;
 pub(crate) mod shared;

@@ -360,7 +360,14 @@ impl Pipe {
         let (lines, to_write) = mpsc::channel(LINES);
         let (weak, answers) = (Arc::downgrade(up), Arc::clone(&ends));
         let (heard_by, replies) = (ears.clone(), lines.clone());
-        let child = Child::start(command, shown, |Pipes { input, output }, child| {
+        let tap = up.common.tap.get().cloned();
+        let looks_on = tap.clone();
+        let said = move |line: &str| {
+            if let Some(tap) = &looks_on {
+                tap.said(line);
+            }
+        };
+        let child = Child::start(command, shown, said, |Pipes { input, output }, child| {
             let writing = write(input, to_write, child.ending(), child.exited(), Arc::clone(&answers));
             let room = Arc::new(Semaphore::new(REPLIES));
             let hearing =
@@ -370,6 +377,9 @@ impl Pipe {
                 tokio::join!(writing, reading);
             }
         })?;
+        if let Some(tap) = tap {
+            tap.started(&child);
+        }
         Ok(Pipe { child, lines, ends, ears, hello: OnceLock::new() })
     }
 
@@ -609,8 +619,7 @@ impl Hearing {
             }),
         };
         if taken.is_err() {
-            let shown: String =
-                String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).take(100).collect();
+            let shown = child::plain(&line);
             tracing::debug!(stdout = %shown, "a line that is no message");
             *lock(&self.ends.odd) = Some(shown);
         }

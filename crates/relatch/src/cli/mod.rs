@@ -3,6 +3,7 @@
 mod adopt;
 mod ask;
 mod config;
+mod dev;
 mod doctor;
 mod drill;
 mod edit;
@@ -49,6 +50,7 @@ use crate::render::Failure;
   relatch adopt                     in front of the servers that you have
   relatch serve gmail=http://127.0.0.1:8761/mcp
                                     many clients, many servers
+  relatch dev -- uv run server.py   while you make a server
   relatch status                    the truth about every connection
   relatch top                       the same, live
   relatch log --since 10m           what happened in the last ten minutes
@@ -78,6 +80,7 @@ enum Command {
     Pause(pause::Arguments),
     Resume(resume::Arguments),
     Restart(restart::Arguments),
+    Dev(dev::Arguments),
     Drill(drill::Arguments),
     Doctor(doctor::Arguments),
     Explain(explain::Arguments),
@@ -99,6 +102,7 @@ impl Cli {
         match self.command {
             Command::Stdio(arguments) => stdio::run(arguments),
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Dev(arguments) => dev::run(arguments),
             Command::Status(arguments) => wait_for(status::run(arguments)),
             Command::Top(arguments) => wait_for(top::run(arguments)),
             Command::Reconnect(arguments) => wait_for(reconnect::run(arguments)),

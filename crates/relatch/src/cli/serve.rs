@@ -151,6 +151,7 @@ fn with_file(arguments: &Arguments, file: Option<&Loaded>) -> Result<Launch, Fai
             .or_else(|| config.and_then(|config| config.listen.as_ref()).map(|set| set.value))
             .unwrap_or(DEFAULT_LISTEN),
         state_dir: state_dir(arguments.state_dir.clone().or(dir))?,
+        records_dir: None,
         token: !(arguments.no_token
             || config.and_then(|config| config.no_token.as_ref()).is_some_and(|set| set.value)),
         allow_hosts,

@@ -169,6 +169,7 @@ fn launch_one(arguments: &Arguments, server: ServerSpec, file: Option<&Loaded>) 
         listen: DEFAULT_LISTEN,
         // A client's only process must start on a machine without a home, too; it keeps nothing but its journal there.
         state_dir: state_dir(dir).unwrap_or_default(),
+        records_dir: None,
         token: true,
         allow_hosts: Vec::new(),
         hooks: arguments.hooks.spec()?.or(file),
@@ -190,7 +191,7 @@ fn name_of(url: &url::Url) -> String {
 }
 
 /// What the command is about: the package that a runner runs, or the program itself.
-fn name_of_command(command: &[String]) -> String {
+pub(crate) fn name_of_command(command: &[String]) -> String {
     let runners =
         ["npx", "uvx", "uv", "node", "bun", "bunx", "deno", "python", "python3", "pipx", "docker", "env"];
     let base = |word: &str| {

@@ -79,7 +79,7 @@ pub(crate) fn unanswered(cause: &str) -> String {
 }
 
 /// What happened, in plain words.
-fn words(entry: &Entry) -> String {
+pub(crate) fn words(entry: &Entry) -> String {
     let subject =
         || entry.subject.as_deref().map_or("a request".to_owned(), |subject| format!("`{subject}`"));
     let detail = entry.detail.as_deref();
@@ -175,7 +175,7 @@ fn took(ms: u64) -> String {
     }
 }
 
-fn tint(what: What) -> Tint {
+pub(crate) fn tint(what: What) -> Tint {
     match what {
         What::Relatched | What::Latched | What::Back | What::Cleared | What::Resumed => Tint::Good,
         What::Lost

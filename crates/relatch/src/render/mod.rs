@@ -6,6 +6,7 @@
 pub(crate) mod adopt;
 pub(crate) mod announced;
 pub(crate) mod config;
+pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod explain;

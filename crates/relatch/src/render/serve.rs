@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::dev::Listening;
+
 /// The address of one upstream below a listening keeper.
 pub(crate) fn address(listen: SocketAddr, name: &str) -> String {
     format!("{}/{name}/mcp", base(listen))
@@ -29,10 +31,20 @@ pub(crate) fn listening(listen: SocketAddr, names: &[&str], token: Option<&str>)
     }
     text.push('\n');
     for name in names {
-        let header = token.map_or(String::new(), |token| format!(" --header \"Relatch-Token: {token}\""));
-        text.push_str(&format!("claude mcp add --transport http {name} {}{header}\n", address(listen, name)));
+        text.push_str(&format!("{}\n", paste(listen, name, token)));
     }
     text
+}
+
+/// The line to paste into a client.
+fn paste(listen: SocketAddr, name: &str, token: Option<&str>) -> String {
+    let header = token.map_or(String::new(), |token| format!(" --header \"Relatch-Token: {token}\""));
+    format!("claude mcp add --transport http {name} {}{header}", address(listen, name))
+}
+
+/// The same of one upstream, for who shows it elsewhere.
+pub(crate) fn listening_at(listen: SocketAddr, name: &str, token: Option<&str>) -> Listening {
+    Listening { url: address(listen, name), paste: paste(listen, name, token) }
 }
 
 /// What a service manager shows of a keeper that works.

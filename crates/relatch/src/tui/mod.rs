@@ -3,6 +3,7 @@
 //!
 //! It computes no health: every word about an upstream comes from `render`, as in `relatch status`.
 
+pub(crate) mod dev;
 mod model;
 mod picture;
 mod screen;
@@ -38,7 +39,6 @@ pub(crate) async fn run(dir: &Path, style: Style) -> Result<(), Failure> {
     let mut screen = Screen::raise().map_err(|cause| no_terminal(&cause))?;
     let (mut model, mut keys) = (Model::default(), keys());
     let (mut watch, mut news) = Watch::new(dir);
-    let lost = |cause: std::io::Error| Failure::new("The terminal can't be drawn on any more").cause(cause);
     let ends = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let [mut interrupt, mut terminate, mut hangup] = ends.map(signal);
     let mut look = interval(LOOK);
@@ -105,6 +105,10 @@ async fn told(signal: &mut std::io::Result<tokio::signal::unix::Signal>) {
         }
         Err(_) => std::future::pending().await,
     }
+}
+
+fn lost(cause: std::io::Error) -> Failure {
+    Failure::new("The terminal can't be drawn on any more").cause(cause)
 }
 
 fn no_terminal(cause: &std::io::Error) -> Failure {
