@@ -99,6 +99,7 @@ fn a_proxy_that_refuses_has_a_name_of_its_own_and_says_nothing_against_the_addre
     w.call(2);
     says!(
         w.cut(3, Cut { kind: CutKind::Proxy, ..world::cut_of(false, "403") }),
+        "withdraw #3",
         "answer 2 proxy-refused executed=no"
     );
     assert_eq!(
