@@ -46,7 +46,7 @@ python3 tests/truth/run.py
 say "long answers that break: 2 clients"
 python3 tests/interop/long.py --ci
 
-say "the doctor: 16 transcripts of real servers, and of relatch itself"
+say "the doctor: 17 transcripts of real servers, and of relatch itself"
 python3 tests/interop/doctor/run.py
 
 say "clients' files adopted, what they say started, and released: 2 servers, 2 clients"
