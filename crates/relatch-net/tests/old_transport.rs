@@ -362,6 +362,26 @@ async fn progress_and_requests_of_the_server_come_to_the_call_and_the_answer_goe
 }
 
 #[tokio::test]
+async fn what_a_lost_session_has_asked_of_the_client_is_taken_back() {
+    let (server, old) = old().await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let mut standing = client.listen().await;
+    until("the standing stream is taken", || world.keeper.load("x").is_some_and(|load| load.attempts > 0))
+        .await;
+    let voice = Arc::clone(&old.streams.lock().unwrap()["1"]);
+    voice.event(r#"{"jsonrpc":"2.0","id":7,"method":"roots/list"}"#).await;
+    let asked = standing.event_json().await;
+    assert_eq!(asked["method"], "roots/list");
+    let still_open = old.forget();
+    assert!(client.call(3, "t").await.json().await["result"].is_object());
+    let taken_back = standing.event_json().await;
+    assert_eq!(taken_back["method"], "notifications/cancelled");
+    assert_eq!(taken_back["params"]["requestId"], asked["id"]);
+    drop((still_open, server));
+}
+
+#[tokio::test]
 async fn an_answer_counts_though_its_post_gets_none_and_a_long_one_is_whole() {
     let (server, old) = old().await;
     let world = World::before(&server).await;
