@@ -31,6 +31,9 @@ bash tests/interop/setup.sh
 say "interoperation: 3 servers × 3 clients"
 python3 tests/interop/run.py --ci
 
+say "interoperation by the old transport: 2 servers × 2 clients"
+python3 tests/interop/run.py --old-transport --ci
+
 say "chaos: a minute of kills, cuts and silence, and the proof that it would see a fault"
 python3 tests/chaos/test_judge.py
 python3 tests/chaos/run.py --prove
@@ -43,7 +46,7 @@ python3 tests/truth/run.py
 say "long answers that break: 2 clients"
 python3 tests/interop/long.py --ci
 
-say "the doctor: 16 transcripts of real servers, and of relatch itself"
+say "the doctor: 17 transcripts of real servers, and of relatch itself"
 python3 tests/interop/doctor/run.py
 
 say "clients' files adopted, what they say started, and released: 2 servers, 2 clients"

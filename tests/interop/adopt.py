@@ -25,7 +25,7 @@ import urllib.request
 from pathlib import Path
 
 from harness import cases
-from harness.peers import CLIENTS, SERVERS
+from harness.peers import CLIENTS, OLD_SERVERS, SERVERS
 from harness.world import Link, Missed, World, free_port
 
 SECRET = "s3cret-that-is-on-no-command-line"
@@ -37,9 +37,9 @@ def must(holds, words):
         raise Missed(words)
 
 
-def files(url):
+def files(url, kind="http"):
     """Each client's file: where, its text, and how its entry is read."""
-    entry = {"type": "http", "url": url, "headers": {"Authorization": WANTS}}
+    entry = {"type": kind, "url": url, "headers": {"Authorization": WANTS}}
     listed = json.dumps({"numStartups": 3, "mcpServers": {"gated": entry}}, indent=2)
     remote = f'{{\n\t// mine\n\t"servers": {{\n\t\t"gated": {json.dumps(entry)},\n\t}},\n}}\n'
     zed = f'{{\n  // mine\n  "context_servers": {{\n    "gated": {{ "url": "{url}", "headers": {{ "Authorization": "{WANTS}" }} }},\n  }},\n}}\n'
@@ -105,13 +105,13 @@ def command_lines(world):
             continue
 
 
-def play(relatch, server, client, number, out):
-    world = World(SERVERS[server], CLIENTS[client], "stdio", out, relatch=relatch)
+def play(relatch, server, client, number, out, old=False):
+    world = World((OLD_SERVERS if old else SERVERS)[server], CLIENTS[client], "stdio", out, relatch=relatch)
     home = Path(tempfile.mkdtemp(prefix="relatch-adopt-"))
     try:
         world.start_server()
         world.start_nginx(wants=WANTS)
-        name, path, text, entry_of = files(world.upstream)[number]
+        name, path, text, entry_of = files(world.upstream, "sse" if old else "http")[number]
         file = home / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -155,14 +155,14 @@ def status_of(url, headers):
         return refused.code
 
 
-def kept(relatch, server, client, number, out):
+def kept(relatch, server, client, number, out, old=False):
     """The same before a keeper that runs: the file's server goes to it at once, and comes out of it again."""
-    world = World(SERVERS[server], CLIENTS[client], "http", out, relatch=relatch)
+    world = World((OLD_SERVERS if old else SERVERS)[server], CLIENTS[client], "http", out, relatch=relatch)
     home = Path(tempfile.mkdtemp(prefix="relatch-adopt-"))
     try:
         world.start_server()
         world.start_nginx(wants=WANTS)
-        name, path, text, entry_of = files(world.upstream)[number]
+        name, path, text, entry_of = files(world.upstream, "sse" if old else "http")[number]
         file, config = home / path, home / ".config/relatch/relatch.toml"
         # Where the keeper listens, its command line says, and not the file.
         port = free_port()
@@ -296,6 +296,11 @@ def main():
         for number in range(4):
             server, client = pairs[number % 2]
             print(f"adopt: {server} × {client}: {kept(relatch, server, client, number, Path(out) / f'kept-{number}')}", flush=True)
+        # Claude Code and VS Code, told that their server speaks the old transport.
+        for number, way in enumerate((play, kept)):
+            server, client = pairs[number]
+            said = way(relatch, server, client, number, Path(out) / f"old-{number}", old=True)
+            print(f"adopt: {server} by the old transport × {client}: {said}", flush=True)
         if typed.clients:
             listed(relatch, typed.clients, Path(out) / "clients")
 

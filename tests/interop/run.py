@@ -19,13 +19,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness.cases import CASE_SECONDS, STORIES
-from harness.peers import CLIENTS, HERE, SERVERS, lacks, relatch_path
+from harness.peers import CLIENTS, HERE, OLD_SERVERS, SERVERS, lacks, relatch_path
 from harness.world import Missed, World
 
 OUT = HERE / "out"
 # Three dialects of a dead session (400 without id, 404, 404 with id null) and three families of client.
 CI_SERVERS = ("everything", "ts1", "py2")
 CI_CLIENTS = ("ts1", "py1", "rmcp")
+# By the old transport: both SDKs that had it first, with a client of the same and one of another.
+CI_OLD_SERVERS = ("ts1", "py1")
+CI_OLD_CLIENTS = ("ts1", "rmcp")
 
 
 def names(known, what):
@@ -46,12 +49,17 @@ def arguments():
     parser.add_argument("--sides", type=names(("stdio", "http"), "side"), default=["stdio", "http"], metavar="A,B", help="stdio, http")
     parser.add_argument("--cases", type=names(cases, "case"), metavar="A,B", help=", ".join(cases))
     parser.add_argument("--direct", action="store_true", help="without relatch; only the cases without a fault unless --cases says otherwise")
-    parser.add_argument("--ci", action="store_true", help="3 servers x 3 clients")
+    parser.add_argument("--old-transport", action="store_true", help=f"servers speak HTTP+SSE: {', '.join(OLD_SERVERS)}")
+    parser.add_argument("--ci", action="store_true", help="3 servers x 3 clients; 2 x 2 by the old transport")
     parser.add_argument("--jobs", type=int, default=2, help="stories at once")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the result as a Markdown table")
     parser.add_argument("--keep", action="store_true", help="keep what the processes of passed stories wrote, too")
     chosen = parser.parse_args()
     chosen.relatch = relatch_path()
+    if chosen.old_transport and chosen.direct:
+        parser.error("the clients speak no HTTP+SSE: leave --direct or --old-transport out")
+    if chosen.old_transport and (other := set(chosen.servers or ()) - set(OLD_SERVERS)):
+        parser.error(f"no old transport in {', '.join(sorted(other))} (in {', '.join(OLD_SERVERS)})")
     if not chosen.direct and not chosen.relatch:
         parser.error("set RELATCH=/path/to/relatch, or use --direct")
     if chosen.relatch and not chosen.direct:
@@ -85,22 +93,24 @@ class Report:
 
 def choose(asked):
     """The pairs to play, and what can't be played with the reason."""
-    servers = asked.servers or (list(CI_SERVERS) if asked.ci else list(SERVERS))
-    clients = asked.clients or (list(CI_CLIENTS) if asked.ci else list(CLIENTS))
+    known = OLD_SERVERS if asked.old_transport else SERVERS
+    ci = (CI_OLD_SERVERS, CI_OLD_CLIENTS) if asked.old_transport else (CI_SERVERS, CI_CLIENTS)
+    servers = asked.servers or (list(ci[0]) if asked.ci else list(known))
+    clients = asked.clients or (list(ci[1]) if asked.ci else list(CLIENTS))
     if asked.ci and not asked.clients and not CLIENTS["rmcp"].built():
         print("note  client rmcp is not built (tests/interop/peers/rmcp/build.sh): py2 takes its place")
         clients = ["py2" if name == "rmcp" else name for name in clients]
     missing = []
-    for kind, known, chosen, explicit in (("server", SERVERS, servers, asked.servers), ("client", CLIENTS, clients, asked.clients)):
+    for kind, built, chosen, explicit in (("server", SERVERS, servers, asked.servers), ("client", CLIENTS, clients, asked.clients)):
         for name in list(chosen):
-            if not known[name].built():
+            if not built[name].built():
                 if explicit:
                     sys.exit(f"error: {kind} {name} is not installed; run tests/interop/setup.sh, and peers/rmcp/build.sh for rmcp")
                 missing.append(f"{kind} {name}")
                 chosen.remove(name)
     for name in missing:
         print(f"note  {name} is not installed and left out (tests/interop/setup.sh; peers/rmcp/build.sh for rmcp)")
-    return [SERVERS[name] for name in servers], [CLIENTS[name] for name in clients]
+    return [known[name] for name in servers], [CLIENTS[name] for name in clients]
 
 
 def plays(asked, servers, clients, report):
@@ -112,6 +122,9 @@ def plays(asked, servers, clients, report):
                     if asked.direct and not story.calm and not asked.cases:
                         continue
                     if side not in story.sides and not (asked.direct and "stdio" in story.sides):
+                        continue
+                    # All answers come as events there.
+                    if story.json and asked.old_transport:
                         continue
                     wanted = [case for case in story.cases if not asked.cases or case.name in asked.cases]
                     able = []

@@ -418,11 +418,16 @@ impl Upstream {
                 // A session belongs to the place that opened it.
                 let session = desk.latches.get(&latch).and_then(|latch| latch.sessions.get(&generation));
                 let orphan = desk.orphans.get(&(latch, generation)).map(|(session, _)| session);
+                let streamed = session.is_some_and(|session| session.streamed);
                 match session.or(orphan) {
                     Some(session) => session.place.way.forget(latch, generation),
                     None => self.place().way.forget(latch, generation),
                 }
                 desk.orphans.remove(&(latch, generation));
+                if streamed {
+                    // Its stream is closed here, and what it has asked of the client goes with it.
+                    desk.withdraw_session(latch, generation);
+                }
                 if let Some(latch) = desk.latches.get_mut(&latch) {
                     latch.sessions.remove(&generation);
                 }

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use http::Method;
 use relatch_core::journal::What;
-use relatch_core::policy::Transport;
+use relatch_core::policy::{Policy, Transport};
+use relatch_net::keeper::ServerConfig;
+use relatch_net::upstream::target::Target;
 use relatch_store::{MemoryStore, Store};
 use serde_json::Value;
 use world::*;
@@ -360,6 +362,26 @@ async fn progress_and_requests_of_the_server_come_to_the_call_and_the_answer_goe
 }
 
 #[tokio::test]
+async fn what_a_lost_session_has_asked_of_the_client_is_taken_back() {
+    let (server, old) = old().await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let mut standing = client.listen().await;
+    until("the standing stream is taken", || world.keeper.load("x").is_some_and(|load| load.attempts > 0))
+        .await;
+    let voice = Arc::clone(&old.streams.lock().unwrap()["1"]);
+    voice.event(r#"{"jsonrpc":"2.0","id":7,"method":"roots/list"}"#).await;
+    let asked = standing.event_json().await;
+    assert_eq!(asked["method"], "roots/list");
+    let still_open = old.forget();
+    assert!(client.call(3, "t").await.json().await["result"].is_object());
+    let taken_back = standing.event_json().await;
+    assert_eq!(taken_back["method"], "notifications/cancelled");
+    assert_eq!(taken_back["params"]["requestId"], asked["id"]);
+    drop((still_open, server));
+}
+
+#[tokio::test]
 async fn an_answer_counts_though_its_post_gets_none_and_a_long_one_is_whole() {
     let (server, old) = old().await;
     let world = World::before(&server).await;
@@ -413,8 +435,26 @@ async fn a_stream_without_an_endpoint_is_none_of_the_old_transport() {
     let world = World::with(&server.url(), |policy| policy.hold_ms = 100, None).await;
     let answer = world.client().post(opening).await.json().await;
     assert_eq!(answer["error"]["data"]["relatch"]["code"], "endpoint-missing", "{answer}");
-    let only_old = |policy: &mut relatch_core::policy::Policy| policy.transport = Transport::Sse;
+    let only_old = |policy: &mut Policy| policy.transport = Transport::Sse;
     let world = World::with(&server.url(), only_old, None).await;
     let answer = world.client().post(opening).await.json().await;
     assert!(answer.to_string().contains("names no `endpoint`"), "{answer}");
+}
+
+#[tokio::test]
+async fn another_transport_in_the_configuration_renews_the_sessions() {
+    let (server, old) = old().await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let voice = Arc::clone(&old.streams.lock().unwrap()["1"]);
+    let mut policy = Policy::new("x", server.url());
+    policy.transport = Transport::Sse;
+    let address = Target::parse(&server.url()).unwrap().into();
+    let applied = world.keeper.apply(vec![ServerConfig { policy, headers: http::HeaderMap::new(), address }]);
+    assert_eq!(applied.changed, [("x".to_owned(), vec!["transport".to_owned()])]);
+    assert!(client.call(3, "t").await.json().await["result"].is_object());
+    assert_eq!(old.ran(), 1);
+    soon("the former stream is closed", voice.closed()).await;
+    let asked = |verb, path: &str| server.seen(|seen| seen.verb == verb && seen.path == path).len();
+    assert_eq!((asked(Method::GET, "/mcp"), asked(Method::POST, "/mcp")), (2, 1));
 }

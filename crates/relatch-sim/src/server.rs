@@ -50,6 +50,8 @@ pub(crate) struct No {
     pub(crate) challenge: bool,
     pub(crate) retry_after: Option<u64>,
     pub(crate) location: Option<&'static str>,
+    /// No answer of anybody's: what the session lived on has ended.
+    pub(crate) ended: bool,
 }
 
 /// What happens to a request that arrives.
@@ -112,6 +114,12 @@ impl Service {
     pub(crate) fn meets(&mut self, chance: &mut Chance, now: At, send: &Send, calm: bool) -> Fate {
         let key = (send.latch, send.generation);
         let no = |status, body| Fate::Refused(plain(Words { status, code: None, body }));
+        let opens = matches!(send.what, What::Initialize { .. } | What::Delete);
+        if self.habits.lined && !opens && !self.sessions.contains_key(&key) {
+            // Known without asking anybody, whatever stands at the address.
+            let words = Words { status: 404, code: None, body: "the event stream ended" };
+            return Fate::Refused(No { ended: true, ..plain(words) });
+        }
         match self.door {
             Door::Server => {}
             Door::Closed => return Fate::NoConnection,
@@ -207,6 +215,13 @@ impl Service {
         self.sessions.remove(&key);
     }
 
+    /// The keeper has died, and with it whatever its sessions lived on.
+    pub(crate) fn hangs_up(&mut self) {
+        if self.habits.lined {
+            self.sessions.clear();
+        }
+    }
+
     pub(crate) fn knows(&self, key: Key) -> bool {
         self.habits.has_id && self.sessions.contains_key(&key)
     }
@@ -242,5 +257,5 @@ impl Service {
 }
 
 fn plain(words: Words) -> No {
-    No { words, challenge: false, retry_after: None, location: None }
+    No { words, challenge: false, retry_after: None, location: None, ended: false }
 }

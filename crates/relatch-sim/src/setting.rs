@@ -26,6 +26,8 @@ pub(crate) struct Habits {
     pub(crate) dialect: Dialect,
     /// It gives session ids.
     pub(crate) has_id: bool,
+    /// Each of its sessions lives on a line of its own, a process or an event stream, and ends with it.
+    pub(crate) lined: bool,
     /// Its sessions are still known after a restart.
     pub(crate) survives: bool,
     /// It numbers its events.
@@ -44,11 +46,13 @@ impl Setting {
     pub(crate) fn of(chance: &mut Chance) -> Setting {
         let odd = chance.percent(25);
         let dialect = if odd { chance.one_of(ODD) } else { chance.one_of(PLAIN) };
+        let lined = chance.percent(12);
         let server = Habits {
             dialect,
-            has_id: chance.percent(88),
-            survives: chance.percent(8),
-            resumable: chance.percent(30),
+            lined,
+            has_id: chance.percent(88) || lined,
+            survives: chance.percent(8) && !lined,
+            resumable: chance.percent(30) && !lined,
             streams: chance.percent(80),
             pings: chance.percent(90),
             // An odd dialect is found out once a minute at most: sessions that end sooner stay a riddle.
@@ -76,9 +80,10 @@ impl Setting {
 
     /// In a few words, for the head of a transcript.
     pub(crate) fn words(&self) -> String {
-        let Habits { dialect, has_id, survives, resumable, streams, pings, idle_ms, flaky } = self.server;
+        let Habits { dialect, lined, has_id, survives, resumable, streams, pings, idle_ms, flaky } =
+            self.server;
         format!(
-            "dialect `{}`, has_id={has_id} survives={survives} resumable={resumable} streams={streams} pings={pings} \
+            "dialect `{}`, lined={lined} has_id={has_id} survives={survives} resumable={resumable} streams={streams} pings={pings} \
              idle={idle_ms:?} flaky={flaky}; hold={} local={} stateful={} gateway_errors_refused={} copies={}; crowd={} stdio={} \
              sleeps={} keeper_dies={}",
             dialect.name,

@@ -22,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from harness.peers import CLIENTS, SERVERS, relatch_path
+from harness.peers import CLIENTS, OLD_SERVERS, SERVERS, relatch_path
 from harness.world import Missed, World
 
 SECONDS = 60
@@ -40,6 +40,8 @@ class Case:
     exit: int = 0
     # Whether a resumed stream brings the rest depends on how much of it was out before the cut.
     race: bool = False
+    # By the old transport.
+    old: bool = False
 
 
 CASES = (
@@ -58,6 +60,7 @@ CASES = (
     Case("rmcp", "rmcp", race=True),
     Case("relatch", "ts1", front=True),
     Case("ts1-restart", "ts1", restart=True, exit=1),
+    Case("py1-old", "py1", old=True, exit=1),
     Case("rmcp-restart", "rmcp", restart=True, race=True),
 )
 
@@ -81,7 +84,7 @@ def normal(text, case, world):
 
 def play(case, relatch):
     """The transcript and what is wrong with it."""
-    peer = SERVERS[case.server]
+    peer = (OLD_SERVERS if case.old else SERVERS)[case.server]
     if not peer.built():
         return case, None, ["its server is not installed (tests/interop/setup.sh)"]
     world = World(peer, CLIENTS["ts1"], "http", HERE.parent / "out" / f"doctor-{case.name}", direct=True, relatch=relatch)

@@ -4,7 +4,7 @@ The one place that knows peers by name. A case that a peer lacks is declared her
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
@@ -23,6 +23,12 @@ class Server:
     dialect: str = ""
     # Whether it has resources/subscribe.
     subscribes: bool = True
+    # By the old transport, HTTP+SSE, which is at another path.
+    old: bool = False
+
+    @property
+    def path(self):
+        return "/sse" if self.old else "/mcp"
 
     def built(self):
         return all(Path(part).exists() for part in self.command if part.startswith("/"))
@@ -30,9 +36,9 @@ class Server:
     def start(self, port, ledger, variant, json):
         """The command line and what it adds to the environment."""
         if not self.contract:
-            return [*self.command, "streamableHttp"], {"PORT": str(port)}
+            return [*self.command, "sse" if self.old else "streamableHttp"], {"PORT": str(port)}
         flags = ["--port", str(port), "--ledger", str(ledger), "--variant", str(variant)]
-        return [*self.command, *flags, *(["--json"] if json else [])], {}
+        return [*self.command, *flags, *(["--json"] if json else [])], {"PEER_SSE": "1"} if self.old else {}
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ SERVERS = {
         Server("rmcp", (str(SETUP / "rmcp/server"),), dialect="404 text"),
     )
 }
+# The same by the old transport, where their SDK has it.
+OLD_SERVERS = {name: replace(SERVERS[name], old=True) for name in ("everything", "ts1", "py1", "fastmcp")}
 CLIENTS = {
     client.name: client
     for client in (

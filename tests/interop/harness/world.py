@@ -65,7 +65,7 @@ class World:
         self.out.mkdir(parents=True, exist_ok=True)
         self.ledger = self.folder / "ledger.jsonl"
         self.port = free_port()
-        self.upstream = f"http://127.0.0.1:{self.port}/mcp"
+        self.upstream = f"http://127.0.0.1:{self.port}{server.path}"
         self.server = self.keeper = self.nginx = self.front = None
         self.keeper_port = self.nginx_port = 0
         # More options for `relatch stdio` and `relatch serve`.
@@ -222,7 +222,7 @@ http {{
 """
         )
         self.nginx = self.spawn("nginx", [program, "-p", str(root), "-c", str(root / "nginx.conf"), "-e", "stderr"])
-        self.upstream = f"http://127.0.0.1:{front}/mcp"
+        self.upstream = f"http://127.0.0.1:{front}{self.server_peer.path}"
 
         def answers():
             try:

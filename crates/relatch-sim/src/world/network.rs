@@ -56,7 +56,7 @@ impl World {
         if self.finish(attempt, Some(false)).is_none() {
             return;
         }
-        let No { words, challenge, retry_after, location } = no;
+        let No { words, challenge, retry_after, location, ended } = no;
         let digest = words
             .body
             .bytes()
@@ -69,7 +69,7 @@ impl World {
             challenge,
             retry_after,
             location,
-            ended: false,
+            ended,
         };
         self.fact(Input::Refused { attempt, refusal });
     }
@@ -187,7 +187,8 @@ impl World {
             }
             What::Stream if !self.setting.server.streams => {
                 let words = crate::dialect::Words { status: 405, code: None, body: "" };
-                self.refuse(attempt, No { words, challenge: false, retry_after: None, location: None });
+                let no = No { words, challenge: false, retry_after: None, location: None, ended: false };
+                self.refuse(attempt, no);
             }
             What::Stream => {
                 self.fact(Input::Begun { attempt, begun: Begun::Stream });

@@ -119,6 +119,7 @@ impl World {
         });
         self.clients.retain(|_, client| client.greeted);
         let mut bound = BTreeSet::new();
+        self.service.hangs_up();
         let mut snapshots = Vec::new();
         for latch in self.clients.keys() {
             let Some(snapshot) = self.records.get(latch).cloned() else { continue };

@@ -72,8 +72,8 @@ pub(crate) enum Bare {
 pub(crate) enum Reached {
     /// By Streamable HTTP, at the address under this key.
     Http(&'static str),
-    /// By the old HTTP+SSE transport.
-    Sse,
+    /// By the old HTTP+SSE transport, at the address under this key.
+    Sse(&'static str),
     /// As a program that the client starts.
     Program,
     /// The entry does not say.
@@ -182,18 +182,13 @@ impl Client {
         let Some((key, bare)) = self.addresses.iter().find(|(key, _)| entry.text(key).is_some()) else {
             return Reached::Unsaid;
         };
-        let old = entry.text(key).is_some_and(|url| {
-            let path = url.split(['?', '#']).next().unwrap_or_default();
-            path.trim_end_matches('/').ends_with("/sse")
-        });
         match entry.text("type").or_else(|| entry.text("transport")) {
             Some(kind) if self.http.contains(&kind) => Reached::Http(key),
-            Some("sse") => Reached::Sse,
+            Some("sse") => Reached::Sse(key),
             Some(_) => Reached::Unsaid,
-            None if old => Reached::Sse,
             None => match bare {
                 Bare::Http => Reached::Http(key),
-                Bare::Sse => Reached::Sse,
+                Bare::Sse => Reached::Sse(key),
                 Bare::Nothing => Reached::Unsaid,
             },
         }
@@ -470,21 +465,21 @@ mod tests {
             ("claude-code", r#"{"type": "http", "url": "http://h/mcp"}"#, Reached::Http("url")),
             ("claude-code", r#"{"type": "streamable-http", "url": "http://h/mcp"}"#, Reached::Http("url")),
             ("claude-code", r#"{"type": "streamableHttp", "url": "http://h/mcp"}"#, Reached::Unsaid),
-            ("claude-code", r#"{"type": "sse", "url": "http://h/mcp"}"#, Reached::Sse),
+            ("claude-code", r#"{"type": "sse", "url": "http://h/mcp"}"#, Reached::Sse("url")),
             ("claude-code", r#"{"url": "http://h/mcp"}"#, Reached::Unsaid),
             ("claude-code", r#"{"type": "ws", "url": "http://h/mcp"}"#, Reached::Unsaid),
             ("claude-code", r#"{"command": "x", "url": "http://h/mcp"}"#, Reached::Program),
             ("cursor", r#"{"url": "http://h/mcp"}"#, Reached::Http("url")),
-            ("cursor", r#"{"url": "http://h/sse?x=1"}"#, Reached::Sse),
+            ("cursor", r#"{"url": "http://h/sse?x=1"}"#, Reached::Http("url")),
             ("cursor", r#"{"type": "http", "url": "http://h/sse"}"#, Reached::Http("url")),
             ("vscode", r#"{"type": "http", "url": "http://h/mcp"}"#, Reached::Http("url")),
             ("gemini", r#"{"httpUrl": "http://h/mcp"}"#, Reached::Http("httpUrl")),
-            ("gemini", r#"{"url": "http://h/mcp"}"#, Reached::Sse),
+            ("gemini", r#"{"url": "http://h/mcp"}"#, Reached::Sse("url")),
             ("gemini", r#"{"url": "http://h/mcp", "type": "http"}"#, Reached::Http("url")),
             ("windsurf", r#"{"serverUrl": "http://h/mcp"}"#, Reached::Http("serverUrl")),
             ("zed", r#"{"url": "http://h/mcp"}"#, Reached::Http("url")),
             ("zed", r#"{"settings": {}}"#, Reached::Unsaid),
-            ("cline", r#"{"url": "http://h/mcp"}"#, Reached::Sse),
+            ("cline", r#"{"url": "http://h/mcp"}"#, Reached::Sse("url")),
             ("cline", r#"{"type": "streamableHttp", "url": "http://h/mcp"}"#, Reached::Http("url")),
         ] {
             assert_eq!(reached(id, entry), expected, "{id} {entry}");

@@ -3,6 +3,8 @@
 //! A secret stays where it is: the client's `headers` become the `env` of the entry by new names for the same values, and
 //! relatch reads them from there. Nothing that may be secret goes onto a command line, which others can see.
 
+use relatch_core::policy::Transport;
+
 use super::clients::{Client, Format, Reached, Variables};
 use super::entry::{Change, Entry, Field, New, Value, edited, edits};
 use super::serve::{self, Side};
@@ -17,7 +19,7 @@ pub(crate) const HEADER: &str = "RELATCH_HEADER_";
 /// What is to become of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
-    Adopt(Adoption),
+    Adopt(Box<Adoption>),
     /// relatch stands in front of it.
     Adopted,
     /// It stays as it is, for this reason.
@@ -36,6 +38,8 @@ pub(crate) struct Adoption {
     pub(crate) changes: Vec<Change>,
     /// The address, where it is known before the client puts its variables in.
     pub(crate) url: Option<String>,
+    /// How the server there is spoken to.
+    pub(crate) transport: Transport,
     /// The headers that the client sends.
     pub(crate) headers: Vec<(String, String)>,
     /// The server as it is to stand in `relatch.toml`, where a keeper is to be in front of it.
@@ -87,16 +91,14 @@ pub(crate) fn judge(client: &Client, text: &str, entry: &Entry, front: &Front, n
     if is_adopted(entry) || serve::is_served(client, entry, &front.known) {
         return Judgement::Adopted;
     }
-    let key = match client.reached(entry) {
-        Reached::Http(key) => Some(key),
+    let address = match client.reached(entry) {
+        Reached::Http(key) => Some((key, Transport::Auto)),
+        // What the client was told is what relatch is told.
+        Reached::Sse(key) => Some((key, Transport::Sse)),
         Reached::Program if front.programs && !is_bridge(entry) => None,
         Reached::Program => return Judgement::Program,
-        Reached::Sse => {
-            let why = "it speaks the old HTTP+SSE transport, which relatch does not serve yet";
-            return Judgement::Left(why.to_owned());
-        }
         Reached::Unsaid => {
-            return Judgement::Left("its entry names no Streamable HTTP server and no program".to_owned());
+            return Judgement::Left("its entry names no server by HTTP and no program".to_owned());
         }
     };
     if let Some(key) = client.credentials.iter().find(|key| entry.field(key).is_some()) {
@@ -105,14 +107,14 @@ pub(crate) fn judge(client: &Client, text: &str, entry: &Entry, front: &Front, n
     if client.is_off(entry) && !named {
         return Judgement::Off;
     }
-    let adoption = match (key, &front.side) {
-        (Some(key), Some(side)) => serve::adoption(client, entry, key, side),
-        (Some(key), None) => adoption(client, text, entry, key, front),
+    let adoption = match (address, &front.side) {
+        (Some((key, transport)), Some(side)) => serve::adoption(client, entry, key, transport, side),
+        (Some((key, transport)), None) => adoption(client, text, entry, (key, transport), front),
         (None, Some(side)) => serve::of_a_program(client, entry, side),
         (None, None) => of_a_program(text, entry, front),
     };
     match adoption {
-        Ok(adoption) => Judgement::Adopt(adoption),
+        Ok(adoption) => Judgement::Adopt(Box::new(adoption)),
         Err(why) => Judgement::Left(why),
     }
 }
@@ -263,7 +265,7 @@ fn adoption(
     client: &Client,
     text: &str,
     entry: &Entry,
-    key: &str,
+    (key, transport): (&str, Transport),
     front: &Front,
 ) -> Result<Adoption, String> {
     for key in ["args", "cwd", "envFile"] {
@@ -281,6 +283,9 @@ fn adoption(
 
     let mut args = vec!["stdio".to_owned(), if open { url.to_owned() } else { format!("env:{ADDRESS}") }];
     args.extend(["--name".to_owned(), plain_name(&entry.name)]);
+    if transport != Transport::Auto {
+        args.extend(["--transport".to_owned(), transport.as_str().to_owned()]);
+    }
     for ((field, _), variable) in headers.iter().zip(&names) {
         if !is_relatchs_own(&field.key) {
             args.extend(["--header-env".to_owned(), format!("{}={variable}", field.key)]);
@@ -339,6 +344,7 @@ fn adoption(
     Ok(Adoption {
         changes,
         url: known,
+        transport,
         headers: headers.into_iter().map(|(field, value)| (field.key.clone(), value)).collect(),
         server: None,
     })
@@ -376,7 +382,7 @@ fn of_a_program(text: &str, entry: &Entry, front: &Front) -> Result<Adoption, St
             changes.push(Change::Set(field.clone(), New::Raw(format!("{before}{comma}{rest}"))));
         }
     }
-    Ok(Adoption { changes, url: None, headers: Vec::new(), server: None })
+    Ok(Adoption { changes, url: None, transport: Transport::Auto, headers: Vec::new(), server: None })
 }
 
 /// The address as relatch reads it, or `None` where only the client knows it whole.

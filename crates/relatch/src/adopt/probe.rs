@@ -1,6 +1,7 @@
 //! Asks each server once whether it wants credentials that only its client can get: a 401 with a challenge.
 //!
-//! The question is a `ping` without a session: no server opens a session for it, and one that wants a login says so first.
+//! The question is a `ping` without a session: no server opens a session for it, and one that wants a login says so first. A
+//! server of the old transport is asked for its stream, which is let go at once.
 //! A server that is away, or says anything else, is no reason not to be adopted.
 
 use std::time::Duration;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
+use relatch_core::policy::Transport;
 use relatch_net::upstream::dial::{ConnRule, Dialer, Target, Tls};
 use tokio::task::JoinSet;
 
@@ -21,6 +23,8 @@ const AT_ONCE: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
     pub(crate) url: String,
+    /// By the old transport its stream is asked for.
+    pub(crate) transport: Transport,
     pub(crate) headers: Vec<(String, String)>,
 }
 
@@ -47,13 +51,19 @@ pub(crate) async fn challenged(questions: Vec<Question>) -> Vec<bool> {
 async fn is_challenged(question: &Question) -> bool {
     let Ok(target) = Target::parse(&question.url) else { return false };
     let target = target.by(crate::ways::usual());
-    let body = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"relatch-adopt","method":"ping"}"#);
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .uri(target.path_and_query())
-        .header(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"))
-        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-        .header(CONTENT_LENGTH, body.len());
+    let ping = Bytes::from_static(br#"{"jsonrpc":"2.0","id":"relatch-adopt","method":"ping"}"#);
+    let mut request = Request::builder().uri(target.path_and_query());
+    let body = if question.transport == Transport::Sse {
+        request = request.method(Method::GET).header(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        Bytes::new()
+    } else {
+        request = request
+            .method(Method::POST)
+            .header(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"))
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(CONTENT_LENGTH, ping.len());
+        ping
+    };
     for (name, value) in &question.headers {
         let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) else {
             continue;

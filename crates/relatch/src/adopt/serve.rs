@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use relatch_admin::schema::shown_url;
+use relatch_core::policy::Transport;
 use serde::{Deserialize, Serialize};
 use toml_edit::DocumentMut;
 
@@ -58,6 +59,9 @@ pub(crate) struct Served {
     pub(crate) env: Vec<(String, String)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cwd: Option<String>,
+    /// How it is spoken to, where that was written.
+    #[serde(default)]
+    pub(crate) transport: Option<String>,
 }
 
 impl Served {
@@ -70,6 +74,7 @@ impl Served {
             command: self.command.clone(),
             env: self.env.clone(),
             cwd: self.cwd.clone(),
+            transport: self.transport.as_deref().and_then(|word| parse::transport(word).ok()),
             ..NewServer::default()
         }
     }
@@ -108,7 +113,13 @@ pub(crate) fn is_served(client: &Client, entry: &Entry, bases: &[String]) -> boo
 ///
 /// # Errors
 /// Why it has to stay as it is.
-pub(crate) fn adoption(client: &Client, entry: &Entry, key: &str, side: &Side) -> Result<Adoption, String> {
+pub(crate) fn adoption(
+    client: &Client,
+    entry: &Entry,
+    key: &str,
+    transport: Transport,
+    side: &Side,
+) -> Result<Adoption, String> {
     if !client.http_itself {
         return Err(format!("{} reaches no HTTP server by itself; {INSTEAD}", client.title));
     }
@@ -150,8 +161,24 @@ pub(crate) fn adoption(client: &Client, entry: &Entry, key: &str, side: &Side) -
     }
     let name = plain_name(&entry.name);
     let token = side.token.as_ref().map(|token| (TOKEN.to_owned(), New::Text(token.clone())));
-    let mut pairs = vec![(address.key.clone(), New::Text(side.address(&name)))];
     let mut changes = Vec::new();
+    let mut pairs = vec![(address.key.clone(), New::Text(side.address(&name)))];
+    // The keeper itself speaks Streamable HTTP.
+    if transport == Transport::Sse {
+        let kind = entry.field("type").or_else(|| entry.field("transport"));
+        let bare = client.addresses.iter().find(|(_, bare)| *bare == Bare::Http);
+        match (kind, client.http.first(), bare) {
+            (Some(kind), Some(word), _) => {
+                changes.push(Change::Set(kind.clone(), New::Text((*word).to_owned())));
+            }
+            (Some(kind), None, _) => changes.push(Change::Remove(kind.clone())),
+            (None, _, Some((key, _))) => pairs[0].0 = (*key).to_owned(),
+            (None, word, None) => {
+                let word = word.copied().unwrap_or("http");
+                pairs.insert(0, ("type".to_owned(), New::Text(word.to_owned())));
+            }
+        }
+    }
     match (holder, token) {
         (None, Some(token)) => pairs.push((client.headers.to_owned(), New::Table(vec![token]))),
         (None, None) => {}
@@ -184,8 +211,14 @@ pub(crate) fn adoption(client: &Client, entry: &Entry, key: &str, side: &Side) -
         .filter(|(name, _)| !is_relatchs_own(name))
         .map(|(name, value)| (name.clone(), escaped(value)))
         .collect();
-    let server = NewServer { name, url: escaped(url), headers: written, ..NewServer::default() };
-    Ok(Adoption { changes, url: known, headers, server: Some(Box::new(server)) })
+    let server = NewServer {
+        name,
+        url: escaped(url),
+        headers: written,
+        transport: (transport != Transport::Auto).then_some(transport),
+        ..NewServer::default()
+    };
+    Ok(Adoption { changes, url: known, transport, headers, server: Some(Box::new(server)) })
 }
 
 /// The same for an entry that starts a program: the keeper starts it in its client's place.
@@ -297,7 +330,13 @@ pub(crate) fn of_a_program(client: &Client, entry: &Entry, side: &Side) -> Resul
     }
     changes.push(Change::Replace(command.clone(), pairs));
     let server = NewServer { name, command: words, env, cwd, ..NewServer::default() };
-    Ok(Adoption { changes, url: None, headers: Vec::new(), server: Some(Box::new(server)) })
+    Ok(Adoption {
+        changes,
+        url: None,
+        transport: Transport::Auto,
+        headers: Vec::new(),
+        server: Some(Box::new(server)),
+    })
 }
 
 /// A field goes, and `command` stays: what stands between the two goes on the side where nothing else is taken out.
@@ -332,6 +371,7 @@ pub(crate) fn fit(server: &NewServer, file: &[Server], coming: &[NewServer]) -> 
     if let Some(other) = coming.iter().find(|other| other.name == server.name) {
         let same = other.url == server.url
             && same_headers(&other.headers, &server.headers)
+            && other.transport == server.transport
             && other.command == server.command
             && same_variables(&other.env, &server.env)
             && other.cwd == server.cwd;
@@ -350,8 +390,12 @@ pub(crate) fn fit(server: &NewServer, file: &[Server], coming: &[NewServer]) -> 
             let headers: Vec<(String, String)> =
                 other.headers.iter().map(|(name, set)| (name.clone(), escaped(&set.value.value))).collect();
             let url = escaped(&address.value.value);
+            let transport = other.transport.as_ref().map(|set| set.value);
             (
-                plain && url == server.url && same_headers(&headers, &server.headers),
+                plain
+                    && transport == server.transport
+                    && url == server.url
+                    && same_headers(&headers, &server.headers),
                 address.value.shown_address(),
             )
         }
@@ -401,6 +445,9 @@ pub(crate) fn shown(server: &NewServer) -> String {
     let mut text = format!("[server.{}]", toml_edit::Key::new(&server.name));
     if server.command.is_empty() {
         text.push_str(&format!("\nurl = \"{}\"", shown_url(&server.url)));
+        if let Some(transport) = server.transport {
+            text.push_str(&format!("\ntransport = \"{}\"", transport.as_str()));
+        }
     } else {
         let words: toml_edit::Array = server.command.iter().collect();
         text.push_str(&format!("\ncommand = {words}"));
@@ -452,8 +499,11 @@ pub(crate) fn present(text: &str, served: &Served) -> Result<Present, String> {
         && pairs("headers").is_some_and(|headers| same_headers(&headers, &served.headers))
         && words.is_some_and(|words| words == served.command)
         && pairs("env").is_some_and(|env| same_variables(&env, &served.env))
+        && text("transport") == served.transport.as_deref()
         && text("cwd") == served.cwd.as_deref()
-        && table.iter().all(|(key, _)| matches!(key, "url" | "headers" | "command" | "env" | "cwd"));
+        && table
+            .iter()
+            .all(|(key, _)| matches!(key, "url" | "transport" | "headers" | "command" | "env" | "cwd"));
     Ok(if same { Present::AsWritten } else { Present::Edited })
 }
 
@@ -506,6 +556,7 @@ mod tests {
             command: Vec::new(),
             env: Vec::new(),
             cwd: None,
+            transport: None,
         };
         assert_eq!(served.address(), "http://127.0.0.1:7332/a/mcp");
         for (text, expected) in [
@@ -514,6 +565,7 @@ mod tests {
             ("[server.a]\nurl = 'http://h/'\nheaders = { A = '2' }\n", Present::Edited),
             ("[server.a]\nurl = 'http://i/'\nheaders = { A = '1' }\n", Present::Edited),
             ("[server.a]\nurl = 'http://h/'\nheaders = { A = '1' }\nhold = '5m'\n", Present::Edited),
+            ("[server.a]\nurl = 'http://h/'\nheaders = { A = '1' }\ntransport = 'sse'\n", Present::Edited),
             ("[server.b]\nurl = 'http://h/'\n", Present::Gone),
             ("", Present::Gone),
         ] {
@@ -541,6 +593,7 @@ mod tests {
             command: server.command.clone(),
             env: server.env.clone(),
             cwd: server.cwd.clone(),
+            transport: None,
         };
         let whole = "[server.a]\ncommand = ['npx', 'x']\nenv = { K = '$${x' }\ncwd = '/notes'\n";
         for (text, written, fits) in [
@@ -561,11 +614,15 @@ mod tests {
     fn a_server_is_shown_without_its_secrets() {
         let s3cret = |name: &str| vec![(name.to_owned(), "s3cret".to_owned())];
         let named = NewServer { name: "a.b".into(), ..NewServer::default() };
-        let address =
-            NewServer { url: "http://h/mcp?k=s3cret".into(), headers: s3cret("X-A"), ..named.clone() };
+        let address = NewServer {
+            url: "http://h/mcp?k=s3cret".into(),
+            transport: Some(Transport::Sse),
+            headers: s3cret("X-A"),
+            ..named.clone()
+        };
         assert_eq!(
             shown(&address),
-            "[server.\"a.b\"]\nurl = \"http://h/mcp?k=…\"\nheaders = { X-A = \"…\" }"
+            "[server.\"a.b\"]\nurl = \"http://h/mcp?k=…\"\ntransport = \"sse\"\nheaders = { X-A = \"…\" }"
         );
         let command = NewServer {
             command: vec!["npx".into(), "x y".into()],

@@ -59,12 +59,21 @@ fn adopted_by(front: &Front, client: &Client, text: &str) -> (String, Vec<(Entry
     let said = judged
         .iter()
         .map(|(entry, judgement)| match judgement {
-            Judgement::Adopt(Adoption { server: Some(server), .. }) => {
-                let headers: Vec<String> =
-                    server.headers.iter().map(|(k, v)| format!(", {k}: {v}")).collect();
-                format!("{}: adopted, `{}` is {}{}\n", entry.name, server.name, server.url, headers.concat())
-            }
-            Judgement::Adopt(_) => format!("{}: adopted\n", entry.name),
+            Judgement::Adopt(adoption) => match &adoption.server {
+                Some(server) => {
+                    let headers: Vec<String> =
+                        server.headers.iter().map(|(k, v)| format!(", {k}: {v}")).collect();
+                    let transport = server.transport.map_or(String::new(), |t| format!(" by {}", t.as_str()));
+                    format!(
+                        "{}: adopted, `{}` is {}{transport}{}\n",
+                        entry.name,
+                        server.name,
+                        server.url,
+                        headers.concat()
+                    )
+                }
+                None => format!("{}: adopted\n", entry.name),
+            },
             Judgement::Left(why) | Judgement::Refused(why) => format!("{}: left, {why}\n", entry.name),
             Judgement::Adopted => format!("{}: adopted before\n", entry.name),
             Judgement::Program => format!("{}: a program\n", entry.name),

@@ -83,7 +83,8 @@ pub(crate) fn is_as_written(entry: &Entry, text: &str, written: &[String]) -> bo
 
 /// Whether an entry reads as it should after it was put back together.
 pub(crate) fn is_released(client: &Client, entry: &Entry) -> bool {
-    !is_adopted(entry) && matches!(client.reached(entry), Reached::Http(_) | Reached::Program)
+    !is_adopted(entry)
+        && matches!(client.reached(entry), Reached::Http(_) | Reached::Sse(_) | Reached::Program)
 }
 
 fn restored(text: &str, entry: &Entry, kept: &Kept<'_>) -> Undoing {
@@ -131,14 +132,16 @@ fn rebuilt(client: &Client, text: &str, entry: &Entry) -> Result<(Vec<Change>, V
     } else {
         New::Text(given.url.to_owned())
     };
-    let (address, bare) = client.addresses[0];
+    let (meant, word) = if given.sse { (Bare::Sse, Some(&"sse")) } else { (Bare::Http, client.http.first()) };
+    let of_its_own = client.addresses.iter().find(|(_, bare)| given.sse && *bare == meant);
+    let (address, bare) = *of_its_own.unwrap_or(&client.addresses[0]);
     let mut pairs = Vec::new();
-    if bare != Bare::Http && entry.field("type").is_none() {
-        pairs.push(("type".to_owned(), New::Text(client.http[0].to_owned())));
+    if let (Some(word), None) = (word.filter(|_| bare != meant), entry.field("type")) {
+        pairs.push(("type".to_owned(), New::Text((*word).to_owned())));
     }
     pairs.push((address.to_owned(), url));
     let mut changes = Vec::new();
-    if let (Some(kind), Some(word)) = (entry.field("type"), client.http.first()) {
+    if let (Some(kind), Some(word)) = (entry.field("type"), word) {
         changes.push(Change::Set(kind.clone(), New::Text((*word).to_owned())));
     }
     let mut elsewhere = given.from_env.clone();
@@ -249,6 +252,8 @@ pub(super) fn gone(entry: &Entry, key: &str, field: &Field) -> Change {
 /// What an entry gives to `relatch stdio`.
 struct Given<'a> {
     url: &'a str,
+    /// By the old transport.
+    sse: bool,
     /// Header and variable.
     from_env: Vec<(&'a str, &'a str)>,
     /// The variable of `Authorization: Bearer ${…}`.
@@ -259,7 +264,8 @@ struct Given<'a> {
 
 impl<'a> Given<'a> {
     fn read(arguments: &[&'a str]) -> Result<Given<'a>, String> {
-        let mut given = Given { url: "", from_env: Vec::new(), bearer: None, options: Vec::new() };
+        let mut given =
+            Given { url: "", sse: false, from_env: Vec::new(), bearer: None, options: Vec::new() };
         let mut words = arguments.iter().skip(1);
         while let Some(word) = words.next() {
             match *word {
@@ -277,6 +283,11 @@ impl<'a> Given<'a> {
                     given.bearer =
                         Some(bearer.ok_or("nothing was kept of it, and a header stands in its `args`")?);
                 }
+                "--transport" => match words.next().copied() {
+                    Some("sse") => given.sse = true,
+                    Some("auto") => {}
+                    Some(_) | None => given.options.push("--transport".to_owned()),
+                },
                 "--stateful" => given.options.push("--stateful".to_owned()),
                 option if option.starts_with("--") => {
                     given.options.push(option.split('=').next().unwrap_or_default().to_owned());

@@ -408,7 +408,11 @@ async fn leave_challenged(sheets: &mut [Sheet<Judgement>]) {
             let Judgement::Adopt(adoption) = judgement else { continue };
             if let (Some(url), false) = (&adoption.url, adoption.has_credentials()) {
                 asked.push((at, number));
-                questions.push(Question { url: url.clone(), headers: adoption.headers.clone() });
+                questions.push(Question {
+                    url: url.clone(),
+                    transport: adoption.transport,
+                    headers: adoption.headers.clone(),
+                });
             }
         }
     }

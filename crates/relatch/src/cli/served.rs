@@ -150,6 +150,7 @@ impl ServeSide {
             command: server.command.clone(),
             env: server.env.clone(),
             cwd: server.cwd.clone(),
+            transport: server.transport.map(|transport| transport.as_str().to_owned()),
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use relatch_core::policy::Transport;
+
 use super::fault::Faulty;
 use super::read::{Follow, read};
 use super::refer::World;
@@ -101,6 +103,7 @@ X-Open = "${file:~/open}"
 
 [server.files]
 url = "http://127.0.0.1:8931/mcp"
+transport = "sse"
 "#,
     );
     assert_eq!(config.listen.unwrap().value.to_string(), "[::1]:0");
@@ -135,6 +138,8 @@ url = "http://127.0.0.1:8931/mcp"
     );
     assert_eq!(config.open_files, [Path::new("/home/u/open")]);
     assert!(files.headers.is_empty() && files.hold.is_none());
+    let transport = files.transport.as_ref().map(|set| set.value);
+    assert_eq!((transport, &gmail.transport), (Some(Transport::Sse), &None));
 }
 
 #[test]
@@ -168,6 +173,12 @@ fn the_way_to_a_server_is_read_and_what_is_wrong_with_it_shows_no_secret() {
         let said = said(&format!("[server.a]\nurl = \"https://h/\"\n{line}\n"));
         assert!(said.contains(words) && !said.contains("s3cret"), "{said}");
     }
+}
+
+#[test]
+fn a_command_has_no_transport() {
+    let text = said("[server.a]\ncommand = \"npx\"\ntransport = \"sse\"\n");
+    assert!(text.contains("`[server.a]` is a command, which takes no `transport`"), "{text}");
 }
 
 #[test]
@@ -218,6 +229,7 @@ hold = 45
 stateful = "yes"
 replay = { "send_*" = "nevr", "b" = true }
 gateway_errors = "refuse"
+transport = "ssh"
 headers = [["A", "s3cret"]]
 
 [server.b]

@@ -122,5 +122,9 @@ def note() -> str:
 if os.environ.get("PEER_STDIO"):
     server.run(transport="stdio", show_banner=False)
     sys.exit()
+# By the old transport: a stream for each session.
+if os.environ.get("PEER_SSE"):
+    uvicorn.run(server.http_app(path="/sse", transport="sse"), host="127.0.0.1", port=asked.port, log_level="warning")
+    sys.exit()
 app = server.http_app(path="/mcp", json_response=asked.json, stateless_http=asked.stateless)
 uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning")

@@ -15,11 +15,13 @@ import tools
 import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.sse import SseServerTransport
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import AnyUrl
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 
 asked = tools.settings()
 write = tools.ledger(asked.ledger)
@@ -128,5 +130,20 @@ async def on_stdio():
 if os.environ.get("PEER_STDIO"):
     anyio.run(on_stdio)
     sys.exit()
-app = Starlette(routes=[Route("/mcp", endpoint=Endpoint())], lifespan=lifespan)
+
+old = SseServerTransport("/messages/")
+
+
+async def stream(request):
+    async with old.connect_sse(request.scope, request.receive, request._send) as (read, write_to):
+        await server.run(read, write_to, server.create_initialization_options())
+    return Response()
+
+
+# By the old transport, as the SDK's own `run(transport="sse")` has it: a stream for each session.
+if os.environ.get("PEER_SSE"):
+    routes = [Route("/sse", endpoint=stream), Mount("/messages/", app=old.handle_post_message)]
+    app = Starlette(routes=routes)
+else:
+    app = Starlette(routes=[Route("/mcp", endpoint=Endpoint())], lifespan=lifespan)
 uvicorn.run(app, host="127.0.0.1", port=asked.port, log_level="warning")

@@ -1,5 +1,7 @@
 // A server on the TypeScript SDK v1 (see ../../README.md for the contract).
 import { Server } from '@modelcontextprotocol/sdk/server/index.js';
+import http from 'node:http';
+import { SSEServerTransport } from '@modelcontextprotocol/sdk/server/sse.js';
 import { StdioServerTransport } from '@modelcontextprotocol/sdk/server/stdio.js';
 import { StreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/streamableHttp.js';
 import * as t from '@modelcontextprotocol/sdk/types.js';
@@ -41,8 +43,28 @@ function build() {
   return server;
 }
 
+// By the old transport, as the SDK's own examples have it: a stream for each session.
+function serveOld(port) {
+  const live = new Map();
+  const answer = async (req, res) => {
+    const { pathname, searchParams } = new URL(req.url, 'http://127.0.0.1');
+    if (req.method === 'GET' && pathname === '/sse') {
+      const transport = new SSEServerTransport('/messages', res);
+      live.set(transport.sessionId, transport);
+      res.on('close', () => live.delete(transport.sessionId));
+      return build().connect(transport);
+    }
+    if (req.method !== 'POST' || pathname !== '/messages') return res.writeHead(404).end();
+    const transport = live.get(searchParams.get('sessionId'));
+    if (!transport) return res.writeHead(400).end('No transport found for sessionId');
+    return transport.handlePostMessage(req, res);
+  };
+  http.createServer((req, res) => void answer(req, res)).listen(port, '127.0.0.1');
+}
+
 // As a command that speaks on its own stdin and stdout: a process for each session.
 if (process.env.PEER_STDIO) await build().connect(new StdioServerTransport());
+else if (process.env.PEER_SSE) serveOld(asked.port);
 else serve(asked.port, async (options) => {
   const transport = new StreamableHTTPServerTransport({ ...options, enableJsonResponse: asked.json });
   await build().connect(transport);

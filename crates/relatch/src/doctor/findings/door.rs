@@ -115,13 +115,13 @@ fn answered(facts: &Facts, shut: &Shut, answer: &Answer, all: &mut Vec<Finding>)
         all.push(
             finding(
                 "old-transport",
-                Level::Wrong,
+                Level::Note,
                 "This is a server of the old transport, HTTP+SSE of 2024-11-05",
             )
             .seen("GET: a stream that begins with the event `endpoint`")
             .spec(spec::COMPATIBILITY)
-            .why("The transport was replaced in 2025-03-26; newer clients drop it")
-            .relatch("It does not keep this transport yet")
+            .why("The transport was replaced in 2025-03-26, and newer clients drop it. A stream is a session: a restart, or a proxy that ends long answers, ends it, and the answer under way is lost, since nothing can be resumed")
+            .relatch("It speaks this transport to the server and the newer one to clients, and opens another stream when one is lost. A call whose stream ends before its answer is given back, unless it may repeat")
             .hint("Serve Streamable HTTP, which every SDK offers beside it, often at `/mcp`"),
         );
         return;

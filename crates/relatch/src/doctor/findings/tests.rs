@@ -399,7 +399,7 @@ fn an_address_without_handshake_says_what_is_there_instead() {
         (shut(broken(Cause::Malformed("invalid HTTP version".into()))), "not-mcp", "https://"),
         (shut(silent()), "unreachable", "does not answer"),
         (shut(html), "not-mcp", "web page"),
-        (Shut { get: Some(endpoint), ..shut(text(405, "")) }, "old-transport", "not keep this transport yet"),
+        (Shut { get: Some(endpoint), ..shut(text(405, "")) }, "old-transport", "opens another stream"),
         (Shut { discover: Some(discovered), ..shut(error(400, -32022, "v")) }, "modern-only", "2026-07-28"),
         (Shut { elsewhere: Some(there.to_owned()), ..shut(text(404, "")) }, "not-mcp", there),
         (shut(error(400, -32602, "no")), "handshake-refused", "refuses the handshake"),
