@@ -207,7 +207,7 @@ fn an_old_process_that_ends_while_the_new_one_does_not_come_up_is_away_like_any_
     let mut w = World::bound_with(commands());
     w.on(Input::Replace);
     w.call(2);
-    says!(w.refused(4, 404, "`files-server` was ended by signal 9"));
+    says!(w.session_ended(4, "`files-server` was ended by signal 9"));
     says!(w.cut(3, world::cut_of(false, "`files-server` exited with status 1")));
     assert_eq!(w.conditions(), ["command-failed"]);
     let lines = w.waits(1_000);

@@ -193,6 +193,7 @@ impl Shell {
                     self.on(Input::Ended { latch });
                 }
             }
+            13 => self.on(Input::Replace),
             14 => {
                 let latch = if choice.flag() { self.some_latch(choice) } else { None };
                 self.on(Input::Reconnect { latch });

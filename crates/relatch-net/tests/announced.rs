@@ -209,3 +209,28 @@ async fn stopped_first_and_broken_the_command_is_said_to_be_down() {
     assert_eq!((done.renewed, done.pending), (0, 1));
     assert!(done.cause.is_some_and(|cause| cause.contains("SyntaxError: of course")));
 }
+
+#[tokio::test]
+async fn one_process_that_sessions_share_is_started_anew_once_for_all_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = relatch_net::upstream::command::Command { shared: true, ..shell(SERVER, folder.path()) };
+    let world = World::running(shared).await;
+    let (one, two) = (world.opened().await, world.opened().await);
+    let mut old = Vec::new();
+    for client in [&one, &two] {
+        old.push(client.call(1, "t").await.json().await["result"]["pid"].as_i64().expect("a process"));
+    }
+    assert_eq!(old[0], old[1]);
+    std::fs::write(folder.path().join("broken"), "").unwrap();
+    let done = world.keeper.restart("x", at_once()).await.unwrap();
+    assert_eq!((done.renewed, done.stayed), (0, 2), "{done:?}");
+    assert_eq!(one.call(2, "t").await.json().await["result"]["pid"], old[0]);
+    std::fs::remove_file(folder.path().join("broken")).unwrap();
+    let done = world.keeper.restart("x", at_once()).await.unwrap();
+    assert_eq!(done, Restarted { renewed: 2, ..Restarted::default() });
+    for client in [&one, &two] {
+        let new = client.call(3, "t").await.json().await["result"]["pid"].as_i64().expect("a process");
+        assert!(new == started(folder.path())[1] && new != old[0], "{new}");
+    }
+    one_runs(&world.keeper).await;
+}
