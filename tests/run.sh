@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the tests need and runs all of them: `bash tests/run.sh`.
 #
-# Each `say` below names a step. Peers, nginx, tinyproxy, musl-tools, Chromium and python3-venv are installed by tests/interop/setup.sh.
+# Each `say` below names a step. Peers, nginx, tinyproxy, valgrind, musl-tools, Chromium and python3-venv are installed by tests/interop/setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,6 +27,9 @@ export RELATCH
 
 say "peers for the interoperation tests"
 bash tests/interop/setup.sh
+
+say "the hot path: no piece takes a tenth more instructions than it did"
+bench/guard
 
 say "interoperation: 3 servers × 3 clients"
 python3 tests/interop/run.py --ci

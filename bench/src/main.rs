@@ -3,11 +3,18 @@
 //! Says what was measured, as ratios and counts; judges nothing and fails only when something could not be measured,
 //! or when what must never happen (a call that ran twice, an answer that lied) did.
 
+mod bridges;
 mod client;
 mod delay;
 mod figures;
+mod growth;
 mod ignorance;
+mod lean;
+mod load;
+mod pressure;
+mod proc;
 mod render;
+mod run;
 mod server;
 mod stage;
 mod storm;
@@ -29,6 +36,34 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// The whole table: beside nginx and a direct connection
+    Run {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        extent: run::Extent,
+    },
+    /// How latency, CPU and memory grow
+    Growth {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        extent: growth::Extent,
+    },
+    /// Other bridges on the same measures
+    Bridges {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        extent: bridges::Extent,
+    },
+    /// What pressure costs others, and in memory
+    Pressure {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        extent: pressure::Extent,
+    },
     /// What the rules against `delivery-unknown` cost, and what they save
     Ignorance {
         #[command(flatten)]
@@ -42,6 +77,13 @@ enum What {
         output: Output,
         #[command(flatten)]
         extent: storm::Extent,
+    },
+    /// Nothing but calls, while other tools look at a process
+    Load {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        extent: load::Extent,
     },
     /// The server that measurements kill and start again
     #[command(hide = true)]
@@ -60,8 +102,13 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.what {
+        What::Run { output, extent } => output.put(&runtime.block_on(run::measure(&extent))?),
         What::Ignorance { output, extent } => output.put(&runtime.block_on(ignorance::measure(&extent))?),
         What::Storm { output, extent } => output.put(&runtime.block_on(storm::measure(&extent))?),
+        What::Bridges { output, extent } => output.put(&runtime.block_on(bridges::measure(&extent))?),
+        What::Pressure { output, extent } => output.put(&runtime.block_on(pressure::measure(&extent))?),
+        What::Growth { output, extent } => output.put(&runtime.block_on(growth::measure(&extent))?),
+        What::Load { output, extent } => output.put(&runtime.block_on(load::measure(&extent))?),
         What::Server(manners) => {
             runtime.block_on(server::run(manners))?;
             Ok(ExitCode::SUCCESS)

@@ -96,8 +96,11 @@ impl Report {
 
     /// The same as JSON.
     pub(crate) fn json(&self) -> anyhow::Result<String> {
-        let tables: Vec<Value> =
-            self.tables.iter().map(|table| json!({"title": table.title, "rows": table.json()})).collect();
+        let tables: Vec<Value> = self
+            .tables
+            .iter()
+            .map(|table| json!({"title": table.title, "columns": table.columns, "rows": table.json()}))
+            .collect();
         let all = json!({
             "title": self.title, "notes": self.notes, "tables": tables, "wrongs": self.wrongs,
         });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use crate::proc::Family;
 use crate::server::Manners;
 
 /// Nothing takes longer to start.
@@ -28,6 +29,8 @@ pub(crate) enum Kind {
     Rmcp,
     /// The TypeScript SDK's on a real Node.
     Node,
+    /// The Rust SDK's as a release build that does next to nothing; whether without sessions and in JSON.
+    Echo { json: bool },
 }
 
 /// A server that can be killed and started again on its port.
@@ -66,8 +69,16 @@ impl Server {
                 command.arg(interop().join("peers/ts1/server.mjs"));
                 command
             }
+            Kind::Echo { json } => {
+                let mut command = Command::new(echo()?);
+                command.args(json.then_some("--json"));
+                command
+            }
         };
-        command.args(["--port", &port]).arg("--ledger").arg(ledger);
+        command.args(["--port", &port]);
+        if !matches!(self.kind, Kind::Echo { .. }) {
+            command.arg("--ledger").arg(ledger);
+        }
         self.child = Some(spawn(command, Stdio::null())?);
         accepts(self.at).await.context("the server does not listen")
     }
@@ -98,13 +109,22 @@ impl Server {
     }
 }
 
+/// What a keeper finds when it starts.
+#[derive(Default)]
+pub(crate) struct Before<'a> {
+    /// A certificate that it trusts.
+    pub(crate) trusted: Option<&'a Path>,
+    /// The journal of the one before it.
+    pub(crate) journal: Option<&'a str>,
+}
+
 /// A running `relatch serve`.
 #[derive(Debug)]
 pub(crate) struct Relatch {
     pub(crate) at: SocketAddr,
     state: PathBuf,
     /// Killed when this goes.
-    _process: Child,
+    process: Child,
 }
 
 impl Relatch {
@@ -114,16 +134,34 @@ impl Relatch {
         folder: &Path,
         servers: &[(String, SocketAddr)],
     ) -> anyhow::Result<Relatch> {
+        let named: Vec<String> = servers.iter().map(|(name, at)| format!("{name}=http://{at}/mcp")).collect();
+        Relatch::start(program, folder, &named, Before::default()).await
+    }
+
+    /// With these words at the end of its command line.
+    pub(crate) async fn start(
+        program: &Path,
+        folder: &Path,
+        servers: &[String],
+        before: Before<'_>,
+    ) -> anyhow::Result<Relatch> {
         let state = folder.join(format!("relatch-{}", free_port()?.port()));
         std::fs::create_dir_all(&state)?;
+        if let Some(journal) = before.journal {
+            // relatch keeps to folders that are its user's alone.
+            let private = &mut std::fs::DirBuilder::new();
+            private.recursive(true).mode(0o700).create(state.join("state/journal"))?;
+            std::fs::write(state.join("state/journal/serve-0.jsonl"), journal)?;
+        }
         let mut command = Command::new(program);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--no-token", "--state-dir"])
             .arg(state.join("state"));
-        for (name, at) in servers {
-            command.arg(format!("{name}=http://{at}/mcp"));
-        }
+        command.args(servers);
         at_home(&mut command, &state);
+        if let Some(trusted) = before.trusted {
+            command.env("SSL_CERT_FILE", trusted);
+        }
         let mut child = spawn(command, Stdio::piped())?;
         let out = child.stdout.take().context("relatch has no output")?;
         let mut lines = BufReader::new(out).lines();
@@ -134,7 +172,17 @@ impl Relatch {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let address = first.split("http://").nth(1).and_then(|rest| rest.split('/').next());
         let at = address.with_context(|| format!("relatch says `{first}`"))?.parse()?;
-        Ok(Relatch { at, state, _process: child })
+        Ok(Relatch { at, state, process: child })
+    }
+
+    /// Its folder.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Its process.
+    pub(crate) fn family(&self) -> anyhow::Result<Family> {
+        Ok(Family::of(self.process.id().context("relatch has ended")?))
     }
 
     /// What `relatch status --json` says of it.
@@ -147,7 +195,7 @@ impl Relatch {
 }
 
 /// Lets a process find nothing of the user's, and leave nothing behind.
-fn at_home<'a>(command: &'a mut Command, state: &Path) -> &'a mut Command {
+pub(crate) fn at_home<'a>(command: &'a mut Command, state: &Path) -> &'a mut Command {
     for name in ["HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME"] {
         command.env(name, state);
     }
@@ -163,6 +211,21 @@ pub(crate) struct Nginx {
 
 impl Nginx {
     pub(crate) async fn before(server: SocketAddr, folder: &Path) -> anyhow::Result<Nginx> {
+        Nginx::start(server, folder, None).await
+    }
+
+    /// With TLS, by this certificate and key.
+    pub(crate) async fn with_tls(
+        server: SocketAddr,
+        folder: &Path,
+        (certificate, key): (&Path, &Path),
+    ) -> anyhow::Result<Nginx> {
+        let (certificate, key) = (certificate.display(), key.display());
+        let tls = format!("ssl_certificate {certificate}; ssl_certificate_key {key};");
+        Nginx::start(server, folder, Some(&tls)).await
+    }
+
+    async fn start(server: SocketAddr, folder: &Path, tls: Option<&str>) -> anyhow::Result<Nginx> {
         let program = ["/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/bin/nginx"]
             .into_iter()
             .map(Path::new)
@@ -177,14 +240,15 @@ impl Nginx {
             .concat();
         // A worker that is not root could not enter the folder.
         let user = if std::fs::metadata(&root)?.uid() == 0 { "user root;" } else { "" };
+        let (ssl, tls) = tls.map_or(("", ""), |tls| (" ssl", tls));
         let text = format!(
             "{user} daemon off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;
-             events {{ worker_connections 8192; }}
+             worker_rlimit_nofile 65536; events {{ worker_connections 32768; }}
              http {{
-               access_log off; {temporary}
-               upstream backend {{ server {server}; keepalive 64; }}
+               access_log off; keepalive_requests 1000000; {temporary}
+               upstream backend {{ server {server}; keepalive 64; keepalive_requests 1000000; }}
                server {{
-                 listen {at};
+                 listen {at}{ssl}; {tls}
                  location / {{
                    proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection \"\";
                    proxy_set_header Host $http_host; proxy_buffering off; proxy_read_timeout 1h;
@@ -199,6 +263,11 @@ impl Nginx {
         let child = spawn(command, Stdio::null())?;
         accepts(at).await.context("nginx does not listen")?;
         Ok(Nginx { at, child })
+    }
+
+    /// Its processes.
+    pub(crate) fn family(&self) -> anyhow::Result<Family> {
+        Ok(Family::of(self.child.id().context("nginx has ended")?))
     }
 
     /// Asks it to end, so that its workers end with it.
@@ -232,6 +301,20 @@ pub(crate) fn blind() -> anyhow::Result<Option<PathBuf>> {
     Ok(target.filter(|path| path.exists()))
 }
 
+/// The echo server on rmcp: `RELATCH_ECHO`, or what `bench/run` built.
+fn echo() -> anyhow::Result<PathBuf> {
+    if let Some(given) = std::env::var_os("RELATCH_ECHO") {
+        return Ok(given.into());
+    }
+    let own = std::env::current_exe()?;
+    let target = own.parent().and_then(Path::parent).context("no folder above this program")?;
+    let echo = target.join("peers/release/echo");
+    if !echo.exists() {
+        bail!("{} is not there: `bench/run` builds it", echo.display());
+    }
+    Ok(echo)
+}
+
 /// How busy the machine is, for the notes.
 pub(crate) fn load() -> String {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -243,7 +326,7 @@ fn interop() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/interop")
 }
 
-fn setup(what: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn setup(what: &str) -> anyhow::Result<PathBuf> {
     let path = interop().join(".setup").join(what);
     if !path.exists() {
         bail!("{} is not there: run tests/interop/setup.sh", path.display());
@@ -251,19 +334,19 @@ fn setup(what: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn spawn(mut command: Command, out: Stdio) -> anyhow::Result<Child> {
+pub(crate) fn spawn(mut command: Command, out: Stdio) -> anyhow::Result<Child> {
     let said = format!("{:?}", command.as_std().get_program());
     command.stdin(Stdio::null()).stdout(out).stderr(Stdio::null()).kill_on_drop(true);
     command.spawn().with_context(|| format!("{said} can't be started"))
 }
 
-fn free_port() -> anyhow::Result<SocketAddr> {
+pub(crate) fn free_port() -> anyhow::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?)
 }
 
 /// Waits until somebody accepts connections there.
-async fn accepts(at: SocketAddr) -> anyhow::Result<()> {
+pub(crate) async fn accepts(at: SocketAddr) -> anyhow::Result<()> {
     let end = Instant::now() + STARTS;
     while TcpStream::connect(at).await.is_err() {
         if Instant::now() > end {

@@ -46,6 +46,23 @@ pub(crate) struct Extent {
     scene: Option<usize>,
 }
 
+impl Extent {
+    /// So many sessions, callers and restarts, in one scene or all.
+    pub(crate) fn of(sessions: usize, waiting: usize, rounds: usize, scene: Option<usize>) -> Extent {
+        Extent { sessions, waiting, rounds, scene }
+    }
+}
+
+/// Of each scene: its name, the time until all had recovered, the same beside plain handshakes, and how many were lost.
+pub(crate) fn told(tables: &[Table]) -> Vec<(String, Cell, Cell, u64)> {
+    let [times, loads] = tables else { return Vec::new() };
+    let scenes = times.rows.iter().zip(&loads.rows).filter_map(|(time, load)| {
+        let (Cell::Text(scene), Cell::Count(lost)) = (time.first()?, load.get(6)?) else { return None };
+        Some((scene.clone(), time.get(3)?.clone(), time.get(6)?.clone(), *lost))
+    });
+    scenes.collect()
+}
+
 /// Who is there when the server is killed.
 struct Scene {
     words: &'static str,

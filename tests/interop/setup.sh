@@ -84,6 +84,8 @@ command -v chromedriver >/dev/null 2>&1 || missing="$missing chromium-driver"
 # For packaging/test: a C compiler for the static binary, and who answers for https servers in the image.
 command -v musl-gcc >/dev/null 2>&1 || missing="$missing musl-tools"
 [ -d /usr/share/ca-certificates/mozilla ] || missing="$missing ca-certificates"
+# For bench/guard.
+command -v valgrind >/dev/null 2>&1 || missing="$missing valgrind"
 command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
 if [ -n "$missing" ]; then
   echo "setup:$missing" >&2

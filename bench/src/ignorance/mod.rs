@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::render::{Report, progress};
+use crate::render::{Cell, Report, Table, progress};
 use crate::stage::{self, Relatch};
 
 /// How much is measured.
@@ -57,6 +57,25 @@ pub(crate) async fn measure(extent: &Extent) -> anyhow::Result<Report> {
     }
     report.notes.push(format!("after: {}", stage::load()));
     Ok(report)
+}
+
+/// What calls cost that are apart, and nothing else.
+pub(crate) async fn costs(rounds: usize) -> anyhow::Result<Table> {
+    let extent = Extent { lanes: 64, rounds, seconds: 0, only: Some(Part::Cost) };
+    let programs = Programs { relatch: stage::relatch()?, blind: None };
+    let folder = tempfile::tempdir()?;
+    cost::measure(&extent, &programs, folder.path()).await
+}
+
+/// Of each measurement of `costs`: the link, the calls, relatch's time and its ratio.
+pub(crate) fn told(costs: &Table) -> Vec<(String, String, Cell, Cell)> {
+    let relatch = costs.rows.iter().filter_map(|row| {
+        let [Cell::Text(link), Cell::Text(calls), Cell::Text(way), time, ratio] = row.as_slice() else {
+            return None;
+        };
+        (way == Way::Relatch.name()).then(|| (link.clone(), calls.clone(), time.clone(), ratio.clone()))
+    });
+    relatch.collect()
 }
 
 /// A way from a client to a server.

@@ -110,6 +110,31 @@ fn a_call_after_five_idle_seconds_is_preceded_by_a_look() {
 }
 
 #[test]
+fn a_look_goes_by_the_connection_that_was_idle_and_the_call_by_one_that_is_young() {
+    use relatch_core::effect::{Connection, Effect, What};
+    use relatch_core::input::{Answer, Input};
+    use relatch_core::{ExId, LatchId};
+    let mut w = World::bound();
+    w.passes(5_001);
+    let mut sent = Vec::new();
+    let mut say = |w: &mut World, input: Input<'_>| {
+        let mut effects = Vec::new();
+        w.machine.on(w.now, input, &mut effects);
+        let sends = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Send(send) => Some(send),
+            _ => None,
+        });
+        sent.extend(sends);
+        sent.last().map(|send| send.attempt)
+    };
+    let asked = Input::Asked { latch: LatchId(1), ex: ExId(2), ask: call(2, "send_mail") };
+    let Some(look) = say(&mut w, asked) else { panic!("nothing is sent") };
+    say(&mut w, Input::Answered { attempt: look, answer: Answer::Result });
+    let went: Vec<_> = sent.iter().map(|send| (send.what == What::Ping, send.connection)).collect();
+    assert_eq!(went, [(true, Connection::Any), (false, Connection::Young)]);
+}
+
+#[test]
 fn a_read_needs_no_look() {
     let mut w = World::bound();
     w.passes(60_000);

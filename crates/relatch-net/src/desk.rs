@@ -16,9 +16,8 @@ use relatch_wire::method::{self, ListKind};
 use relatch_wire::rewrite::server_request_id;
 use relatch_wire::{Envelope, Kind, RequestId, params};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
-use tokio::task::AbortHandle;
 
-use crate::exchange::{Piece, Sink};
+use crate::exchange::{Piece, Running, Sink, Stop};
 use crate::latch::{Headers, Latch, Pending, UpSession};
 use crate::outbox::Outbox;
 use crate::spans::{AttemptSpan, ExchangeSpan};
@@ -31,12 +30,16 @@ const PENDING: usize = 1_000;
 /// Everything kept for one upstream.
 #[derive(Default)]
 pub(crate) struct Desk {
-    pub(crate) latches: BTreeMap<LatchId, Latch>,
+    /// Boxed: a node of the map has room for eleven, most of it empty.
+    pub(crate) latches: BTreeMap<LatchId, Box<Latch>>,
     pub(crate) exchanges: HashMap<ExId, Exchange>,
     pub(crate) notes: HashMap<NoteId, Note>,
     pub(crate) attempts: HashMap<AttemptId, Attempt>,
     /// Upstream sessions that opened after their latch was over, with the credentials that opened them. They are ended.
-    pub(crate) orphans: BTreeMap<(LatchId, Gen), (UpSession, Headers)>,
+    pub(crate) orphans: BTreeMap<(LatchId, Gen), (Box<UpSession>, Headers)>,
+    /// The exchange whose front stands here and would drive its first attempt itself; and that, once it has begun.
+    pub(crate) front: Option<ExId>,
+    pub(crate) driven: Option<Running>,
     /// Lists in which the server itself has what `--tell` would add, as the last client that looked has seen them.
     pub(crate) taken: BTreeSet<ListKind>,
 }
@@ -122,7 +125,7 @@ pub(crate) struct Attempt {
     pub(crate) span: Option<AttemptSpan>,
     /// Its last fact has been reported.
     pub(crate) ended: bool,
-    pub(crate) task: Option<AbortHandle>,
+    pub(crate) stop: Option<Stop>,
 }
 
 /// What came for an attempt, until an effect says what becomes of it.
@@ -151,8 +154,8 @@ pub(crate) struct Refused {
 
 /// Whom a message of a stream is for.
 pub(crate) enum Sifted {
-    /// It is the attempt's answer, under the client's id.
-    Answer(Bytes),
+    /// It is the attempt's answer, under the client's id, and what its envelope said.
+    Answer(Bytes, Kind),
     /// It goes on in the stream of an exchange.
     Exchange(Sink, Bytes),
     /// It goes on by the standing stream.
@@ -244,7 +247,7 @@ impl Desk {
     }
 
     /// Takes everything of a latch off the desk; what runs for it is stopped.
-    pub(crate) fn close_latch(&mut self, id: LatchId) -> Option<Latch> {
+    pub(crate) fn close_latch(&mut self, id: LatchId) -> Option<Box<Latch>> {
         let latch = self.latches.remove(&id)?;
         latch.outbox.close();
         self.exchanges.retain(|_, exchange| exchange.latch != id);
@@ -253,8 +256,8 @@ impl Desk {
             // A DELETE outlives its latch, and so does a handshake: the session that it opens is ended.
             let outlives = matches!(attempt.what, What::Delete | What::Initialize { .. }) && !attempt.ended;
             let stays = attempt.latch != id || outlives;
-            if let (false, Some(task)) = (stays, &attempt.task) {
-                task.abort();
+            if let (false, Some(stop)) = (stays, attempt.stop.take_if(|_| !stays)) {
+                stop.now();
             }
             stays
         });
@@ -288,30 +291,32 @@ impl Desk {
     /// Sorts what came in a stream: one message, or on old revisions a batch.
     pub(crate) fn sift(&mut self, of: AttemptId, text: Bytes) -> Vec<Sifted> {
         match read_body(&text) {
-            Ok(Body::One(envelope)) => self.sift_one(of, text, &envelope).into_iter().collect(),
+            Ok(Body::One(envelope)) => self.sift_one(of, text, envelope).into_iter().collect(),
             Ok(Body::Batch(batch)) => batch
                 .into_iter()
-                .filter_map(|(span, envelope)| self.sift_one(of, text.slice(span), &envelope))
+                .filter_map(|(span, envelope)| self.sift_one(of, text.slice(span), envelope))
                 .collect(),
             Err(malformed) => vec![Sifted::Malformed(malformed.message)],
         }
     }
 
-    fn sift_one(&mut self, of: AttemptId, text: Bytes, envelope: &Envelope) -> Option<Sifted> {
+    fn sift_one(&mut self, of: AttemptId, text: Bytes, envelope: Envelope) -> Option<Sifted> {
         let attempt = self.attempts.get(&of)?;
         match &envelope.kind {
             Kind::Result { id } if attempt.id.as_ref() == Some(id) => {
-                Some(Sifted::Answer(under(&text, envelope, attempt.client_id.as_ref())))
+                let text = under(&text, &envelope, attempt.client_id.as_ref());
+                Some(Sifted::Answer(text, envelope.kind))
             }
             // An error without id can only be about the one request of this stream.
             Kind::Error { id, .. } if attempt.id.is_some() && (id.is_none() || attempt.id == *id) => {
-                Some(Sifted::Answer(under(&text, envelope, attempt.client_id.as_ref())))
+                let text = under(&text, &envelope, attempt.client_id.as_ref());
+                Some(Sifted::Answer(text, envelope.kind))
             }
             Kind::Result { .. } | Kind::Error { .. } => None,
             Kind::Request { .. } | Kind::Notification { .. } => {
                 let home =
                     Home { latch: attempt.latch, generation: attempt.generation, of, flow: attempt.flow };
-                self.pass_on(home, text, envelope)
+                self.pass_on(home, text, &envelope)
             }
         }
     }

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::copies::{Asker, Page, facts_of};
 use crate::desk::{Desk, Exchange, Kept, Refused};
-use crate::exchange::{Final, Piece, Shape};
+use crate::exchange::{Final, Piece, Running, Shape};
 use crate::keeper::Common;
 use crate::latch::Headers;
 use crate::upstream::attempt;
@@ -199,6 +199,27 @@ impl Upstream {
         self.after(later);
     }
 
+    /// The same for a request whose front stands by: the attempt that it drives itself, if one has begun.
+    pub(crate) fn fact_of(
+        self: &Arc<Self>,
+        ex: ExId,
+        prepare: impl FnOnce(&mut Desk) -> bool,
+        input: Input<'_>,
+    ) -> Option<Running> {
+        let mut later = Later::default();
+        let driven = {
+            let mut inside = lock(&self.inside);
+            if prepare(&mut inside.desk) {
+                inside.desk.front = Some(ex);
+                self.step(&mut inside, input, &mut later);
+                inside.desk.front = None;
+            }
+            inside.desk.driven.take()
+        };
+        self.after(later);
+        driven
+    }
+
     /// Looks at the desk, or changes what no fact depends on.
     pub(crate) fn desk<T>(&self, look: impl FnOnce(&mut Desk) -> T) -> T {
         look(&mut lock(&self.inside).desk)
@@ -341,8 +362,8 @@ impl Upstream {
             Effect::Send(send) => attempt::begin(self, desk, send),
             Effect::Abort { attempt } => {
                 if let Some(aborted) = desk.attempts.remove(&attempt) {
-                    if let Some(task) = aborted.task {
-                        task.abort();
+                    if let Some(stop) = aborted.stop {
+                        stop.now();
                     }
                     self.quieter.notify_waiters();
                 }
@@ -584,13 +605,13 @@ impl Upstream {
     }
 
     /// Reports the answer of an attempt.
-    pub(crate) fn answered(self: &Arc<Self>, attempt: AttemptId, kept: Kept) {
-        let text = match &kept {
-            Kept::Answer(text, _) => text.clone(),
-            Kept::Passed | Kept::Refused(_) => Bytes::new(),
-        };
-        let kind = Envelope::read(&text).ok().map(|envelope| envelope.kind);
-        let answer = match &kind {
+    pub(crate) fn answered(
+        self: &Arc<Self>,
+        attempt: AttemptId,
+        kept: Kept,
+        kind: Option<&relatch_wire::Kind>,
+    ) {
+        let answer = match kind {
             Some(relatch_wire::Kind::Error { code, message, .. }) => Answer::Error { code: *code, message },
             Some(_) | None => Answer::Result,
         };

@@ -3,11 +3,17 @@
 //! An attempt puts pieces in, a front (HTTP or stdio) takes them out and writes them down in its own way. Decides
 //! nothing; whose pieces flow is said by the core.
 
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::quiet::Quiet;
 
 /// How many bytes of events may wait for one exchange's client before its attempt is read no further.
 const EVENT_ROOM: usize = 1024 * 1024;
@@ -53,6 +59,71 @@ pub(crate) enum Shape {
     Event,
     /// As an event of a stream that the server numbers, so that it can be resumed.
     Numbered,
+}
+
+/// An attempt that is driven by the front that waits for it, until that front has something else to do: as a task of
+/// its own it would cost a hop at either end.
+pub(crate) struct Running {
+    /// Never locked: it makes the whole `Sync`.
+    work: Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    stop: Option<oneshot::Receiver<()>>,
+}
+
+/// How to end an attempt in the middle.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// One that is a task.
+    Task(AbortHandle),
+    /// One that its front drives, or drove.
+    Front(oneshot::Sender<()>),
+}
+
+impl Running {
+    /// This work, and how to end it.
+    pub(crate) fn new(work: impl Future<Output = ()> + Send + 'static) -> (Running, Stop) {
+        let (stop, stopped) = oneshot::channel();
+        (Running { work: Mutex::new(Box::pin(work)), stop: Some(stopped) }, Stop::Front(stop))
+    }
+
+    /// Goes on without its front.
+    pub(crate) fn apart(self) {
+        // At the end of the process there is nothing left to go on with.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(Quiet::new(self));
+        }
+    }
+}
+
+impl Future for Running {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Running { work, stop } = self.get_mut();
+        match stop.as_mut().map(|stop| Pin::new(stop).poll(cx)) {
+            Some(Poll::Ready(Ok(()))) => return Poll::Ready(()),
+            // It has left the desk, and goes on to its end.
+            Some(Poll::Ready(Err(_))) => *stop = None,
+            Some(Poll::Pending) | None => {}
+        }
+        work.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx)
+    }
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").finish_non_exhaustive()
+    }
+}
+
+impl Stop {
+    /// Ends it.
+    pub(crate) fn now(self) {
+        match self {
+            Stop::Task(task) => task.abort(),
+            // What has ended by itself does not listen any more.
+            Stop::Front(stop) => drop(stop.send(())),
+        }
+    }
 }
 
 /// How an exchange ends.

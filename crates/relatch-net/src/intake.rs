@@ -1,5 +1,6 @@
 //! What clients bring, put on the desk and reported to the core; the same for both sides.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::desk::{Arrival, Exchange, Note, NoteReply};
 use crate::downstream::stream::Streams;
 use crate::driver::Upstream;
-use crate::exchange::{Final, Piece, Pieces, Shape, Sink};
+use crate::exchange::{Final, Piece, Pieces, Running, Shape, Sink};
 use crate::latch::Latch;
 use crate::outbox::Outbox;
 use crate::words::{self, Drain};
@@ -45,6 +46,8 @@ pub(crate) struct Asked {
     token: Option<RequestId>,
     /// How often its client was told that it still waits, from the first early word on.
     held: Option<u32>,
+    /// Its attempt, while that is driven from here.
+    driven: Option<Running>,
 }
 
 /// What there is to say to a client that waits for an answer.
@@ -64,19 +67,31 @@ impl Asked {
         &self.up.name
     }
 
+    /// The next piece.
+    pub(crate) async fn next(&mut self) -> Option<Piece> {
+        next(&mut self.driven, &mut self.pieces).await
+    }
+
+    /// From now on its attempt goes on by itself, since what is done here may wait for the client.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(running) = self.driven.take() {
+            running.apart();
+        }
+    }
+
     /// The next piece, or that the call is still held.
     pub(crate) async fn hear(&mut self) -> Heard {
         let heard = match (&self.token, self.held) {
             (Some(token), Some(told)) => tokio::select! {
                 biased;
-                piece = self.pieces.recv() => piece,
+                piece = next(&mut self.driven, &mut self.pieces) => piece,
                 () = tokio::time::sleep(STILL_HELD) => {
                     let words = words::still_held(&self.up.name, token, told);
                     self.held = Some(told + 1);
                     return Heard::StillHeld(words);
                 }
             },
-            (Some(_) | None, _) => self.pieces.recv().await,
+            (Some(_) | None, _) => self.next().await,
         };
         self.held = matches!(heard, Some(Piece::Early)).then_some(0);
         Heard::Piece(heard)
@@ -105,9 +120,24 @@ impl Asked {
     }
 }
 
+/// The next piece, the attempt that brings it driven on meanwhile.
+async fn next(driven: &mut Option<Running>, pieces: &mut Pieces) -> Option<Piece> {
+    std::future::poll_fn(|cx| {
+        if let Some(running) = driven
+            && Pin::new(running).poll(cx).is_ready()
+        {
+            *driven = None;
+        }
+        pieces.poll_recv(cx)
+    })
+    .await
+}
+
 impl Drop for Asked {
     fn drop(&mut self) {
         let ex = self.ex;
+        // Before the core hears that nobody waits: what it says then is about an attempt that goes on.
+        self.let_go();
         self.up.fact_after(|desk| desk.close_exchange(ex).is_some(), Input::Left { ex });
     }
 }
@@ -125,7 +155,7 @@ impl Upstream {
         kept.credentials.seen(exchange.arrival.number, &exchange.arrival.headers);
         self.fact_after(
             |desk| {
-                desk.latches.insert(latch, kept);
+                desk.latches.insert(latch, Box::new(kept));
                 desk.exchanges.insert(ex, exchange);
                 true
             },
@@ -157,7 +187,7 @@ impl Upstream {
         };
         self.fact_after(
             |desk| {
-                desk.latches.insert(id, latch);
+                desk.latches.insert(id, Box::new(latch));
                 true
             },
             Input::Restored { latch: id, restored },
@@ -175,9 +205,10 @@ impl Upstream {
             return Some(asked);
         }
         let ask = ask_of(&request);
-        let (ex, asked, exchange) = self.exchange(latch, request, false);
+        let (ex, mut asked, exchange) = self.exchange(latch, request, false);
         let mut known = false;
-        self.fact_after(
+        asked.driven = self.fact_of(
+            ex,
             |desk| {
                 if let Some(kept) = desk.latches.get_mut(&latch) {
                     kept.credentials.seen(exchange.arrival.number, &exchange.arrival.headers);
@@ -345,7 +376,7 @@ impl Upstream {
             tapped,
             _kept: kept,
         };
-        (ex, Asked { up: Arc::clone(self), ex, latch, id, pieces, token, held: None }, exchange)
+        (ex, Asked { up: Arc::clone(self), ex, latch, id, pieces, token, held: None, driven: None }, exchange)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -20,7 +20,6 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock::Clock;
 use crate::copies::Copies;
 use crate::driver::Upstream;
-use crate::entropy;
 use crate::records::Writer;
 use crate::sessions::Sessions;
 use crate::spans::Spans;
@@ -29,6 +28,7 @@ use crate::tell::Teller;
 use crate::upstream::dial::Tls;
 use crate::upstream::way::{Address, Way};
 use crate::words::Drain;
+use crate::{entropy, lock};
 
 /// Expiry is looked at this often.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
@@ -70,11 +70,13 @@ pub struct Bounds {
     pub sessions: usize,
     /// How long a downstream session may go without use, in milliseconds.
     pub unused_ms: u64,
+    /// Connections of clients at once; who comes beyond them is told so.
+    pub connections: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { kept_kib: 256 * 1024, sessions: 10_000, unused_ms: 30 * 24 * 3_600_000 }
+        Self { kept_kib: 256 * 1024, sessions: 10_000, unused_ms: 30 * 24 * 3_600_000, connections: 8_192 }
     }
 }
 
@@ -116,9 +118,21 @@ pub(crate) struct Common {
     pub(crate) tap: OnceLock<Tap>,
     bounds: Bounds,
     numbers: AtomicU64,
+    /// The headers of the newest request.
+    headers: Mutex<Arc<HeaderMap>>,
 }
 
 impl Common {
+    /// These headers, as one with those of the request before where they are the same: a client sends the same ones each
+    /// time, and so do clients of one kind, while each session keeps the newest.
+    pub(crate) fn shared(&self, headers: HeaderMap) -> Arc<HeaderMap> {
+        let mut last = lock(&self.headers);
+        if **last != headers {
+            *last = Arc::new(headers);
+        }
+        Arc::clone(&last)
+    }
+
     /// A number that was never given before.
     pub(crate) fn next(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
@@ -141,6 +155,11 @@ impl Keeper {
         Keeper::within(config, Bounds::default())
     }
 
+    /// The bounds that it goes by.
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.common.bounds
+    }
+
     /// The same, within other bounds.
     #[must_use]
     pub fn within(config: KeeperConfig, bounds: Bounds) -> Arc<Keeper> {
@@ -158,6 +177,7 @@ impl Keeper {
             spans: OnceLock::new(),
             tap: OnceLock::new(),
             bounds,
+            headers: Mutex::default(),
             numbers: AtomicU64::new(1),
         });
         let keeper = Arc::new(Keeper {

@@ -29,7 +29,7 @@ pub(crate) struct Latch {
     /// The revision that the client was promised.
     pub(crate) promised: Option<String>,
     /// Upstream sessions that may still be written to.
-    pub(crate) sessions: BTreeMap<Gen, UpSession>,
+    pub(crate) sessions: BTreeMap<Gen, Box<UpSession>>,
     /// What its client's requests carry.
     pub(crate) credentials: Credentials,
     /// The headers of the request that reads its standing stream, until they have proven good.
@@ -123,7 +123,7 @@ impl Latch {
             latch.inherited = Some(bound);
             latch.sessions.insert(
                 bound,
-                UpSession {
+                Box::new(UpSession {
                     id: session.id.clone(),
                     revision: session.revision.clone(),
                     server: session.server.clone(),
@@ -131,7 +131,7 @@ impl Latch {
                     unknown: session.unknown.clone(),
                     place: Arc::clone(place),
                     streamed: false,
-                },
+                }),
             );
         }
         latch.lists = Lists::restored(&record.lists, &record.hints);
@@ -154,7 +154,9 @@ impl Latch {
         // The id of a session at a former address is not for the present one, which is all that a record knows.
         // One that lives on a stream ends with this keeper, and its name would mean nothing to a server.
         let here = |session: &&UpSession| Arc::ptr_eq(&session.place, place) && !session.streamed;
-        let bound = snapshot.bound.and_then(|bound| Some((bound, self.sessions.get(&bound).filter(here)?)));
+        let bound = snapshot
+            .bound
+            .and_then(|bound| Some((bound, self.sessions.get(&bound).map(Box::as_ref).filter(here)?)));
         Some(Record {
             format: FORMAT,
             id: self.sid.to_string(),

@@ -21,6 +21,7 @@ pub mod keeper;
 mod latch;
 mod lists;
 mod outbox;
+mod quiet;
 mod records;
 pub mod redact;
 mod sessions;

@@ -159,3 +159,98 @@ async fn beyond_so_many_sessions_the_least_recently_used_ends_but_none_with_an_o
     assert!(comment.starts_with(b":"), "the stream goes on");
     assert_eq!(world.keeper.load("x").unwrap().sessions, 3);
 }
+
+/// What the sockets on both sides may hold between a server that writes and a client that does not read, and relatch in
+/// the middle. Without a bound of relatch's own there would be no end.
+const UNDER_WAY: usize = 32 * 1024 * 1024;
+/// A server that can't write for so long is not read any more.
+const STALLED: Duration = Duration::from_secs(2);
+
+/// Writes until nobody takes it; how many bytes were taken.
+async fn flood(voice: &Voice, piece: &str) -> usize {
+    let mut taken = 0;
+    while tokio::time::timeout(STALLED, voice.raw(piece.to_owned())).await.is_ok() {
+        taken += piece.len();
+        assert!(taken < 2 * UNDER_WAY, "{taken} bytes were taken that nobody reads");
+    }
+    taken
+}
+
+/// A server whose answers are spoken by the test: each call's voice comes by the channel.
+async fn spoken() -> (Server, tokio::sync::mpsc::UnboundedReceiver<(String, Voice)>) {
+    let (give, voices) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::ordinary(move |seen| {
+        let give = give.clone();
+        async move {
+            if seen.json()["params"]["name"] == "quick" {
+                return echo(seen).await;
+            }
+            let (voice, say) = sse();
+            drop(give.send((seen.id(), voice)));
+            say
+        }
+    });
+    (server.await, voices)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_floods_a_client_which_does_not_read_is_read_no_further_and_others_are_answered() {
+    let (server, mut voices) = spoken().await;
+    let world = World::before(&server).await;
+    let (slow, other) = (world.opened().await, world.opened().await);
+    let (unread, voice) = tokio::join!(slow.call(2, "flood"), async {
+        let (_, voice) = voices.recv().await.unwrap_or_else(|| panic!("no call came"));
+        // The client's headers come with the stream.
+        voice.raw(": hello\n\n").await;
+        voice
+    });
+    let note = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"#;
+    let event = format!("data: {note}\"{}\"}}}}\n\n", "x".repeat(4_000));
+    let taken = flood(&voice, &event).await;
+    assert!(taken > 0, "nothing was taken");
+    let answered = soon("the other call", other.call(3, "quick")).await;
+    assert!(answered.json().await["result"].is_object());
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_that_its_client_does_not_read_is_read_no_further() {
+    let (server, mut voices) = spoken().await;
+    let world = World::before(&server).await;
+    let slow = world.opened().await;
+    let (unread, called) = tokio::join!(slow.call(2, "long"), async {
+        let (id, voice) = voices.recv().await.unwrap_or_else(|| panic!("no call came"));
+        voice.raw(format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"text\":\"")).await;
+        voice
+    });
+    let taken = flood(&called, &"x".repeat(64 * 1024)).await;
+    assert!(taken > 1024 * 1024, "{taken} bytes are less than what is collected");
+    drop(unread);
+}
+
+#[tokio::test]
+async fn beyond_so_many_connections_the_next_is_told_so_and_one_that_leaves_makes_room() {
+    let server = Server::ordinary(echo).await;
+    let world = World::within(&server.url(), Bounds { connections: 2, ..Bounds::default() }).await;
+    let connect = || tokio::net::TcpStream::connect(world.at);
+    let (first, _second) = (connect().await.unwrap(), connect().await.unwrap());
+    let told = |mut socket: tokio::net::TcpStream| async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let asked = b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
+        socket.write_all(asked).await.unwrap();
+        let mut text = String::new();
+        soon("an answer", socket.read_to_string(&mut text)).await.unwrap();
+        text
+    };
+    let refused = told(connect().await.unwrap()).await;
+    assert!(
+        refused.starts_with("HTTP/1.1 503 ") && refused.contains("has 2 connections already"),
+        "{refused}"
+    );
+    drop(first);
+    // It is noticed soon that one has left.
+    soon("room for another", async {
+        while !told(connect().await.unwrap()).await.starts_with("HTTP/1.1 200 ") {}
+    })
+    .await;
+}

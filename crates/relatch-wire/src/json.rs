@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::envelope::MAX_DEPTH;
+use crate::stop;
 
 /// Why a text could not be scanned, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +68,7 @@ impl<'b> Cursor<'b> {
         }
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
-            let plain = rest.iter().position(|&b| b == b'"' || b == b'\\' || b < 0x20).unwrap_or(rest.len());
-            self.at += plain;
+            self.at += stop::first_or_control(rest, [b'"', b'\\']);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;

@@ -24,6 +24,7 @@ pub mod request_id;
 pub mod rewrite;
 pub mod scan;
 pub mod sse;
+mod stop;
 pub mod tell;
 
 pub use envelope::{Body, Envelope, Kind, Malformed, read_body};

@@ -8,6 +8,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::json;
 use crate::request_id::{MAX_ID_LEN, RequestId};
+use crate::stop;
 
 /// Watches the top level of one object.
 #[derive(Debug, Default)]
@@ -201,8 +202,6 @@ impl Walker {
     /// Goes on to the next byte that matters and past it: how many bytes are skipped, and whether that byte is taken.
     fn step(&mut self, byte: u8, rest: &[u8]) -> (usize, usize) {
         let space = matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
-        let skip_to = |wanted: fn(&u8) -> bool| rest.iter().position(wanted).unwrap_or(rest.len());
-        let in_text = |b: &u8| matches!(b, b'"' | b'\\');
         let (skip, next) = match self.place {
             // A byte order mark is passed over, too.
             Place::Before if space || matches!(byte, 0xef | 0xbb | 0xbf) => (0, Place::Before),
@@ -255,7 +254,7 @@ impl Walker {
             }
             Place::Text { escaped: true } => (0, Place::Text { escaped: false }),
             Place::Text { escaped: false } => {
-                let skip = skip_to(in_text);
+                let skip = stop::first(rest, [b'"', b'\\']);
                 match rest.get(skip) {
                     Some(b'"') => (skip, Place::AfterValue),
                     Some(_) => (skip, Place::Text { escaped: true }),
@@ -264,7 +263,7 @@ impl Walker {
             }
             Place::NestedText { depth, escaped: true } => (0, Place::NestedText { depth, escaped: false }),
             Place::NestedText { depth, escaped: false } => {
-                let skip = skip_to(in_text);
+                let skip = stop::first(rest, [b'"', b'\\']);
                 match rest.get(skip) {
                     Some(b'"') => (skip, Place::Nested { depth }),
                     Some(_) => (skip, Place::NestedText { depth, escaped: true }),
@@ -272,7 +271,7 @@ impl Walker {
                 }
             }
             Place::Nested { depth } => {
-                let skip = skip_to(|b| matches!(b, b'"' | b'{' | b'[' | b'}' | b']'));
+                let skip = stop::first(rest, [b'"', b'{', b'[', b'}', b']']);
                 match rest.get(skip) {
                     Some(b'"') => (skip, Place::NestedText { depth, escaped: false }),
                     Some(b'{' | b'[') => (skip, Place::Nested { depth: depth.saturating_add(1) }),

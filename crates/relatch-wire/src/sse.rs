@@ -6,6 +6,8 @@
 
 use bytes::{BufMut, Bytes};
 
+use crate::stop;
+
 /// The longest `id` or `event` line that is read, in bytes of its value.
 pub const MAX_FIELD: usize = 8 * 1024;
 
@@ -126,7 +128,7 @@ impl SseReader {
                 rest = rest.get(1..).unwrap_or_default();
                 continue;
             }
-            let run = rest.iter().position(|b| matches!(b, b'\n' | b'\r')).unwrap_or(rest.len());
+            let run = stop::first(rest, [b'\n', b'\r']);
             let (text, tail) = rest.split_at(run);
             if let Err(why) = self.text(text, out) {
                 return self.break_off(why, out);
@@ -345,13 +347,15 @@ pub fn begin_event(out: &mut impl BufMut, id: Option<&str>, event: Option<&str>,
 /// Writes more data of an event that has begun.
 pub fn continue_event(out: &mut impl BufMut, piece: &[u8]) {
     let mut rest = piece;
-    while let Some(at) = rest.iter().position(|b| matches!(b, b'\n' | b'\r')) {
-        let (line, tail) = rest.split_at(at);
+    loop {
+        let (line, tail) = rest.split_at(stop::first(rest, [b'\n', b'\r']));
         out.put_slice(line);
+        if tail.is_empty() {
+            return;
+        }
         out.put_slice(b"\ndata: ");
         rest = tail.strip_prefix(b"\r\n").or_else(|| tail.get(1..)).unwrap_or_default();
     }
-    out.put_slice(rest);
 }
 
 /// How many bytes of a piece of an event are whole characters: what stands behind them is the beginning of one whose rest

@@ -41,6 +41,11 @@ use crate::{supervisor, ways};
 /// The last entries of a keeper that ends have so long to reach the disk.
 const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
 
+/// Open files that a keeper of many clients may have, where the system lets it: each session with its streams open takes
+/// two, and many systems begin with 1,024 in all.
+#[cfg(unix)]
+const FILES: u64 = 32_768;
+
 /// Runs a keeper until it is told to end.
 ///
 /// # Errors
@@ -73,6 +78,10 @@ pub(crate) fn run_with(launch: Launch, again: Again, beside: Option<Beside>) -> 
             Failure::new("The socket that the service manager hands over can't be used").cause(cause)
         })?,
     };
+    #[cfg(unix)]
+    if launch.kind == KeeperKind::Serve {
+        more_files();
+    }
     let runtime = match launch.kind {
         // One client at a time speaks here: a second thread would cost more than it brings.
         KeeperKind::Stdio => tokio::runtime::Builder::new_current_thread().enable_all().build(),
@@ -83,6 +92,17 @@ pub(crate) fn run_with(launch: Launch, again: Again, beside: Option<Beside>) -> 
     // The reader of stdin is a blocking thread that nothing but input can wake.
     runtime.shutdown_background();
     done
+}
+
+#[cfg(unix)]
+fn more_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(FILES, |most| most.min(FILES));
+    if current.is_some_and(|now| now < wanted) {
+        // Where this is not allowed, clients wait until files are closed.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+    }
 }
 
 async fn keep(

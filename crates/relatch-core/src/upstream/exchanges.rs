@@ -130,8 +130,10 @@ impl Machine {
                     continue;
                 }
                 if self.needs_a_look() {
+                    // By an idle connection, where there is one: that it still carries is what there is to find out, the
+                    // call may follow on it, and a `ping` that is lost with it is asked again.
                     let look =
-                        self.ping(id, generation, Question::Look(ex), Connection::Young, policy::LOOK_MS);
+                        self.ping(id, generation, Question::Look(ex), Connection::Any, policy::LOOK_MS);
                     self.looking = Some(look);
                     self.leave_waiting(ex, ExState::Looking(look));
                     continue;

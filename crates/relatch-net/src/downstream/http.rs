@@ -3,6 +3,7 @@
 //! Refused here is what is about the HTTP request itself, in this order: `Host` and `Origin`, token, path, method. What
 //! is no upstream's goes to the [`Site`], which has its own ways to know who asks.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use relatch_wire::failure::rpc_error;
 use relatch_wire::headers::{LAST_EVENT_ID, SESSION_ID};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::body::Body;
 use super::origin::{Allowed, has_token};
@@ -25,6 +29,7 @@ use super::{metrics, post, reply};
 use crate::driver::Upstream;
 use crate::intake;
 use crate::keeper::Keeper;
+use crate::quiet::Quiet;
 
 /// The head of a request has to be whole within this.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
@@ -32,8 +37,10 @@ const HEAD_WITHIN: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 64 * 1024;
 /// Headers of one request.
 const MAX_HEADERS: usize = 200;
-/// Connections at once.
-const CONNECTIONS: usize = 8_192;
+/// Connections beyond the bound that are told so at once; more than these are just closed.
+const TURNED_AWAY: usize = 64;
+/// One that is told so gets this long to read it.
+const AWAY_WITHIN: Duration = Duration::from_secs(1);
 /// Running requests get this long to be answered when the side is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// And the words that end the rest this long to go out.
@@ -75,22 +82,30 @@ pub async fn serve(
     config: HttpConfig,
     mut stop: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let bound = keeper.bounds().connections;
+    let (room, beyond) = (Arc::new(Semaphore::new(bound)), Arc::new(Semaphore::new(TURNED_AWAY)));
     let side = Arc::new(Side { keeper, config });
     let mut connections = JoinSet::new();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stopped(&mut stop) => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                let (side, stop) = (Arc::clone(&side), stop.clone());
-                connections.spawn(async move {
-                    connection(stream, side, stop).await;
-                    drop(permit);
-                });
+                if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
+                    let (side, stop) = (Arc::clone(&side), stop.clone());
+                    connections.spawn(Quiet::new(async move {
+                        connection(stream, side, stop).await;
+                        drop(permit);
+                    }));
+                } else if let Ok(permit) = Arc::clone(&beyond).try_acquire_owned() {
+                    connections.spawn(async move {
+                        // Who reads nothing is let go.
+                        drop(timeout(AWAY_WITHIN, turn_away(stream, bound)).await);
+                        drop(permit);
+                    });
+                }
             }
             Err(fault) => {
                 // Out of file descriptors, most likely: a pause lets some of them close.
@@ -105,7 +120,7 @@ pub async fn serve(
     for (all, within) in [(false, CLOSE_WITHIN), (true, LAST_WORDS_WITHIN)] {
         side.keeper.drain(all);
         let rest = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(within, rest).await.is_ok() {
+        if timeout(within, rest).await.is_ok() {
             return;
         }
     }
@@ -114,6 +129,22 @@ pub async fn serve(
 struct Side {
     keeper: Arc<Keeper>,
     config: HttpConfig,
+}
+
+/// Says that there are too many connections, and reads what was sent: closed over unread bytes, the words are lost.
+async fn turn_away(mut stream: TcpStream, bound: usize) -> io::Result<()> {
+    let words = format!("Service Unavailable: this keeper has {bound} connections already");
+    let body = rpc_error(None, -32000, &words, None);
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), &body].concat()).await?;
+    stream.shutdown().await?;
+    let mut rest = [0; 4096];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 async fn connection(stream: TcpStream, side: Arc<Side>, mut stop: watch::Receiver<bool>) {
@@ -224,7 +255,7 @@ impl Side {
         }
         let sid = post::session_id(headers)?;
         let latch = self.keeper.latch(up, sid).await.ok_or_else(post::session_not_found)?;
-        let forwarded = Arc::new(intake::forwardable(headers));
+        let forwarded = self.keeper.common.shared(intake::forwardable(headers));
         let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
         let last = last.and_then(|id| EventId::read(id, &up.common.events));
         if let Some(event) = last.filter(|event| event.stream != 0)

@@ -131,6 +131,14 @@ impl Place {
         {
             return None;
         }
+        // Most clients say an address and a port, which is all that there is to read then.
+        if let Ok(at) = text.parse::<SocketAddr>() {
+            let host = match at.ip() {
+                IpAddr::V4(ip) => Host::Ipv4(ip),
+                IpAddr::V6(ip) => Host::Ipv6(ip),
+            };
+            return Some(Self { host, port: Some(at.port()) });
+        }
         // The port is read apart: a URL drops one that is its scheme's own.
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => (host, Some(digits(port)?)),

@@ -149,7 +149,7 @@ async fn try_post(
         // It was taken out of the configuration: what belongs to running calls still goes on, and nothing else.
         return Err(session_not_found());
     }
-    let headers = Arc::new(intake::forwardable(&head.headers));
+    let headers = keeper.common.shared(intake::forwardable(&head.headers));
     let mut post = Post { keeper, up, headers: &head.headers, forwarded: headers, accepted, kept };
     match messages {
         Messages::One(envelope) => post.one(text, envelope).await,
@@ -263,7 +263,10 @@ impl Post<'_> {
                     } else if self.kept.is_none() {
                         answers.push(words::keeper_full(&self.up.name, &id));
                     } else {
-                        waiting.push(self.ask(latch, message, envelope, id, None, false)?);
+                        let mut asked = self.ask(latch, message, envelope, id, None, false)?;
+                        // None of them waits for another.
+                        asked.let_go();
+                        waiting.push(asked);
                     }
                 }
                 Kind::Notification { .. } | Kind::Result { .. } | Kind::Error { .. } => {

@@ -30,13 +30,11 @@ const TOGETHER: Duration = Duration::from_millis(20);
 pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body> {
     let first = loop {
         match asked.hear().await {
-            Heard::Piece(Some(Piece::Begun)) if accepts.sse => {
-                match timeout(TOGETHER, asked.pieces.recv()).await {
-                    Ok(Some(piece @ (Piece::Final(_) | Piece::Long { .. }))) => break Some(piece),
-                    Ok(next) => return streamed(asked, Some(Piece::Begun), next),
-                    Err(_) => return streamed(asked, Some(Piece::Begun), None),
-                }
-            }
+            Heard::Piece(Some(Piece::Begun)) if accepts.sse => match timeout(TOGETHER, asked.next()).await {
+                Ok(Some(piece @ (Piece::Final(_) | Piece::Long { .. }))) => break Some(piece),
+                Ok(next) => return streamed(asked, Some(Piece::Begun), next),
+                Err(_) => return streamed(asked, Some(Piece::Begun), None),
+            },
             Heard::Piece(Some(Piece::Begun)) | Heard::StillHeld(_) => {}
             Heard::Piece(piece) => break piece,
         }
@@ -45,8 +43,11 @@ pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body>
         None => json(words::session_ended(asked.upstream(), &asked.id)),
         Some(Piece::Final(Final::Message { text, shape })) => match shape {
             Shape::Numbered if accepts.sse => {
-                let last = Piece::Final(Final::Message { text, shape });
-                streamed(asked, Some(Piece::Begun), Some(last))
+                let (out, coming) = mpsc::channel(AHEAD);
+                asked.let_go();
+                let kept = stream::whole(asked, Final::Message { text, shape }, out).await;
+                tokio::spawn(kept);
+                events(Body::Coming(coming))
             }
             Shape::Json if accepts.json => json(text),
             Shape::Event | Shape::Json if accepts.sse => {
@@ -64,6 +65,7 @@ pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body>
             response
         }
         Some(Piece::Long { sse: event, chunks }) if !accepts.sse || (!event && accepts.json) => {
+            asked.let_go();
             let (out, coming) = mpsc::channel(AHEAD);
             tokio::spawn(long_json(asked, chunks, out));
             typed(JSON, Body::Coming(coming))
@@ -75,8 +77,9 @@ pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body>
 }
 
 /// An answer as events, from these pieces on.
-fn streamed(asked: Asked, first: Option<Piece>, second: Option<Piece>) -> Response<Body> {
+fn streamed(mut asked: Asked, first: Option<Piece>, second: Option<Piece>) -> Response<Body> {
     let (out, coming) = mpsc::channel(AHEAD);
+    asked.let_go();
     let firsts = first.into_iter().chain(second).collect();
     tokio::spawn(stream::run(asked, firsts, out));
     events(Body::Coming(coming))

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use crate::entropy;
 
-/// Bytes that are read back at a time.
-const PIECE: usize = 64 * 1024;
+/// Bytes that are read back at a time: each is a hop to a thread that may wait for the disk.
+const PIECE: usize = 256 * 1024;
 /// What one answer may take on disk. A server that never comes to an end does not fill it.
 const MOST: u64 = 1024 * 1024 * 1024;
 

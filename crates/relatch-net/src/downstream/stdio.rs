@@ -336,10 +336,12 @@ async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Opt
             None => return Some(Last::Message(words::session_ended(asked.upstream(), &asked.id))),
             Some(Piece::Begun | Piece::Early) => {}
             Some(Piece::Event(text, room)) => {
+                asked.let_go();
                 out.message(&text).await;
                 drop(room);
             }
             Some(Piece::Long { mut chunks, .. }) => {
+                asked.let_go();
                 let kept = async {
                     let mut spool = Spool::open().await?;
                     loop {

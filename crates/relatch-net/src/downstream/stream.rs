@@ -146,38 +146,18 @@ impl EventId {
 
 /// Streams an answer to whoever reads it, from its first piece to its last.
 pub(crate) async fn run(asked: Asked, first: VecDeque<Piece>, out: Out) {
-    let number = asked.number();
-    let streams = asked.streams();
-    let resumable = streams.is_some();
-    let (closed, back) = match &streams {
-        Some(streams) => (None, streams.enter(number)),
-        // Kept open, so that nobody ever comes back by it.
-        None => {
-            let (never, back) = mpsc::channel(1);
-            (Some(never), back)
-        }
-    };
-    let mut stream = Stream {
-        keeper: asked.event_prefix(),
-        primed: asked.revision().is_none_or(|revision| revision < Revision::V2025_11_25),
-        resumable,
-        asked,
-        id: EventId { stream: number, number: 0 },
-        reader: Reader::There(out),
-        tail: VecDeque::new(),
-        bytes: 0,
-        too_long: false,
-        back,
-    };
+    let mut stream = Stream::begin(asked, out);
     stream.answer(first).await;
-    if let Some(streams) = &streams {
-        streams.finishes(number);
-    }
-    stream.linger().await;
-    drop(closed);
-    if let Some(streams) = streams {
-        streams.leave(number, &stream.asked.id);
-    }
+    let until = stream.finish();
+    stream.linger(until).await;
+}
+
+/// The same for an answer that is there: its events go into the channel at once, and what is left is to keep them.
+pub(crate) async fn whole(asked: Asked, answer: Final, out: Out) -> impl Future<Output = ()> {
+    let mut stream = Stream::begin(asked, out);
+    stream.answer([Piece::Final(answer)].into()).await;
+    let until = stream.finish();
+    stream.linger(until)
 }
 
 /// What finished answers hold now, all together.
@@ -220,6 +200,10 @@ struct Stream {
     /// The answer went by without being kept.
     too_long: bool,
     back: mpsc::Receiver<Return>,
+    /// What it holds among the finished ones.
+    room: Option<Room>,
+    /// Where it can be found; without that, what is kept open so that nobody ever comes back by it.
+    streams: Result<Arc<Streams>, mpsc::Sender<Return>>,
 }
 
 enum Next {
@@ -241,6 +225,34 @@ impl Next {
 }
 
 impl Stream {
+    fn begin(asked: Asked, out: Out) -> Stream {
+        let number = asked.number();
+        let (streams, back) = match asked.streams() {
+            Some(streams) => {
+                let back = streams.enter(number);
+                (Ok(streams), back)
+            }
+            None => {
+                let (never, back) = mpsc::channel(1);
+                (Err(never), back)
+            }
+        };
+        Stream {
+            keeper: asked.event_prefix(),
+            primed: asked.revision().is_none_or(|revision| revision < Revision::V2025_11_25),
+            resumable: streams.is_ok(),
+            asked,
+            id: EventId { stream: number, number: 0 },
+            reader: Reader::There(out),
+            tail: VecDeque::new(),
+            bytes: 0,
+            too_long: false,
+            back,
+            room: None,
+            streams,
+        }
+    }
+
     async fn answer(&mut self, mut first: VecDeque<Piece>) {
         let mut comments = interval_at(Instant::now() + COMMENT, COMMENT);
         comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -303,11 +315,33 @@ impl Stream {
 
     /// The answer is out, or found nobody: then it is kept for a while. What was written is kept too, since nobody knows
     /// whether it arrived; a client that comes back for it would wait for ever.
-    async fn linger(&mut self) {
-        if !self.resumable || (self.tail.is_empty() && !self.too_long) {
-            return;
+    async fn linger(mut self, until: Option<Instant>) {
+        while let Some(until) = until {
+            tokio::select! {
+                back = self.back.recv() => match back {
+                    Some(back) => self.welcome(back).await,
+                    // Others have taken its place.
+                    None => break,
+                },
+                () = sleep_until(until) => break,
+            }
+            self.reader = Reader::Away(Instant::now());
+        }
+        if let Ok(streams) = &self.streams {
+            streams.leave(self.id.stream, &self.asked.id);
+        }
+    }
+
+    /// The client's body ends here; until when what is out is kept, if it is.
+    fn finish(&mut self) -> Option<Instant> {
+        if let Ok(streams) = &self.streams {
+            streams.finishes(self.id.stream);
         }
         let written = matches!(self.reader, Reader::There(_));
+        self.reader = Reader::Away(Instant::now());
+        if !self.resumable || (self.tail.is_empty() && !self.too_long) {
+            return None;
+        }
         let room = Room::take(self.bytes);
         if written && (self.too_long || self.bytes > TAIL_BYTES || room.is_none()) {
             self.tail.clear();
@@ -317,19 +351,8 @@ impl Stream {
             sse::write_event(&mut framed, Some(&self.next_id()), None, &text);
             self.keep(framed.freeze());
         }
-        let until = Instant::now() + if written { LINGER_WRITTEN } else { LINGER };
-        loop {
-            // The client's body ends here.
-            self.reader = Reader::Away(Instant::now());
-            tokio::select! {
-                back = self.back.recv() => match back {
-                    Some(back) => self.welcome(back).await,
-                    // Others have taken its place.
-                    None => return,
-                },
-                () = sleep_until(until) => return,
-            }
-        }
+        self.room = room;
+        Some(Instant::now() + if written { LINGER_WRITTEN } else { LINGER })
     }
 
     async fn send(&mut self, bytes: Bytes) {
@@ -342,24 +365,32 @@ impl Stream {
 
     /// The first event has an id and says nothing, so that even a stream without any other can be resumed.
     async fn prime(&mut self) {
+        let mut framed = BytesMut::new();
+        self.priming(&mut framed);
+        if !framed.is_empty() {
+            self.send(framed.freeze()).await;
+        }
+    }
+
+    fn priming(&mut self, framed: &mut BytesMut) {
         if std::mem::replace(&mut self.primed, true) || !self.resumable {
             return;
         }
-        let mut framed = BytesMut::new();
         let id = self.next_id();
         framed.extend_from_slice(&sse::retry(RETRY_MS));
-        sse::write_priming(&mut framed, &id);
-        self.send(framed.freeze()).await;
+        sse::write_priming(framed, &id);
     }
 
     async fn event(&mut self, text: &[u8]) {
-        self.prime().await;
+        // Both in one piece: each is a write to the socket.
+        let mut framed = BytesMut::with_capacity(text.len() + 128);
+        self.priming(&mut framed);
+        let own = framed.len();
         let id = self.resumable.then(|| self.next_id());
-        let mut framed = BytesMut::with_capacity(text.len() + 48);
         sse::write_event(&mut framed, id.as_deref(), None, text);
         let framed = framed.freeze();
         if self.resumable {
-            self.keep(framed.clone());
+            self.keep(framed.slice(own..));
         }
         self.send(framed).await;
     }

@@ -3,6 +3,7 @@
 //! Sends the request, follows redirects within the origin, and reads whatever comes back into one of the core's facts.
 //! What a status or an error means is decided in the core.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -27,9 +28,10 @@ use super::{events, http_sse, pipe};
 use crate::copies::{self, Asker, Page};
 use crate::desk::{Attempt, Desk, Kept, Refused};
 use crate::driver::Upstream;
-use crate::exchange::Chunk;
+use crate::exchange::{Chunk, Running, Stop};
 use crate::latch::UpSession;
 use crate::lock;
+use crate::quiet::Quiet;
 use crate::redact;
 use crate::spans::AttemptSpan;
 
@@ -46,8 +48,8 @@ const HOPS: usize = 3;
 
 /// How an attempt ended.
 pub(crate) enum End {
-    /// With its answer, under the client's id; whether it came as an event.
-    Answered(Bytes, bool),
+    /// With its answer.
+    Answered(Whole),
     /// With a long answer that is out; its channel ends after the fact is told.
     Passed(mpsc::Sender<Chunk>),
     /// With an HTTP answer that is no JSON-RPC success.
@@ -56,7 +58,25 @@ pub(crate) enum End {
     Cut(Cut),
 }
 
-/// Begins an attempt as a task of its own.
+/// A whole answer, read once.
+pub(crate) struct Whole {
+    /// It, under the client's id.
+    pub(crate) text: Bytes,
+    /// What its envelope says; none where nothing was due.
+    pub(crate) kind: Option<Kind>,
+    /// Whether it came as an event.
+    pub(crate) sse: bool,
+}
+
+impl Whole {
+    /// An answer that is read here.
+    pub(crate) fn read(text: Bytes, sse: bool) -> Whole {
+        let kind = Envelope::read(&text).ok().map(|envelope| envelope.kind);
+        Whole { text, kind, sse }
+    }
+}
+
+/// Begins an attempt: driven by its front where that stands by, otherwise as a task of its own.
 pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
     let span = span_of(desk, &send);
     let built = job::build(up, desk, &send, span.as_ref());
@@ -70,7 +90,7 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
         None => (None, None, None),
     };
     let up = Arc::clone(up);
-    let task = tokio::spawn(async move {
+    let work = async move {
         match job {
             Some(job) => match &Arc::clone(&job.place).way {
                 Way::Url(dialer, streams) => http_sse::run(up, dialer, streams, job).await,
@@ -87,8 +107,15 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
                 up.finish(attempt, None, Input::Cut { attempt, cut });
             }
         }
-    });
-    let task = Some(task.abort_handle());
+    };
+    let stop = match &what {
+        What::Exchange { ex, .. } if desk.front == Some(*ex) && desk.driven.is_none() => {
+            let (running, stop) = Running::new(work);
+            desk.driven = Some(running);
+            stop
+        }
+        _ => Stop::Task(tokio::spawn(Quiet::new(work)).abort_handle()),
+    };
     if let What::Exchange { ex, .. } | What::Initialize { ex: Some(ex) } = &what
         && let Some(exchange) = desk.exchanges.get_mut(ex)
     {
@@ -110,7 +137,7 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
             answer: None,
             span,
             ended: false,
-            task,
+            stop: Some(stop),
         },
     );
 }
@@ -143,7 +170,7 @@ pub(super) async fn run(up: &Arc<Upstream>, dialer: &Dialer, job: &Job) {
 /// The same; a refusal is not reported, but given back.
 pub(super) async fn unless_refused(up: &Arc<Upstream>, dialer: &Dialer, job: &Job) -> Option<Refused> {
     let (attempt, of) = (job.attempt, job.of);
-    let mut request = job.request.clone();
+    let mut request = Cow::Borrowed(&job.request);
     let mut reply = match send(dialer, &mut request, job.rule, Some(&job.place)).await {
         Ok(reply) => reply,
         Err(broken) => {
@@ -153,15 +180,15 @@ pub(super) async fn unless_refused(up: &Arc<Upstream>, dialer: &Dialer, job: &Jo
     };
     let end = read(up, job, &mut reply).await;
     match end {
-        End::Answered(text, sse) => {
+        End::Answered(whole) => {
             // What is there already gives the connection back before the answer goes on.
             settle(&mut reply).await;
-            deliver(up, job, &reply.head.headers, text, sse);
+            deliver(up, job, &reply.head.headers, whole);
             resumed(up, attempt, of);
             drain(reply).await;
         }
         End::Passed(chunks) => {
-            up.answered(of, Kept::Passed);
+            up.answered(of, Kept::Passed, None);
             // Who reads it may have left.
             drop(chunks.send(Chunk::End).await);
             resumed(up, attempt, of);
@@ -204,13 +231,14 @@ pub(super) fn gone(up: &Arc<Upstream>, attempt: AttemptId, words: String) {
 }
 
 /// Tells what a whole answer means for its attempt.
-pub(super) fn deliver(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bool) {
-    match (&job.what, Envelope::read(&text).map(|envelope| envelope.kind)) {
-        (What::Initialize { .. }, Ok(Kind::Result { .. })) => session(up, job, head, text, sse),
-        (What::List { kind, cursor }, Ok(Kind::Result { .. })) => {
+pub(super) fn deliver(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, whole: Whole) {
+    let Whole { text, kind, sse } = whole;
+    match (&job.what, &kind) {
+        (What::Initialize { .. }, Some(Kind::Result { .. })) => session(up, job, head, text, sse),
+        (What::List { kind, cursor }, Some(Kind::Result { .. })) => {
             listed(up, job, *kind, cursor.clone(), &text);
         }
-        _ => up.answered(job.of, Kept::Answer(text, sse)),
+        _ => up.answered(job.of, Kept::Answer(text, sse), kind.as_ref()),
     }
 }
 
@@ -226,13 +254,13 @@ fn resumed(up: &Arc<Upstream>, attempt: AttemptId, of: AttemptId) {
 /// The request is left with the path that it went to last, which is the place's from now on.
 pub(super) async fn send(
     dialer: &Dialer,
-    request: &mut Request<Full<Bytes>>,
+    request: &mut Cow<'_, Request<Full<Bytes>>>,
     rule: ConnRule,
     place: Option<&Place>,
 ) -> Result<Reply, Broken> {
     let mut hops = 0;
     loop {
-        let reply = dialer.send(request.clone(), rule).await?;
+        let reply = dialer.send(&**request, rule).await?;
         let status = reply.head.status;
         if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) || hops == HOPS
         {
@@ -242,7 +270,7 @@ pub(super) async fn send(
             return Ok(reply);
         };
         let Ok(uri) = Uri::try_from(path.as_str()) else { return Ok(reply) };
-        *request.uri_mut() = uri;
+        *request.to_mut().uri_mut() = uri;
         if let Some(place) = place {
             *lock(&place.path) = Some(path.into());
         }
@@ -269,7 +297,7 @@ async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> End {
     match job.what {
         What::Note(_) | What::Initialized | What::Delete => {
             // Nothing is due; whatever comes all the same is let go.
-            return End::Answered(Bytes::new(), false);
+            return End::Answered(Whole { text: Bytes::new(), kind: None, sse: false });
         }
         What::Exchange { .. }
         | What::Initialize { .. }
@@ -327,7 +355,7 @@ fn judge(up: &Upstream, job: &Job, reply: &Reply, text: Bytes) -> End {
             let client_id = up.desk(|desk| desk.attempts.get(&job.of).and_then(|a| a.client_id.clone()));
             // One answer comes on one connection, so it is this request's whatever id it bears.
             let text = client_id.map_or_else(|| text.clone(), |id| envelope.with_id(&text, &id));
-            End::Answered(text, false)
+            End::Answered(Whole { text, kind: Some(envelope.kind), sse: false })
         }
         Ok(_) | Err(_) => End::Refused(refused(&reply.head, text.slice(..text.len().min(REFUSAL)))),
     }
@@ -429,7 +457,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         .and_then(|id| id.to_str().ok())
         .map(str::to_owned);
     let facts = copies::facts(&hello, id.is_some());
-    let session = UpSession {
+    let session = Box::new(UpSession {
         id,
         revision: hello.revision_text,
         server: hello.name.map(|name| (name, hello.version.unwrap_or_default())),
@@ -437,7 +465,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         unknown: std::collections::BTreeMap::new(),
         place: Arc::clone(&job.place),
         streamed: job.place.way.streams(job.latch, job.generation),
-    };
+    });
     let (attempt, generation, own) =
         (job.attempt, job.generation, matches!(job.what, What::Initialize { ex: Some(_) }));
     up.desk(|desk| {

@@ -7,6 +7,7 @@
 //! A connection is driven by whoever waits for its answer, not by a task of its own: at 32 calls in flight that
 //! took a sixth off the CPU time of each call.
 
+use std::borrow::Borrow;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -127,15 +128,25 @@ impl Dialer {
     ///
     /// # Errors
     /// [`Broken`], with proof where nothing was written.
-    pub async fn send(&self, mut request: Request<Full<Bytes>>, rule: ConnRule) -> Result<Reply, Broken> {
+    pub async fn send(
+        &self,
+        request: impl Borrow<Request<Full<Bytes>>>,
+        rule: ConnRule,
+    ) -> Result<Reply, Broken> {
         let home = &self.home;
-        if !request.headers().contains_key(HOST) {
-            request.headers_mut().insert(HOST, home.target.host_header().clone());
-        }
+        let request = request.borrow();
+        // What goes out is a copy: a connection that is gone gives nothing back.
+        let copy = || {
+            let mut request = request.clone();
+            if !request.headers().contains_key(HOST) {
+                request.headers_mut().insert(HOST, home.target.host_header().clone());
+            }
+            request
+        };
         if let Some(link) = home.take(rule) {
             home.reused.fetch_add(1, Ordering::Relaxed);
             link.gauge.look_first();
-            match link.exchange(request.clone(), home).await {
+            match link.exchange(copy(), home).await {
                 Err(Broken { wrote: Wrote::Nothing, cause }) => {
                     tracing::debug!(target: "relatch::dial", %cause, "idle connection was gone, nothing written");
                     home.handed_back.fetch_add(1, Ordering::Relaxed);
@@ -143,7 +154,7 @@ impl Dialer {
                 outcome => return outcome,
             }
         }
-        home.connect().await?.exchange(request, home).await
+        home.connect().await?.exchange(copy(), home).await
     }
 
     /// How the target is reached now.

@@ -10,7 +10,7 @@ use relatch_core::input::{Begun, Cut, CutKind, Input};
 use relatch_wire::scan::TopLevel;
 use relatch_wire::sse::{SseItem, SseReader};
 
-use super::attempt::{COLLECTED, End, LOOKED_THROUGH, Passage, WHOLE, garbled, words_of};
+use super::attempt::{COLLECTED, End, LOOKED_THROUGH, Passage, WHOLE, Whole, garbled, words_of};
 use super::dial::Reply;
 use super::job::Job;
 use crate::desk::Sifted;
@@ -68,7 +68,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                         continue;
                     }
                     match sift(up, job, data).await {
-                        Ok(Some(answer)) => return End::Answered(answer, true),
+                        Ok(Some(answer)) => return End::Answered(answer),
                         Ok(None) => {}
                         Err(words) => odd = Some(words),
                     }
@@ -117,7 +117,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                             return End::Cut(garbled("the answer ended in the middle".to_owned()));
                         }
                         Long::Collecting(all, _) => match sift(up, job, all.freeze()).await {
-                            Ok(Some(answer)) => return End::Answered(answer, true),
+                            Ok(Some(answer)) => return End::Answered(answer),
                             Ok(None) => {}
                             Err(words) => odd = Some(words),
                         },
@@ -162,12 +162,12 @@ fn number(up: &Arc<Upstream>, job: &Job, id: String) {
 }
 
 /// Sends on what is not the answer.
-async fn sift(up: &Arc<Upstream>, job: &Job, data: Bytes) -> Result<Option<Bytes>, String> {
+async fn sift(up: &Arc<Upstream>, job: &Job, data: Bytes) -> Result<Option<Whole>, String> {
     let sifted = up.desk(|desk| desk.sift(job.of, data));
     let mut outcome = Ok(None);
     for one in sifted {
         match one {
-            Sifted::Answer(text) => outcome = Ok(Some(text)),
+            Sifted::Answer(text, kind) => outcome = Ok(Some(Whole { text, kind: Some(kind), sse: true })),
             Sifted::Exchange(sink, text) => sink.event(text).await,
             // Only the standing stream waits for its own client; an exchange never does.
             Sifted::Standing(outbox, text) if job.what == What::Stream => outbox.push_in_turn(text).await,

@@ -5,6 +5,7 @@
 //! the stream. Which transport an address speaks is found by trying, as the specification has it; what a refusal means
 //! for that is read in the core.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +29,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use url::Url;
 
-use super::attempt::{self, COLLECTED, garbled, words_of};
+use super::attempt::{self, COLLECTED, Whole, garbled, words_of};
 use super::dial::{Dialer, Reply};
 use super::job::Job;
 use super::target::MAX_URL;
@@ -209,7 +210,7 @@ async fn open(
         if let Ok(id) = HeaderValue::from_str(&format!("stream-{}", key.1.0)) {
             head.insert(SESSION_ID, id);
         }
-        attempt::deliver(up, job, &head, text, true);
+        attempt::deliver(up, job, &head, Whole::read(text, true));
         // One whose answer was no use, or whose attempt was aborted meanwhile, has opened nothing.
         if !up.desk(|desk| desk.has_session(job.latch, job.generation)) {
             streams.forget(job.latch, job.generation);
@@ -242,7 +243,7 @@ async fn by_stream(up: &Arc<Upstream>, dialer: &Dialer, streams: &Streams, job: 
         What::Note(_) | What::Initialized => match stream.tell(dialer, job).await {
             Posted::Taken => {
                 attempt::accept(up, attempt);
-                up.answered(attempt, Kept::Answer(Bytes::new(), false));
+                up.answered(attempt, Kept::Answer(Bytes::new(), false), None);
             }
             Posted::Refused(refused) => up.refused(attempt, refused),
             Posted::Cut(cut) => up.finish(attempt, None, Input::Cut { attempt, cut }),
@@ -251,7 +252,7 @@ async fn by_stream(up: &Arc<Upstream>, dialer: &Dialer, streams: &Streams, job: 
             let answered = |text: Bytes| {
                 attempt::accept(up, attempt);
                 let sse = up.desk(|desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_some()));
-                attempt::deliver(up, job, &HeaderMap::new(), text, sse);
+                attempt::deliver(up, job, &HeaderMap::new(), Whole::read(text, sse));
             };
             match stream.ask(dialer, job, answered).await {
                 Ok(()) => {}
@@ -276,7 +277,7 @@ async fn by_stream(up: &Arc<Upstream>, dialer: &Dialer, streams: &Streams, job: 
         }
         What::Delete => {
             streams.forget(job.latch, job.generation);
-            up.answered(attempt, Kept::Answer(Bytes::new(), false));
+            up.answered(attempt, Kept::Answer(Bytes::new(), false), None);
         }
     }
 }
@@ -401,8 +402,8 @@ impl Stream {
     }
 
     async fn post(&self, dialer: &Dialer, job: &Job) -> Posted {
-        let mut request = job.request.clone();
-        *request.uri_mut() = self.endpoint.clone();
+        let mut request = Cow::Borrowed(&job.request);
+        *request.to_mut().uri_mut() = self.endpoint.clone();
         match attempt::send(dialer, &mut request, job.rule, None).await {
             Ok(mut reply) if reply.head.status.is_success() => {
                 attempt::settle(&mut reply).await;
@@ -427,7 +428,8 @@ impl Drop for Stream {
 type Named = (Reply, SseReader, Vec<SseItem>, Uri);
 
 /// Reads a stream up to its `endpoint`.
-async fn named(dialer: &Dialer, job: &Job, mut request: Request<Full<Bytes>>) -> Result<Named, NoStream> {
+async fn named(dialer: &Dialer, job: &Job, request: Request<Full<Bytes>>) -> Result<Named, NoStream> {
+    let mut request = Cow::Owned(request);
     let cut = |broken| NoStream::Cut(words_of(broken, None));
     let mut reply = attempt::send(dialer, &mut request, job.rule, Some(&job.place)).await.map_err(cut)?;
     let kind = reply.head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

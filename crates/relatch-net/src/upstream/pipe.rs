@@ -22,7 +22,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
-use super::attempt::{self, garbled, gone};
+use super::attempt::{self, Whole, garbled, gone};
 use super::child::{self, Child, Pipes, Shown};
 use super::command::Command;
 use super::job::Job;
@@ -229,7 +229,7 @@ pub(crate) async fn run(up: Arc<Upstream>, commands: &Commands, job: Job) {
             };
             if taken {
                 attempt::accept(&up, attempt);
-                up.answered(attempt, Kept::Answer(Bytes::new(), false));
+                up.answered(attempt, Kept::Answer(Bytes::new(), false), None);
             } else {
                 gone(&up, attempt, pipe.end().await);
             }
@@ -239,7 +239,7 @@ pub(crate) async fn run(up: Arc<Upstream>, commands: &Commands, job: Job) {
                 Ok(text) => {
                     attempt::accept(&up, attempt);
                     let sse = up.desk(|desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_some()));
-                    attempt::deliver(&up, &job, &HeaderMap::new(), text, sse);
+                    attempt::deliver(&up, &job, &HeaderMap::new(), Whole::read(text, sse));
                 }
                 Err(Unanswered::Unwritten(words)) => gone(&up, attempt, words),
                 Err(Unanswered::Cut(words)) => cut(&up, attempt, true, words),
@@ -264,7 +264,7 @@ pub(crate) async fn run(up: Arc<Upstream>, commands: &Commands, job: Job) {
         }
         What::Delete => {
             commands.forget(latch, generation);
-            up.answered(attempt, Kept::Answer(Bytes::new(), false));
+            up.answered(attempt, Kept::Answer(Bytes::new(), false), None);
         }
     }
 }
@@ -292,7 +292,7 @@ async fn open(up: &Arc<Upstream>, commands: &Commands, job: &Job) {
             if let Ok(id) = HeaderValue::from_str(&name) {
                 head.insert(SESSION_ID, id);
             }
-            attempt::deliver(up, job, &head, text, false);
+            attempt::deliver(up, job, &head, Whole::read(text, false));
             // One whose answer was no use, or whose attempt was aborted meanwhile, has opened nothing.
             if ends() || !up.desk(|desk| desk.has_session(job.latch, job.generation)) {
                 commands.forget(job.latch, job.generation);

@@ -321,7 +321,7 @@ fn put(up: &Arc<Upstream>, waits: Option<LatchId>, sifted: Option<Sifted>) {
             }
         }
         Some(Sifted::Standing(outbox, text)) => outbox.push(text),
-        Some(Sifted::Answer(_) | Sifted::Malformed(_)) | None => {}
+        Some(Sifted::Answer(..) | Sifted::Malformed(_)) | None => {}
     }
 }
 

@@ -101,7 +101,7 @@ impl Waiting {
         match up.desk(|desk| desk.sift_of_session(latch, generation, text, envelope)) {
             Some(Sifted::Exchange(sink, text)) => sink.event(text).await,
             Some(Sifted::Standing(outbox, text)) => outbox.push_in_turn(text).await,
-            Some(Sifted::Answer(_) | Sifted::Malformed(_)) | None => {}
+            Some(Sifted::Answer(..) | Sifted::Malformed(_)) | None => {}
         }
     }
 
