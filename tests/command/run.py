@@ -626,7 +626,7 @@ def what_it_says_on_stderr_is_in_status():
     with Stage("stderr", "ts1", []) as stage:
         client = Raw(stage.shared() + "/it/mcp")
         stderr = lambda: json.loads(stage.relatch("status", "--json"))["keepers"][0]["servers"][0]["stderr"]
-        stage.world.until(lambda: stderr() == ["listening [32m on stdin"], 10, "its last words")
+        stage.world.until(lambda: stderr() == ["listening on stdin"], 10, "its last words")
         expect("stderr        listening" in stage.relatch("status", "it"), stage.relatch("status", "it"))
         # What a shared process says may be about another client, so a client is not told of it.
         pid = int(client.text("pid"))
