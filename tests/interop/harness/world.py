@@ -65,7 +65,8 @@ class World:
         self.out.mkdir(parents=True, exist_ok=True)
         self.ledger = self.folder / "ledger.jsonl"
         self.port = free_port()
-        self.upstream = f"http://127.0.0.1:{self.port}{server.path}"
+        # A world without a server of its own has its address all the same.
+        self.upstream = f"http://127.0.0.1:{self.port}{server.path if server else '/mcp'}"
         self.server = self.keeper = self.nginx = self.front = None
         self.keeper_port = self.nginx_port = 0
         # More options for `relatch stdio` and `relatch serve`.
