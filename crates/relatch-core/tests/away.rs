@@ -759,7 +759,7 @@ fn a_refused_read_that_waits_for_a_new_session_did_not_run() {
     w.passes(20_000);
     w.read(2);
     says!(w.refused(3, 404, "gone"), "send #4 g2 initialize");
-    says!(w.ended(1), "answer 2 session-ended executed=no", "close 1");
+    says!(w.ended(1), "forget g1", "answer 2 session-ended executed=no", "close 1");
 }
 
 #[test]

@@ -132,7 +132,7 @@ proptest! {
         let lower = said.body.to_ascii_lowercase();
         let about = lower.contains("session") || lower.contains("server not initialized");
         if read(&refusal, has_id) == Reading::Gone {
-            prop_assert!(matches!(said.status, 400 | 401 | 404 | 405 | 410 | 422) || streamless(&lower) && said.status == 503 || not_established(&lower) && said.status == 500);
+            prop_assert!(matches!(said.status, 400 | 401 | 404 | 410 | 422) || streamless(&lower) && said.status == 503 || not_established(&lower) && said.status == 500);
             // A bare 404 is the signal only where there was a session to lose.
             prop_assert!(about || has_id || said.status != 404);
             prop_assert!(about || streamless(&lower) || said.status != 400);
@@ -148,7 +148,7 @@ proptest! {
         let refusal = said.refusal();
         let fits = match read(&refusal, has_id) {
             Reading::Gone => {
-                matches!(said.status, 400 | 401 | 404 | 405 | 410 | 422)
+                matches!(said.status, 400 | 401 | 404 | 410 | 422)
                     || said.status == 503 && streamless(&said.body.to_ascii_lowercase())
                     || said.status == 500 && not_established(&said.body)
             }
@@ -165,7 +165,7 @@ proptest! {
             }
             // What may have run, or may not be about the session, is asked about.
             Reading::Suspected => {
-                !matches!(said.status, 300..=399 | 404..=406 | 410 | 413 | 415 | 421 | 429 | 502 | 504 | 520..=529)
+                !matches!(said.status, 300..=399 | 404 | 406 | 410 | 413 | 415 | 421 | 429 | 502 | 504 | 520..=529)
             }
         };
         prop_assert!(fits, "{:?}", read(&refusal, has_id));

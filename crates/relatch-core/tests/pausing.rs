@@ -5,9 +5,9 @@ mod world;
 
 use relatch_core::Input;
 use relatch_core::health::State;
-use relatch_core::input::{Listed, Told};
+use relatch_core::input::{Listed, Refusal, Told};
 use relatch_core::policy::{self, Policy};
-use world::{World, ask, attempt_of, call, cut_of, policy};
+use world::{World, ask, attempt_of, call, cut_of, policy, refusal};
 
 fn paused(w: &mut World, ms: u64) -> Vec<String> {
     w.on(Input::Paused { ms })
@@ -299,4 +299,36 @@ fn many_sessions_are_asked_a_few_at_a_time_when_the_server_is_back() {
         w.answered(attempt);
     }
     assert!((101..=130).all(|ex| w.is_over(ex)));
+}
+
+#[test]
+fn what_the_old_server_did_to_its_sessions_is_no_reason_to_wait_for_the_new_one() {
+    let mut w = World::bound();
+    w.passes(20_000);
+    w.read(2);
+    says!(w.refused(3, 404, "Session not found"), "send #4 g2 initialize");
+    w.session(4);
+    w.refused(5, 404, "Session not found");
+    w.session(6);
+    w.refused(7, 404, "Session not found");
+    w.session(8);
+    says!(w.refused(9, 404, "Session not found"), "forget g3", "answer 2 session-flapping executed=no");
+    paused(&mut w, 60_000);
+    // What comes in the pause waits, too.
+    says!(w.read(3));
+    says!(resumed(&mut w), "send #10 g5 initialize");
+    w.session(10);
+    says!(w.answered(11), "forget g4", "send #12 g5 exchange 3 on any");
+}
+
+#[test]
+fn a_time_that_the_old_server_named_does_not_hold_for_the_new_one() {
+    let mut w = World::bound();
+    w.call(2);
+    let later = Refusal { retry_after: Some(600_000), ..refusal(503, "maintenance") };
+    w.refused_with(3, later);
+    paused(&mut w, 60_000);
+    says!(w.call(3));
+    says!(resumed(&mut w), "send #4 g1 ping");
+    says!(w.answered(4), "send #5 g1 exchange 3");
 }

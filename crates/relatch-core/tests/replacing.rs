@@ -234,3 +234,16 @@ fn a_client_that_leaves_while_its_new_session_is_opened_leaves_none_behind() {
     says!(w.ended(1), "send #4 g1 delete", "close 1");
     says!(w.session(3), "send #5 g2 delete");
 }
+
+#[test]
+fn a_client_whose_own_handshake_finds_the_mended_command_has_what_was_wished_for() {
+    let mut w = World::with(commands());
+    w.opened(1, 1);
+    says!(w.on(Input::Replace));
+    w.cut(1, world::cut_of(false, "`files-server` exited with status 1"));
+    assert_eq!(w.machine.replacement().pending, 1);
+    let lines = w.waits(2_000);
+    let again = attempt_of(&lines[0]).expect("its handshake once more");
+    w.session(again);
+    assert_eq!(w.machine.replacement(), outcome(0, 1, 0, None));
+}

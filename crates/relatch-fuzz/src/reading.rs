@@ -33,16 +33,15 @@ pub(crate) fn reading(input: &[u8]) {
         // The one that sends a call again: the specified signal, or a known dialect that says it in words.
         Reading::Gone => {
             assert!(
-                matches!(status, 400 | 401 | 404 | 405 | 410 | 422 | 500 | 503),
+                matches!(status, 400 | 401 | 404 | 410 | 422 | 500 | 503),
                 "{status} is taken for a lost session"
             );
-            // A POST that is not allowed any more, and the gate of the old transport, which misses its stream.
+            // Also the gate of the old transport, which misses its stream.
             let words = ["session", "initialize", "connection", "transport"];
             assert!(
-                matches!(status, 404 | 405 | 410) || words.iter().any(|word| lower.contains(word)),
+                matches!(status, 404 | 410) || words.iter().any(|word| lower.contains(word)),
                 "{status} is taken for a lost session without a word of it"
             );
-            assert!(has_id || status != 405, "a session without an id is lost by a 405");
             assert!(has_id || status != 404 || session, "a session without an id is lost by a bare 404");
             assert!(!(challenge && status == 401), "credentials are answered by relatching");
         }

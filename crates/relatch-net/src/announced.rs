@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relatch_core::At;
-use relatch_core::health::State;
 use relatch_core::input::Input;
 pub use relatch_core::latch::Replacement;
+use relatch_core::upstream::Machine;
 use tokio::time::Instant;
 
 use crate::driver::Upstream;
@@ -140,21 +140,15 @@ impl Keeper {
             commands.ended_all().await;
         }
         upstream.fact(Input::Resumed);
+        // What was known of the old processes says nothing of the new ones.
+        let resumed = At(upstream.clock().now_ms());
         let sessions = upstream.machine(|machine| machine.unsettled());
-        let down = |upstream: &Upstream| {
-            let report = upstream.summary();
-            (report.state == State::Down).then(|| report.reason.unwrap_or_default())
-        };
+        let failed = |machine: &Machine| machine.away_since(resumed).map(str::to_owned);
         let pending = upstream
-            .falls_to_zero(
-                COME_UP,
-                |machine| {
-                    if machine.state() == State::Down { 0 } else { machine.unsettled() }
-                },
-            )
+            .falls_to_zero(COME_UP, |machine| if failed(machine).is_some() { 0 } else { machine.unsettled() })
             .await;
-        let (pending, cause) = match down(upstream) {
-            Some(cause) => (upstream.machine(|machine| machine.unsettled()).max(1), Some(cause)),
+        let (pending, cause) = match upstream.machine(failed) {
+            Some(cause) => (upstream.machine(Machine::unsettled), Some(cause)),
             None => (pending, None),
         };
         Restarted { renewed: sessions.saturating_sub(pending), stayed: 0, pending, cut, cause }
@@ -168,11 +162,7 @@ impl Keeper {
 
 impl Upstream {
     /// Waits until this is zero, for so long. What it is then.
-    async fn falls_to_zero(
-        &self,
-        within: Duration,
-        count: impl Fn(&relatch_core::upstream::Machine) -> usize,
-    ) -> usize {
+    async fn falls_to_zero(&self, within: Duration, count: impl Fn(&Machine) -> usize) -> usize {
         let end = Instant::now() + within;
         loop {
             let quieter = self.quieter.notified();

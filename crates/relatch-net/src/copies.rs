@@ -148,7 +148,9 @@ fn subject(upstream: &str, place: &Place, latch: &Latch, headers: &HeaderMap) ->
     let mut credentials: BTreeSet<(String, Vec<u8>)> = BTreeSet::new();
     let configured = place.headers();
     // What begins so says what a request is, and not whose.
-    let nobodys = |name: &str| NOBODYS.contains(&name) || name.starts_with("mcp-");
+    let nobodys = |name: &str| {
+        NOBODYS.contains(&name) || matches!(name, "mcp-method" | "mcp-name") || name.starts_with("mcp-param-")
+    };
     let theirs =
         headers.iter().filter(|(name, _)| !configured.contains_key(*name) && !nobodys(name.as_str()));
     for (name, value) in theirs.chain(configured.iter()) {
@@ -161,7 +163,7 @@ fn subject(upstream: &str, place: &Place, latch: &Latch, headers: &HeaderMap) ->
                 dialer.route().tls.as_ref().and_then(|tls| tls.identity().map(|one| one.cert.clone()));
             let bytes = shown.map(|path| std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string()));
             credentials.extend(bytes.map(|path| ("certificate".to_owned(), path)));
-            dialer.target().url.to_string()
+            dialer.target().address()
         }
         Way::Command(commands) => {
             let command = commands.command();
@@ -284,12 +286,15 @@ impl Copies {
         {
             let now = Timestamp::now().as_millisecond();
             let mut waiting = lock(&self.waiting);
-            if waiting.is_known(&subject, &change, now) {
+            let bytes = change.bytes();
+            let full =
+                waiting.changes.len() >= WAITING || waiting.bytes.saturating_add(bytes) > WAITING_BYTES;
+            // What takes copies away is never left out.
+            if full && matches!(change, Change::Keep(_)) {
+                tracing::debug!(upstream = subject.upstream, "too many copies wait to be written");
                 return;
             }
-            let bytes = change.bytes();
-            if waiting.changes.len() >= WAITING || waiting.bytes.saturating_add(bytes) > WAITING_BYTES {
-                tracing::debug!(upstream = subject.upstream, "too many copies wait to be written");
+            if waiting.is_known(&subject, &change, now) {
                 return;
             }
             waiting.bytes += bytes;

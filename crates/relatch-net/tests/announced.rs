@@ -208,6 +208,10 @@ async fn stopped_first_and_broken_the_command_is_said_to_be_down() {
     let done = stdio.keeper.restart("x", Restart { drain: MINUTE, stop_first: true }).await.unwrap();
     assert_eq!((done.renewed, done.pending), (0, 1));
     assert!(done.cause.is_some_and(|cause| cause.contains("SyntaxError: of course")));
+    // Mended, it comes up: what was known of the broken one says nothing of it.
+    std::fs::remove_file(folder.path().join("broken")).unwrap();
+    let done = stdio.keeper.restart("x", Restart { drain: MINUTE, stop_first: true }).await.unwrap();
+    assert_eq!(done, Restarted { renewed: 1, ..Restarted::default() });
 }
 
 #[tokio::test]

@@ -28,6 +28,9 @@ impl Machine {
         {
             live.insert(*generation);
         }
+        // Refused ones wait for nothing more; what the shell has of them goes, too.
+        let gone: Vec<Gen> =
+            latch.old.iter().filter(|(_, f)| **f == Farewell::Forget).map(|(g, _)| *g).collect();
         latch.old.clear();
         let stream = latch.stream.attempt();
         let current = latch.note.take().map(|(_, note, _, _)| note);
@@ -39,6 +42,9 @@ impl Machine {
         latch.attached = false;
         for note in notes {
             self.out.push(Effect::DropNote { note });
+        }
+        for generation in gone {
+            self.out.push(Effect::Forget { latch: id, generation });
         }
         let exchanges = latch.exchanges.clone();
         for ex in exchanges {

@@ -69,6 +69,7 @@ impl Machine {
                     latch.generation = Some(attempt.generation);
                     latch.bound = Some(self.now);
                 }
+                self.wish_fulfilled(attempt.latch, attempt.generation);
                 self.out.push(Effect::Record { latch: attempt.latch });
             }
             Outcome::Answered(answer) => {

@@ -54,8 +54,9 @@ pub fn read(refusal: &Refusal<'_>, has_id: bool) -> Reading {
         400 | 401 | 503 if misses_its_stream(refusal.body) => Reading::Gone,
         // Any failure of a handler's is a 500, so all of it has to be the gate's words.
         500 if refusal.body.trim().eq_ignore_ascii_case(NOT_ESTABLISHED) => Reading::Gone,
-        // No POST here any more: another program, or the same by the old transport. Only a handshake tells.
-        405 if has_id && refusal.rpc_code.is_none() => Reading::Gone,
+        // No POST here any more, another program or the same by the old transport; or a wall that lets this body not
+        // through. Only a handshake tells.
+        405 if has_id && refusal.rpc_code.is_none() => Reading::Suspected,
         405 | 406 | 413 | 415 => Reading::AboutRequest,
         421 => Reading::WrongPlace,
         429 => Reading::Later,

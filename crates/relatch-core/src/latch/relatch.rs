@@ -176,7 +176,7 @@ impl Machine {
         }
         if let Some(at) = loss.not_before.filter(|at| *at > now) {
             self.timers.set(Why::RestEnds(id), at);
-            if matches!(loss.trouble, Some((Code::SessionFlapping, _))) {
+            if matches!(loss.trouble, Some((Code::SessionFlapping, _))) && !self.is_paused() {
                 self.give_back_flapping(id, at.since(now));
             }
             return;

@@ -88,6 +88,17 @@ impl Machine {
             latch.rested = 0;
             self.dirty.insert(*id);
         }
+        for (id, latch) in &mut self.latches {
+            // One that rests, since its sessions died young, rests no more: what is started now is another server.
+            if let LatchState::Refused(loss) = &mut latch.state {
+                loss.not_before = None;
+                loss.trouble = None;
+                latch.unanswered = 0;
+                latch.rested = 0;
+                latch.seen = Some(self.now);
+                self.dirty.insert(*id);
+            }
+        }
         let words = match self.wish.latches.len() {
             1 => "the one that lives".to_owned(),
             living => format!("the {living} that live"),

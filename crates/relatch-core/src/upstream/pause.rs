@@ -7,7 +7,7 @@
 //! its own, since whoever announced it may never come back.
 
 use super::timers::Why;
-use super::{Machine, Purpose};
+use super::{Machine, Purpose, Reach};
 use crate::effect::Effect;
 use crate::exchange::Exchange;
 use crate::exchange::words::seconds;
@@ -114,6 +114,10 @@ impl Machine {
             // A session that an announced restart takes is none that flaps.
             latch.unanswered = 0;
             latch.rested = 0;
+            if let LatchState::Refused(loss) = &mut latch.state {
+                loss.not_before = None;
+                loss.trouble = None;
+            }
             if matches!(latch.state, LatchState::Bound(_) | LatchState::Doubted(..)) {
                 latch.knows = Knows::PerhapsNothing;
                 latch.heard = Heard::No;
@@ -123,7 +127,9 @@ impl Machine {
                 }
             }
         }
-        if self.away().is_some() {
+        if let Reach::Away(away) = &mut self.reach {
+            // When to come back, the old server said.
+            away.not_before = None;
             self.timers.set(Why::Scout, now);
         }
         self.knocked = true;

@@ -55,6 +55,12 @@ impl Machine {
         }
     }
 
+    /// Why it can't be reached, by evidence that came after this.
+    #[must_use]
+    pub fn away_since(&self, at: At) -> Option<&str> {
+        self.away().filter(|away| away.confirmed && away.seen > at).map(|away| away.cause.as_str())
+    }
+
     /// Evidence says that the upstream is away, or may be.
     pub(crate) fn mark_away(&mut self, absence: Absence<'_>) {
         if self.elsewhere {

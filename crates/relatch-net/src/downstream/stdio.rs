@@ -203,7 +203,11 @@ impl<W: AsyncWrite + Unpin + Send + 'static> Client<W> {
                 answers.push(rpc_error(Some(&id), INVALID_REQUEST, words, None));
             } else {
                 match self.ask(message, envelope, &id) {
-                    Ok(asked) => waiting.push(asked),
+                    Ok(mut asked) => {
+                        // None of them waits for another.
+                        asked.let_go();
+                        waiting.push(asked);
+                    }
                     Err(refusal) => answers.push(refusal),
                 }
             }

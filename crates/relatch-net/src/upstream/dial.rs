@@ -371,7 +371,7 @@ impl Home {
             .handshake(TokioIo::new(opened.wire))
             .await
             .map_err(|fault| Broken::unsent(Cause::of_http(&fault, &peer)))?;
-        Ok(Box::new(Link { sender, driver: Some(driver), gauge: opened.gauge, peer, used: false }))
+        Ok(Box::new(Link { route, sender, driver: Some(driver), gauge: opened.gauge, peer, used: false }))
     }
 
     /// Closes idle connections to addresses of this sort.
@@ -414,6 +414,10 @@ impl Home {
             return;
         }
         let mut pool = self.pool();
+        // One that went another way than the present carries nothing more. Seen under the lock that `reroute` takes after.
+        if !Arc::ptr_eq(&link.route, &crate::lock(&self.route)) {
+            return;
+        }
         let since = self.clock.now_ms();
         if pool.idle.len() >= MAX_IDLE {
             pool.idle.remove(0);
@@ -459,6 +463,8 @@ async fn sweep(home: Weak<Home>, pause: Duration) {
 
 /// One connection and the two ends of it that the HTTP library gives out.
 struct Link {
+    /// The way that it was opened by.
+    route: Arc<Route>,
     sender: SendRequest<Full<Bytes>>,
     /// Gone once it has ended: kept any longer, a request queued on it would never be answered.
     driver: Option<Connection<TokioIo<Wire>, Full<Bytes>>>,

@@ -442,7 +442,10 @@ impl Commands {
     pub(super) fn left(&self, pipe: &Arc<Pipe>, key: Key) {
         let Some(clients) = pipe.clients() else { return };
         let told = clients.leave(key);
-        if !told.is_empty() {
+        if lock(&clients.inside).is_done() {
+            // The last that it owed an answer to.
+            pipe.child.end();
+        } else if !told.is_empty() {
             let pipe = Arc::clone(pipe);
             tokio::spawn(async move {
                 for message in told {

@@ -120,6 +120,9 @@ impl Waiting {
 
 /// Before the first message in its stream, the client hears that there is one.
 pub(super) fn begun(up: &Arc<Upstream>, attempt: AttemptId) {
+    if !up.desk(|desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_none())) {
+        return;
+    }
     up.fact_after(
         |desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_none()),
         Input::Begun { attempt, begun: Begun::Stream },

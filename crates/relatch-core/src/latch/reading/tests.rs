@@ -133,7 +133,7 @@ fn dialects() -> Vec<Row> {
         ("HTTP+SSE of Java, no id", 400, text(r#"{"message":"Session ID missing in message endpoint"}"#), Gone),
         // Its gate uses the code of wrong arguments, so a question has to tell.
         ("HTTP+SSE of mcp-go", 400, rpc(-32602, "Invalid session ID"), Suspected),
-        ("HTTP+SSE of Starlette, in the place of Streamable HTTP", 405, text("Method Not Allowed"), Gone),
+        ("HTTP+SSE of Starlette, in the place of Streamable HTTP", 405, text("Method Not Allowed"), Suspected),
         ("an empty 404", 404, text(""), Gone),
         ("a route that is missing", 404, text("<html><head><title>404 Not Found</title></head></html>"), Gone),
         ("a JSON 404 of a framework", 404, text(r#"{"detail":"Not Found"}"#), Gone),
