@@ -386,6 +386,11 @@ pub fn server_schema() -> serde_json::Value {
 /// that stands for something hidden stays as it is.
 #[must_use]
 pub fn shown_url(url: &str) -> String {
+    // A port that is picked anew each time stands for itself.
+    const PICKED: (&str, &str) = (":{port}", ":65535");
+    if url.contains(PICKED.0) {
+        return shown_url(&url.replace(PICKED.0, PICKED.1)).replacen(PICKED.1, PICKED.0, 1);
+    }
     let Ok(mut url) = url::Url::parse(url) else {
         // A command is shown as it is: every user of the machine sees it anyway.
         return if url.contains("://") { "(not an address)".to_owned() } else { url.to_owned() };
@@ -557,6 +562,7 @@ mod tests {
             shown_url("https://me:pw@a.example/mcp?key=s3cret&v=2#x"),
             "https://a.example/mcp?key=…&v=…"
         );
+        assert_eq!(shown_url("http://me@127.0.0.1:{port}/mcp?a=b"), "http://127.0.0.1:{port}/mcp?a=…");
         assert_eq!(shown_url("http://:x/"), "(not an address)");
         assert_eq!(shown_url("npx -y server"), "npx -y server");
         assert_eq!(shown_url("http://a/${KEY}/mcp?k=${KEY}"), "http://a/${KEY}/mcp?k=…");

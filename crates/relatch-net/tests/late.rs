@@ -165,7 +165,7 @@ async fn a_copy_is_given_to_the_credentials_that_it_came_under_and_no_others() {
     // In the same session, but as somebody else.
     let mut other = client.clone();
     other.more = vec![("authorization", "Bearer other".to_owned())];
-    let (asked, opened) = (
+    let (asked, opened, keyed) = (
         tokio::spawn({
             let other = other.clone();
             async move { other.post(LIST).await.text().await }
@@ -177,13 +177,23 @@ async fn a_copy_is_given_to_the_credentials_that_it_came_under_and_no_others() {
                 stranger.post(r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"test","version":"1"}}}"#).await.status
             }
         }),
+        tokio::spawn({
+            // A key is a credential, too, whatever its name begins with.
+            let mut stranger = world.client();
+            stranger.more = client.more.clone();
+            stranger.more.push(("mcp-api-key", "b".to_owned()));
+            async move {
+                stranger.post(r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"test","version":"1"}}}"#).await.status
+            }
+        }),
     );
-    until("both wait", || world.keeper.report("x").unwrap().waiting == 2).await;
+    until("all three wait", || world.keeper.report("x").unwrap().waiting == 3).await;
 
     // The server is there: it refuses them itself, and from then on the good ones too.
     let server = server_at(at, "secret_tool", "1.0", &["Bearer better"]).await;
     assert!(!asked.await.unwrap().contains("secret_tool"));
     assert_eq!(opened.await.unwrap(), 401);
+    assert_eq!(keyed.await.unwrap(), 401);
     let (_, refused) = opens(&world, "Bearer good").await;
     assert!(refused["result"].is_null(), "{refused}");
     is_kept(&world.keeper).await;

@@ -41,6 +41,29 @@ async fn a_trace_in_a_message_goes_through_as_it_came() {
 }
 
 #[tokio::test]
+async fn calls_of_a_batch_run_side_by_side() {
+    let together = std::sync::Arc::new(tokio::sync::Barrier::new(2));
+    let server = Server::ordinary(move |seen| {
+        let together = std::sync::Arc::clone(&together);
+        async move {
+            // Neither is answered before the other is there.
+            together.wait().await;
+            json(format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{}}}}", seen.id()))
+        }
+    })
+    .await;
+    let mut stdio = Stdio::before(&server.url()).await;
+    stdio
+        .say(r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{},"clientInfo":{"name":"test","version":"1"}}}"#)
+        .await;
+    assert_eq!(stdio.hear_json().await["result"]["protocolVersion"], "2025-03-26");
+    stdio.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
+    stdio.say(&format!("[{},{}]", call_text(1, "a"), call_text(2, "b"))).await;
+    let answers = stdio.hear_json().await;
+    assert_eq!(answers.as_array().map(Vec::len), Some(2), "{answers}");
+}
+
+#[tokio::test]
 async fn nothing_is_asked_before_initialize() {
     let server = Server::ordinary(|_| async move { say(500, "", "") }).await;
     let mut stdio = Stdio::before(&server.url()).await;

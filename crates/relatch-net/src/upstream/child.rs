@@ -172,7 +172,11 @@ impl Child {
             ends_listening.abort();
             let discreet = weak.upgrade().is_some_and(|child| child.discreet.load(Ordering::Relaxed));
             shown.ended(&tail, by_itself);
-            let words = last_words(&program, status, left && by_itself, &lock(&tail), discreet);
+            let how = match by_itself {
+                true => how_it_ended(&program, status, left),
+                false => format!("relatch ended `{program}`"),
+            };
+            let words = with_last_words(how, &lock(&tail), discreet);
             let _ = tell.send(Some(words));
         });
         Ok(child)
@@ -389,10 +393,10 @@ pub(crate) async fn next(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8])
     from.read(buffer).await.ok().filter(|read| *read > 0)
 }
 
-/// How a command ended: its status, and what it said last.
-fn last_words(program: &str, status: Option<ExitStatus>, left: bool, tail: &Tail, discreet: bool) -> String {
+/// How a command ended by itself.
+fn how_it_ended(program: &str, status: Option<ExitStatus>, left: bool) -> String {
     use std::os::unix::process::ExitStatusExt;
-    let how = match status.map(|status| (status.code(), status.signal())) {
+    match status.map(|status| (status.code(), status.signal())) {
         Some((Some(0), _)) if left => {
             format!(
                 "`{program}` exited with status 0 and went on in the background; a server stays in the foreground"
@@ -403,7 +407,11 @@ fn last_words(program: &str, status: Option<ExitStatus>, left: bool, tail: &Tail
         Some((Some(code), _)) => format!("`{program}` exited with status {code}"),
         Some((None, Some(signal))) => format!("`{program}` was ended by signal {signal}"),
         Some((None, None)) | None => format!("`{program}` has ended"),
-    };
+    }
+}
+
+/// How it ended, and what it said last.
+fn with_last_words(how: String, tail: &Tail, discreet: bool) -> String {
     match tail.telling().filter(|_| !discreet) {
         Some(line) => format!("{how}; on stderr it had said `{line}`"),
         None => how,

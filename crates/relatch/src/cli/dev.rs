@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use relatch_admin::KeeperKind;
+use relatch_wire::digest::digest;
 
 use super::parse;
 use super::serve::state_dir;
@@ -122,6 +123,12 @@ fn read(arguments: &Arguments) -> Result<(Launch, Dev), Failure> {
     let headers = arguments.treatment.headers()?;
     is_there(arguments)?;
     let (kind, place) = match &arguments.url {
+        None if arguments.command.iter().any(|word| word.contains("{port}")) => {
+            return Err(Failure::usage(
+                "The command has a `{port}`, and there is no `--url` that has it, too",
+            )
+            .hint("Say where the server listens, such as `--url 'http://127.0.0.1:{port}/mcp'`"));
+        }
         None => {
             if !headers.is_empty() {
                 return Err(Failure::usage("A command takes no header")
@@ -157,7 +164,7 @@ fn read(arguments: &Arguments) -> Result<(Launch, Dev), Failure> {
         kind: if arguments.stdio { KeeperKind::Stdio } else { KeeperKind::Serve },
         servers: vec![server.clone()],
         listen: arguments.listen.unwrap_or(DEFAULT_LISTEN),
-        records_dir: Some(kept.join("dev").join(&name)),
+        records_dir: Some(kept.join("dev").join(of_this_folder(&name))),
         state_dir: kept,
         token: !arguments.no_token,
         allow_hosts: Vec::new(),
@@ -171,6 +178,13 @@ fn read(arguments: &Arguments) -> Result<(Launch, Dev), Failure> {
     let drain = Duration::from_millis(arguments.drain);
     let plan = Plan { kind, build: arguments.build.clone(), drain };
     Ok((launch, Dev { plan, server, rules, picture, plain, stdio: arguments.stdio }))
+}
+
+/// Where the sessions of this name are kept: a server of the same name in another folder is another server, and the clients
+/// of one are none of the other's.
+fn of_this_folder(name: &str) -> String {
+    let folder = std::env::current_dir().unwrap_or_default();
+    format!("{name}-{:016x}", digest(folder.as_os_str().as_encoded_bytes()))
 }
 
 /// The program, and the build's command line, where they can be looked for now.
@@ -203,6 +217,8 @@ fn is_piped() -> bool {
 mod tests {
     use clap::Parser;
 
+    use std::path::Path;
+
     use super::*;
 
     #[derive(Debug, Parser)]
@@ -221,7 +237,7 @@ mod tests {
         let (launch, dev) = typed(&["--watch", "src", "--", "sh", "server.sh"]).unwrap();
         assert_eq!((launch.kind, launch.listen), (KeeperKind::Serve, DEFAULT_LISTEN));
         assert_eq!(launch.servers[0].name, "sh");
-        assert_eq!(launch.records_dir, Some("/state/dev/sh".into()));
+        assert_eq!(launch.records_dir, Some(Path::new("/state/dev").join(of_this_folder("sh"))));
         assert_eq!(
             launch.servers[0].place,
             Place::Command(Program::typed(&["sh".into(), "server.sh".into()]))
