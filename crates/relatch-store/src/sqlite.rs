@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relatch_core::record::{Record, RecordError};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -186,12 +186,21 @@ pub(crate) fn own_folder(dir: &Path, file: &str) -> io::Result<()> {
     std::fs::set_permissions(dir, Permissions::from_mode(0o700))
 }
 
+/// A lock that somebody has may be let go in this time: one that ends leaves it for a moment to whatever it was just starting.
+const LOCK_WITHIN: Duration = Duration::from_millis(500);
+
 /// Takes the lock of `dir`, leaving this process's id for whoever comes second.
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join("lock");
     let place = |cause| StoreError::Place { path: path.clone(), cause };
     let mut file = private(&path).map_err(place)?;
-    match file.try_lock() {
+    let end = Instant::now() + LOCK_WITHIN;
+    let mut taken = file.try_lock();
+    while matches!(taken, Err(TryLockError::WouldBlock)) && Instant::now() < end {
+        std::thread::sleep(LOCK_WITHIN / 20);
+        taken = file.try_lock();
+    }
+    match taken {
         Ok(()) => {
             file.set_len(0).map_err(place)?;
             file.rewind().map_err(place)?;
