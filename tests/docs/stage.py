@@ -82,6 +82,15 @@ def listens(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def in_group(group):
+    """Whether anything of a process group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def begin_server(folder, name, port):
     process = subprocess.Popen(
         [os.environ["RELATCH"], "drill-server", "--port", str(port), "--ledger", str(folder / f"{name}.ledger")],
@@ -236,7 +245,8 @@ class Stage:
             if not said:
                 raise Wrong("it says nothing")
             os.write(ours, b"q")
-            process.send_signal(signal.SIGINT)
+            # As a terminal does it: to the shell and to what it has started.
+            os.killpg(process.pid, signal.SIGINT)
             while process.poll() is None and time.monotonic() < end:
                 if select.select([ours], [], [], 0.05)[0]:
                     said += os.read(ours, 65536)
@@ -246,7 +256,9 @@ class Stage:
             os.close(ours)
         if process.poll() is None:
             raise Wrong("it does not end when it is told to")
-        if process.returncode not in (0, 1, 130, -signal.SIGINT):
+        until(lambda: not in_group(process.pid), 10, "what it has started does not end")
+        # A shell that ends takes its terminal along.
+        if process.returncode not in (0, 1, 130, -signal.SIGINT, -signal.SIGHUP):
             raise Wrong(f"it ended with {process.returncode}: {said.decode(errors='replace')}")
         return said.decode(errors="replace")
 

@@ -227,7 +227,7 @@ mod tests {
         tokio::time::timeout(std::time::Duration::from_secs(20), ready).await.unwrap();
         assert_eq!(process.last_words(), None, "it reads and is not told anything");
         let words = process.stop().await;
-        assert!(words.starts_with("`sh` was ended by signal 9"), "{words}");
+        assert!(words.starts_with("relatch ended `sh`"), "{words}");
     }
 
     fn initialize() -> Bytes {
