@@ -7,11 +7,11 @@ use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door, Reading};
 use super::{Doubtful, Farewell, Gap, Heard, Knows, Latch, LatchState, Loss, Raised, Step};
-use crate::effect::{Connection, Effect, What};
+use crate::effect::{Connection, Effect};
 use crate::exchange::words;
 use crate::fault::Fault;
 use crate::input::{Answer, Refusal, SessionFacts};
-use crate::upstream::{Absence, Attempt, Machine, Outcome, Purpose, Question, Why};
+use crate::upstream::{Absence, Attempt, Machine, Outcome, Question, Why};
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal, policy};
 
 /// A handshake's answer that is none.
@@ -312,15 +312,7 @@ impl Machine {
         if self.attempts.permits() >= policy::PERMITS && !self.planted(Fault::IgnoresHandshakeCap) {
             return None;
         }
-        let generation = self.next_generation(id);
-        let attempt = self.send(
-            id,
-            generation,
-            What::Initialize { ex: None },
-            Purpose::Handshake,
-            Connection::Young,
-            Some(policy::HANDSHAKE_STEP_MS),
-        );
+        let (generation, attempt) = self.send_handshake(id);
         let now = self.now;
         let latch = self.latches.get_mut(&id)?;
         let loss = match std::mem::replace(&mut latch.state, LatchState::Ended) {

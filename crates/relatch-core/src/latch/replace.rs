@@ -117,8 +117,8 @@ impl Machine {
             && self.wish.latches.get(&latch.id).is_some_and(|newest| generation <= *newest)
     }
 
-    /// Opens another session beside the one in use: there is a permit for it.
-    pub(crate) fn begin_beside(&mut self, id: LatchId) {
+    /// A handshake of relatch's own, for the next session of this latch.
+    pub(super) fn send_handshake(&mut self, id: LatchId) -> (Gen, AttemptId) {
         let generation = self.next_generation(id);
         let attempt = self.send(
             id,
@@ -128,6 +128,12 @@ impl Machine {
             Connection::Young,
             Some(policy::HANDSHAKE_STEP_MS),
         );
+        (generation, attempt)
+    }
+
+    /// Opens another session beside the one in use: there is a permit for it.
+    pub(crate) fn begin_beside(&mut self, id: LatchId) {
+        let (generation, attempt) = self.send_handshake(id);
         let since = self.now;
         if let Some(latch) = self.latches.get_mut(&id) {
             latch.beside = Some(Beside { attempt, generation, since });
