@@ -120,14 +120,17 @@ impl Waiting {
 
 /// Before the first message in its stream, the client hears that there is one.
 pub(super) fn begun(up: &Arc<Upstream>, attempt: AttemptId) {
-    if !up.desk(|desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_none())) {
-        return;
-    }
+    let mut first = false;
     up.fact_after(
-        |desk| desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_none()),
+        |desk| {
+            first = desk.attempts.get(&attempt).is_some_and(|a| a.flow.is_none());
+            first
+        },
         Input::Begun { attempt, begun: Begun::Stream },
     );
-    up.desk(|desk| desk.stream_begins(attempt));
+    if first {
+        up.desk(|desk| desk.stream_begins(attempt));
+    }
 }
 
 impl Drop for Asked<'_> {
