@@ -3,7 +3,7 @@
 //! It lives behind the same lock as the machine, so that a fact and its effects see one state. It sorts the messages of
 //! a stream by whom they are for and decides nothing else.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use crate::exchange::{Piece, Running, Sink, Stop};
 use crate::latch::{Headers, Latch, Pending, UpSession};
+use crate::numbered::Numbered;
 use crate::outbox::Outbox;
 use crate::spans::{AttemptSpan, ExchangeSpan};
 use crate::tap::Tapped;
@@ -32,9 +33,9 @@ const PENDING: usize = 1_000;
 pub(crate) struct Desk {
     /// Boxed: a node of the map has room for eleven, most of it empty.
     pub(crate) latches: BTreeMap<LatchId, Box<Latch>>,
-    pub(crate) exchanges: HashMap<ExId, Exchange>,
-    pub(crate) notes: HashMap<NoteId, Note>,
-    pub(crate) attempts: HashMap<AttemptId, Attempt>,
+    pub(crate) exchanges: Numbered<ExId, Exchange>,
+    pub(crate) notes: Numbered<NoteId, Note>,
+    pub(crate) attempts: Numbered<AttemptId, Attempt>,
     /// Upstream sessions that opened after their latch was over, with the credentials that opened them. They are ended.
     pub(crate) orphans: BTreeMap<(LatchId, Gen), (Box<UpSession>, Headers)>,
     /// The exchange whose front stands here and would drive its first attempt itself; and that, once it has begun.

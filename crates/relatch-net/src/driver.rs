@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::copies::{Asker, Page, facts_of};
 use crate::desk::{Desk, Exchange, Kept, Refused};
-use crate::exchange::{Final, Piece, Running, Shape};
+use crate::exchange::{Challenge, Final, Piece, Running, Shape};
 use crate::keeper::Common;
 use crate::latch::Headers;
 use crate::upstream::attempt;
@@ -395,12 +395,10 @@ impl Upstream {
                 let Some(mut exchange) = desk.close_exchange(ex) else { return };
                 exchange.ends("challenged", true);
                 exchange.sink.put(Piece::Final(match refused {
-                    Some(Kept::Refused(Refused { status, headers, body, .. })) => Final::Challenge {
-                        instead: words::challenge(&self.name, &exchange.id, status, &headers),
-                        status,
-                        headers,
-                        body,
-                    },
+                    Some(Kept::Refused(Refused { status, headers, body, .. })) => {
+                        let instead = words::challenge(&self.name, &exchange.id, status, &headers);
+                        Final::Challenge(Box::new(Challenge { status, headers, body, instead }))
+                    }
                     Some(Kept::Answer(..) | Kept::Passed) | None => Final::Message {
                         text: words::lost_answer(&self.name, &exchange.id),
                         shape: Shape::Json,

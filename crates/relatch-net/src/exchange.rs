@@ -3,9 +3,10 @@
 //! An attempt puts pieces in, a front (HTTP or stdio) takes them out and writes them down in its own way. Decides
 //! nothing; whose pieces flow is said by the core.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -13,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
+use crate::lock;
 use crate::quiet::Quiet;
 
 /// How many bytes of events may wait for one exchange's client before its attempt is read no further.
@@ -139,56 +141,91 @@ pub(crate) enum Final {
     /// With the long answer that went before.
     Whole,
     /// With the upstream's own refusal of the client's credentials.
-    Challenge {
-        /// 401 or 403.
-        status: StatusCode,
-        /// What of its headers goes back.
-        headers: HeaderMap,
-        /// Its body.
-        body: Bytes,
-        /// The error that says the same where no status can be given any more.
-        instead: Bytes,
-    },
+    Challenge(Box<Challenge>),
+}
+
+/// An upstream's refusal of the client's credentials.
+#[derive(Debug)]
+pub(crate) struct Challenge {
+    /// 401 or 403.
+    pub(crate) status: StatusCode,
+    /// What of its headers goes back.
+    pub(crate) headers: HeaderMap,
+    /// Its body.
+    pub(crate) body: Bytes,
+    /// The error that says the same where no status can be given any more.
+    pub(crate) instead: Bytes,
 }
 
 /// The end into which an exchange's pieces are put. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Sink {
-    pieces: mpsc::UnboundedSender<Piece>,
-    room: Arc<Semaphore>,
+    way: Arc<Way>,
     /// Whether the client takes messages before the answer here.
     pub(crate) takes_events: bool,
 }
 
 /// The end from which a front takes an exchange's pieces.
-pub(crate) type Pieces = mpsc::UnboundedReceiver<Piece>;
+#[derive(Debug)]
+pub(crate) struct Pieces(Arc<Way>);
+
+/// What lies between the two. Nearly every exchange has one piece, its answer, so there is room for one, and whatever
+/// else may be needed is made when it is.
+#[derive(Debug, Default)]
+struct Way(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    first: Option<Piece>,
+    /// Those behind the first.
+    others: VecDeque<Piece>,
+    front: Option<Waker>,
+    sinks: usize,
+    /// The front has left.
+    left: bool,
+    room: Option<Arc<Semaphore>>,
+}
 
 impl Sink {
     /// Both ends. What waits between them is bounded by [`EVENT_ROOM`] and by there being one final piece.
     pub(crate) fn open(takes_events: bool) -> (Sink, Pieces) {
-        let (pieces, taken) = mpsc::unbounded_channel();
-        (Sink { pieces, room: Arc::new(Semaphore::new(EVENT_ROOM)), takes_events }, taken)
+        let way = Arc::new(Way::default());
+        lock(&way.0).sinks = 1;
+        (Sink { way: Arc::clone(&way), takes_events }, Pieces(way))
     }
 
     /// Puts a piece in at once; it is let go when the client has left.
     pub(crate) fn put(&self, piece: Piece) {
-        // A front that is gone has said so itself.
-        drop(self.pieces.send(piece));
+        let mut waiting = lock(&self.way.0);
+        if waiting.left {
+            // A front that is gone has said so itself.
+            return;
+        }
+        match waiting.first {
+            None => waiting.first = Some(piece),
+            Some(_) => waiting.others.push_back(piece),
+        }
+        let front = waiting.front.take();
+        drop(waiting);
+        if let Some(front) = front {
+            front.wake();
+        }
     }
 
     /// Puts an event in as soon as there is room for it.
     pub(crate) async fn event(&self, message: Bytes) {
-        let size = u32::try_from(message.len().clamp(1, EVENT_ROOM)).unwrap_or(u32::MAX);
-        if let Ok(permit) = Arc::clone(&self.room).acquire_many_owned(size).await {
+        if let Ok(permit) = self.room().acquire_many_owned(size_of(&message)).await {
             self.put(Piece::Event(message, permit));
         }
     }
 
     /// Puts an event in if there is room for it now.
     pub(crate) fn event_now(&self, message: &Bytes) -> bool {
-        let size = u32::try_from(message.len().clamp(1, EVENT_ROOM)).unwrap_or(u32::MAX);
-        match Arc::clone(&self.room).try_acquire_many_owned(size) {
-            Ok(permit) => self.pieces.send(Piece::Event(message.clone(), permit)).is_ok(),
+        match self.room().try_acquire_many_owned(size_of(message)) {
+            Ok(permit) => {
+                self.put(Piece::Event(message.clone(), permit));
+                !lock(&self.way.0).left
+            }
             Err(_) => false,
         }
     }
@@ -198,5 +235,125 @@ impl Sink {
         let (chunks, taken) = mpsc::channel(LONG_ROOM);
         self.put(Piece::Long { sse, chunks: taken });
         chunks
+    }
+
+    fn room(&self) -> Arc<Semaphore> {
+        let mut waiting = lock(&self.way.0);
+        Arc::clone(waiting.room.get_or_insert_with(|| Arc::new(Semaphore::new(EVENT_ROOM))))
+    }
+}
+
+/// How much of the room an event takes.
+fn size_of(message: &Bytes) -> u32 {
+    u32::try_from(message.len().clamp(1, EVENT_ROOM)).unwrap_or(u32::MAX)
+}
+
+impl Clone for Sink {
+    fn clone(&self) -> Sink {
+        lock(&self.way.0).sinks += 1;
+        Sink { way: Arc::clone(&self.way), takes_events: self.takes_events }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.way.0);
+        waiting.sinks -= 1;
+        let front = if waiting.sinks == 0 { waiting.front.take() } else { None };
+        drop(waiting);
+        if let Some(front) = front {
+            front.wake();
+        }
+    }
+}
+
+impl Pieces {
+    /// The next piece; none when no more can come.
+    pub(crate) async fn recv(&mut self) -> Option<Piece> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The same as a step of something else.
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
+        let mut waiting = lock(&self.0.0);
+        if let Some(piece) = waiting.first.take() {
+            waiting.first = waiting.others.pop_front();
+            return Poll::Ready(Some(piece));
+        }
+        if waiting.sinks == 0 {
+            return Poll::Ready(None);
+        }
+        if !waiting.front.as_ref().is_some_and(|front| front.will_wake(cx.waker())) {
+            waiting.front = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.0.0);
+        waiting.left = true;
+        // What they hold may itself wait for a lock.
+        let unread = (waiting.first.take(), std::mem::take(&mut waiting.others));
+        drop(waiting);
+        drop(unread);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(pieces: &mut Pieces) -> Poll<Option<Piece>> {
+        pieces.poll_recv(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn pieces_come_in_their_order_and_end_with_the_last_sink() {
+        let (sink, mut pieces) = Sink::open(true);
+        assert!(next(&mut pieces).is_pending());
+        let other = sink.clone();
+        sink.put(Piece::Early);
+        other.put(Piece::Begun);
+        assert!(sink.event_now(&Bytes::from_static(b"1")));
+        drop(sink);
+        assert!(matches!(next(&mut pieces), Poll::Ready(Some(Piece::Early))));
+        assert!(matches!(next(&mut pieces), Poll::Ready(Some(Piece::Begun))));
+        other.put(Piece::Final(Final::Whole));
+        assert!(matches!(next(&mut pieces), Poll::Ready(Some(Piece::Event(..)))));
+        assert!(matches!(next(&mut pieces), Poll::Ready(Some(Piece::Final(Final::Whole)))));
+        assert!(next(&mut pieces).is_pending());
+        drop(other);
+        assert!(matches!(next(&mut pieces), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn events_have_their_room_until_they_are_written_and_none_behind_a_client_that_left() {
+        let (sink, mut pieces) = Sink::open(true);
+        let large = Bytes::from(vec![b' '; EVENT_ROOM]);
+        assert!(sink.event_now(&large));
+        assert!(!sink.event_now(&Bytes::from_static(b"1")));
+        let Poll::Ready(Some(taken)) = next(&mut pieces) else { panic!("no event") };
+        assert!(!sink.event_now(&Bytes::from_static(b"1")), "it is not written yet");
+        drop(taken);
+        assert!(sink.event_now(&large));
+        drop(pieces);
+        assert!(!sink.event_now(&large), "nobody is there");
+        // What lay unread gave its room back.
+        assert_eq!(sink.room().available_permits(), EVENT_ROOM);
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_by_a_piece_and_by_the_end() {
+        let (sink, mut pieces) = Sink::open(false);
+        let waits =
+            tokio::spawn(async move { (pieces.recv().await.is_some(), pieces.recv().await.is_none()) });
+        tokio::task::yield_now().await;
+        sink.put(Piece::Early);
+        tokio::task::yield_now().await;
+        drop(sink);
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), waits).await;
+        assert!(matches!(waited, Ok(Ok((true, true)))), "{waited:?}");
     }
 }

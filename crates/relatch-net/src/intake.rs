@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use relatch_core::health::{ClientSeen, ServerSeen};
 use relatch_core::input::{Ask, Input, Keep, Restored, Told};
 use relatch_core::record::Record;
@@ -354,11 +355,15 @@ impl Upstream {
             .method()
             .and_then(ListKind::from_method)
             .map(|kind| (kind, params::cursor(raw).is_none()));
-        let token = params::progress_token(raw);
+        let token = arrival.envelope.progress_token(&arrival.message);
         let span = self.common.spans.get().and_then(|spans| spans.begin(&self.name, &arrival));
         let tapped = self.common.tap.get().map(|tap| {
             let method = arrival.envelope.method().unwrap_or_default();
-            let tool = if method == method::TOOLS_CALL { params::tool_name(raw) } else { None };
+            let tool = if method == method::TOOLS_CALL {
+                arrival.envelope.param_name(&arrival.message)
+            } else {
+                None
+            };
             Box::new(tap.asked(ex, method, tool))
         });
         let exchange = Exchange {
@@ -397,7 +402,7 @@ fn ask_of(request: &Request) -> Ask {
     Ask {
         id: request.id.clone(),
         method: name.to_owned(),
-        tool: if name == method::TOOLS_CALL { params::tool_name(raw) } else { None },
+        tool: (name == method::TOOLS_CALL).then(|| arrival.envelope.param_name(&arrival.message)).flatten(),
         accepts_sse: request.takes_events,
         keep,
     }
@@ -407,21 +412,33 @@ fn client_of(params: &[u8]) -> Option<ClientSeen> {
     params::client_identity(params).map(|client| ClientSeen { name: client.name, version: client.version })
 }
 
-/// The headers of a client's request that go on to its upstream, copied so that they hold on to no buffer.
-pub(crate) fn forwardable(headers: &HeaderMap) -> HeaderMap {
+/// The headers of a client's request that go on to its upstream, copied so that they hold on to no buffer; where they
+/// are those of `last`, that.
+pub(crate) fn forwardable(headers: &HeaderMap, last: &Arc<HeaderMap>) -> Arc<HeaderMap> {
+    let goes = going(headers);
+    let mut same = last.iter();
+    let all_same = headers.iter().all(|(name, value)| !goes(name) || same.next() == Some((name, value)));
+    if all_same && same.next().is_none() {
+        return Arc::clone(last);
+    }
+    let copied = headers
+        .iter()
+        .filter(|(name, _)| goes(name))
+        .filter_map(|(name, value)| Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?)));
+    Arc::new(copied.collect())
+}
+
+/// Which headers of a request go on: not those that its `Connection` names.
+fn going(headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool {
     let named: Vec<String> = headers
-        .get_all(http::header::CONNECTION)
+        .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
         .collect();
-    headers
-        .iter()
-        .filter(|(name, _)| {
-            forwarded_downstream_header(name.as_str()) && !named.iter().any(|other| other == name.as_str())
-        })
-        .filter_map(|(name, value)| Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?)))
-        .collect()
+    move |name| {
+        forwarded_downstream_header(name.as_str()) && !named.iter().any(|other| other == name.as_str())
+    }
 }
 
 /// A message and its envelope with what came along.

@@ -28,7 +28,7 @@ use crate::tell::Teller;
 use crate::upstream::dial::Tls;
 use crate::upstream::way::{Address, Way};
 use crate::words::Drain;
-use crate::{entropy, lock};
+use crate::{entropy, intake, lock};
 
 /// Expiry is looked at this often.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
@@ -123,13 +123,11 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// These headers, as one with those of the request before where they are the same: a client sends the same ones each
+    /// What of these headers goes on, as one with those of the request before where they are the same: a client sends the same ones each
     /// time, and so do clients of one kind, while each session keeps the newest.
-    pub(crate) fn shared(&self, headers: HeaderMap) -> Arc<HeaderMap> {
+    pub(crate) fn forwardable(&self, headers: &HeaderMap) -> Arc<HeaderMap> {
         let mut last = lock(&self.headers);
-        if **last != headers {
-            *last = Arc::new(headers);
-        }
+        *last = intake::forwardable(headers, &last);
         Arc::clone(&last)
     }
 

@@ -79,7 +79,7 @@ impl Upstream {
             method::PROMPTS_GET => ListKind::Prompts,
             _ => return None,
         };
-        let named = arrival.envelope.params(&arrival.message).and_then(params::name)?;
+        let named = arrival.envelope.param_name(&arrival.message)?;
         if named != NAME {
             return None;
         }

@@ -3,6 +3,7 @@
 //! Everything else stays raw. The spans found here let others splice a value and keep every other byte. What a method
 //! means, and whether a message fits a session, is decided elsewhere.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -15,6 +16,9 @@ pub const MAX_DEPTH: usize = 128;
 
 /// The most messages that one batch may carry.
 pub const MAX_BATCH: usize = 1_000;
+
+/// Where a request of the modern era says its revision (2026-07-28, basic/index#_meta).
+const META_REVISION: &[u8] = b"io.modelcontextprotocol/protocolVersion";
 
 /// JSON-RPC 2.0 §5.1: the text is not JSON.
 pub const PARSE_ERROR: i64 = -32700;
@@ -59,12 +63,48 @@ pub enum Kind {
 pub struct Envelope {
     /// What the message is.
     pub kind: Kind,
-    id: Option<Range<usize>>,
-    params: Option<Range<usize>>,
-    result: Option<Range<usize>>,
-    error: Option<Range<usize>>,
+    id: Span,
+    params: Span,
+    result: Span,
+    error: Span,
+    named: Named,
     /// Where the closing brace stands.
     close: usize,
+}
+
+/// What `params` names and every call is looked at for, found while the message is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Named {
+    /// `name`: the tool, the prompt.
+    name: Span,
+    /// `_meta.progressToken`.
+    token: Span,
+    /// `_meta.io.modelcontextprotocol/protocolVersion`.
+    revision: Span,
+}
+
+/// A value's place in a message of at most 4 GiB. None stands at its very beginning, where the message itself opens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn of(range: Range<usize>) -> Span {
+        match (u32::try_from(range.start), u32::try_from(range.end)) {
+            (Ok(start), Ok(end)) => Span { start, end },
+            _ => Span::default(),
+        }
+    }
+
+    fn range(self) -> Option<Range<usize>> {
+        (self.start != 0).then_some(self.start as usize..self.end as usize)
+    }
+
+    fn of_bytes(self, bytes: &[u8]) -> Option<&[u8]> {
+        bytes.get(self.range()?)
+    }
 }
 
 /// Why something is no message, with what there is to answer.
@@ -103,27 +143,43 @@ impl Envelope {
 
     /// The raw value of `params`.
     pub fn params<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        bytes.get(self.params.clone()?)
+        self.params.of_bytes(bytes)
+    }
+
+    /// `name` in `params`, decoded: the tool of `tools/call`, the prompt of `prompts/get`; `None` where it is missing, twice
+    /// or no string.
+    pub fn param_name(&self, bytes: &[u8]) -> Option<String> {
+        self.named.name.of_bytes(bytes).and_then(json::decode).map(Cow::into_owned)
+    }
+
+    /// The token under which a request wants progress (basic/utilities/progress).
+    pub fn progress_token(&self, bytes: &[u8]) -> Option<RequestId> {
+        RequestId::from_raw(std::str::from_utf8(self.named.token.of_bytes(bytes)?).ok()?)
+    }
+
+    /// The revision that a request of the modern era carries (2026-07-28, basic/index#_meta).
+    pub fn meta_protocol_version(&self, bytes: &[u8]) -> Option<String> {
+        self.named.revision.of_bytes(bytes).and_then(json::decode).map(Cow::into_owned)
     }
 
     /// Where the value of `params` lies.
     pub fn params_span(&self) -> Option<Range<usize>> {
-        self.params.clone()
+        self.params.range()
     }
 
     /// The raw value of `result`.
     pub fn result<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        bytes.get(self.result.clone()?)
+        self.result.of_bytes(bytes)
     }
 
     /// Where the value of `result` lies.
     pub fn result_span(&self) -> Option<Range<usize>> {
-        self.result.clone()
+        self.result.range()
     }
 
     /// The raw error object.
     pub fn error<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        bytes.get(self.error.clone()?)
+        self.error.of_bytes(bytes)
     }
 
     /// The code, where the message is an error.
@@ -154,8 +210,8 @@ impl Envelope {
     /// The message under another id, every other byte kept. An error answer without id gains one as its last member;
     /// a notification stays as it is. No copy is made if the id is spelled so already.
     pub fn with_id(&self, bytes: &Bytes, id: &RequestId) -> Bytes {
-        match (&self.id, &self.kind) {
-            (Some(span), _) => splice(bytes, span.clone(), id.raw()),
+        match (self.id.range(), &self.kind) {
+            (Some(span), _) => splice(bytes, span, id.raw()),
             (None, Kind::Error { .. }) => {
                 splice(bytes, self.close..self.close, &format!(",\"id\":{}", id.raw()))
             }
@@ -165,7 +221,7 @@ impl Envelope {
 
     /// The message with the JSON text `new` in place of `span`, which counts from the start of `params`.
     pub fn with_params_value(&self, bytes: &Bytes, span: Range<usize>, new: &str) -> Bytes {
-        match &self.params {
+        match self.params.range() {
             Some(params) if span.start <= span.end && span.end <= params.len() => {
                 splice(bytes, params.start + span.start..params.start + span.end, new)
             }
@@ -179,6 +235,9 @@ impl Envelope {
 /// # Errors
 /// [`Malformed`] if the body, or any message of a batch, is malformed.
 pub fn read_body(bytes: &[u8]) -> Result<Body, Malformed> {
+    if u32::try_from(bytes.len()).is_err() {
+        return Err(invalid("The body is larger than 4 GiB", None));
+    }
     if let Err(error) = std::str::from_utf8(bytes) {
         let at = error.valid_up_to();
         return Err(unparsable(format!("The body is not UTF-8: invalid byte at offset {at}"), None));
@@ -237,36 +296,103 @@ struct Parts {
 }
 
 impl Parts {
-    fn slot(&mut self, key: &str) -> Option<&mut Option<Range<usize>>> {
+    fn slot(&mut self, key: &[u8]) -> Option<&mut Option<Range<usize>>> {
         Some(match key {
-            "jsonrpc" => &mut self.jsonrpc,
-            "id" => &mut self.id,
-            "method" => &mut self.method,
-            "params" => &mut self.params,
-            "result" => &mut self.result,
-            "error" => &mut self.error,
+            b"jsonrpc" => &mut self.jsonrpc,
+            b"id" => &mut self.id,
+            b"method" => &mut self.method,
+            b"params" => &mut self.params,
+            b"result" => &mut self.result,
+            b"error" => &mut self.error,
             _ => return None,
         })
     }
+}
+
+/// The name of a member, decoded; most are spelled as they are. One with a lone surrogate is nobody's name.
+fn name_of(key: &[u8]) -> Cow<'_, [u8]> {
+    let plain = json::inner(key);
+    if !plain.contains(&b'\\') {
+        return Cow::Borrowed(plain);
+    }
+    json::decode(key).map_or(Cow::Borrowed(plain), |key| Cow::Owned(key.into_owned().into_bytes()))
+}
+
+/// One value that may be named once: a second one takes the first away.
+#[derive(Default)]
+struct Once {
+    span: Span,
+    seen: bool,
+}
+
+impl Once {
+    fn put(&mut self, span: Range<usize>) {
+        self.span = if self.seen { Span::default() } else { Span::of(span) };
+        self.seen = true;
+    }
+}
+
+/// Reads `params` and finds on the way what is named there.
+fn read_params(members: &mut Members<'_>, base: usize) -> Result<(Range<usize>, Named), Fault> {
+    let local = |span: Range<usize>| span.start - base..span.end - base;
+    let (mut name, mut meta) = (Once::default(), 0_u32);
+    let (mut token, mut revision) = (Once::default(), Once::default());
+    let span = members.inside(|params, key| {
+        match &*name_of(key) {
+            b"name" => name.put(local(params.value()?)),
+            b"_meta" => {
+                meta += 1;
+                params.inside(|meta, key| {
+                    match &*name_of(key) {
+                        b"progressToken" => token.put(local(meta.value()?)),
+                        META_REVISION => revision.put(local(meta.value()?)),
+                        _ => drop(meta.value()?),
+                    }
+                    Ok(())
+                })?;
+            }
+            _ => drop(params.value()?),
+        }
+        Ok(())
+    })?;
+    let mut named = Named { name: name.span, ..Named::default() };
+    if meta == 1 {
+        (named.token, named.revision) = (token.span, revision.span);
+    }
+    Ok((span, named))
 }
 
 /// Reads the message at `at`, inside `outer` open levels; offsets are counted from `base`.
 fn read_at(bytes: &[u8], at: usize, outer: usize, base: usize) -> Result<(Envelope, usize), Malformed> {
     let mut members = Members::open(bytes, at, outer).map_err(|fault| faulty(fault, bytes, None))?;
     let mut parts = Parts::default();
+    let mut named = Named::default();
     let mut repeated = None;
-    loop {
-        let member = match members.next() {
-            Ok(Some(member)) => member,
-            Ok(None) => break,
-            Err(fault) => return Err(faulty(fault, bytes, readable_id(bytes, &parts))),
+    let read = loop {
+        let key = match members.next_key() {
+            Ok(Some(key)) => name_of(key),
+            Ok(None) => break Ok(()),
+            Err(fault) => break Err(fault),
         };
-        let Some(key) = member.key() else { continue };
+        let value = match &*key {
+            b"params" => read_params(&mut members, base).map(|(span, found)| {
+                named = found;
+                span
+            }),
+            _ => members.value(),
+        };
+        let value = match value {
+            Ok(value) => value,
+            Err(fault) => break Err(fault),
+        };
         if let Some(slot) = parts.slot(&key)
-            && slot.replace(member.value).is_some()
+            && slot.replace(value).is_some()
         {
-            repeated = Some(key.into_owned());
+            repeated = Some(String::from_utf8_lossy(&key).into_owned());
         }
+    };
+    if let Err(fault) = read {
+        return Err(faulty(fault, bytes, readable_id(bytes, &parts)));
     }
     if let Some(key) = repeated {
         // Which of two ids counts is anybody's guess, so none is answered.
@@ -275,12 +401,15 @@ fn read_at(bytes: &[u8], at: usize, outer: usize, base: usize) -> Result<(Envelo
     }
     let kind = judge(bytes, &parts)?;
     let end = members.end();
-    let local = |span: Range<usize>| span.start - base..span.end - base;
+    let local = |span: Option<Range<usize>>| {
+        span.map_or_else(Span::default, |span| Span::of(span.start - base..span.end - base))
+    };
     let envelope = Envelope {
-        id: parts.id.map(local),
-        params: parts.params.map(local),
-        result: matches!(kind, Kind::Result { .. }).then_some(parts.result).flatten().map(local),
-        error: matches!(kind, Kind::Error { .. }).then_some(parts.error).flatten().map(local),
+        id: local(parts.id),
+        params: local(parts.params),
+        result: local(parts.result.filter(|_| matches!(kind, Kind::Result { .. }))),
+        error: local(parts.error.filter(|_| matches!(kind, Kind::Error { .. }))),
+        named,
         close: end - 1 - base,
         kind,
     };
@@ -292,8 +421,9 @@ fn judge(bytes: &[u8], parts: &Parts) -> Result<Kind, Malformed> {
     let id = readable_id(bytes, parts);
     let refuse = |message: &str| Err(invalid(message, id.clone()));
 
-    match text(&parts.jsonrpc).and_then(json::decode) {
-        Some(version) if version == "2.0" => {}
+    match text(&parts.jsonrpc) {
+        Some(b"\"2.0\"") => {}
+        Some(raw) if json::decode(raw).is_some_and(|version| version == "2.0") => {}
         _ => return refuse("`jsonrpc` is not \"2.0\""),
     }
     let id_is_null = text(&parts.id) == Some(b"null");

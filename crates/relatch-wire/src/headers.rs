@@ -32,34 +32,33 @@ pub const ACCEPT_BOTH: &str = "application/json, text/event-stream";
 /// The longest session id that is taken, in bytes.
 pub const MAX_SESSION_ID: usize = 8 * 1024;
 
-const NOT_FORWARDED: &[&str] = &[
-    // Hop by hop, RFC 9110 §7.6.1.
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    // What relatch sets itself, or what would only be true of the client's own connection.
-    "host",
-    "origin",
-    ACCEPT,
-    ACCEPT_ENCODING,
-    "content-length",
-    CONTENT_TYPE,
-    "expect",
-    LAST_EVENT_ID,
-    SESSION_ID,
-    PROTOCOL_VERSION,
-];
+/// Whether a header, in lower case, ends with the leg that it came on.
+fn stays(name: &str) -> bool {
+    match name {
+        // Hop by hop, RFC 9110 §7.6.1.
+        "connection"
+        | "keep-alive"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "proxy-connection"
+        | "te"
+        | "trailer"
+        | "transfer-encoding"
+        | "upgrade" => true,
+        // What relatch sets itself, or what would only be true of the client's own connection.
+        "host" | "origin" | ACCEPT | ACCEPT_ENCODING | "content-length" | CONTENT_TYPE | "expect"
+        | LAST_EVENT_ID | SESSION_ID | PROTOCOL_VERSION => true,
+        name => name.starts_with("relatch-"),
+    }
+}
 
 /// Whether a client's header goes to the upstream.
 pub fn forwarded_downstream_header(name: &str) -> bool {
-    let own = name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("relatch-"));
-    !own && !NOT_FORWARDED.iter().any(|other| other.eq_ignore_ascii_case(name))
+    // Names that were read are in lower case already.
+    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => !stays(&name.to_ascii_lowercase()),
+        false => !stays(name),
+    }
 }
 
 /// Whether an upstream's header comes back to the client.
@@ -84,6 +83,10 @@ pub struct Accepts {
 
 /// Reads an `Accept` header (RFC 9110 §12.5.1): the most specific range decides, and `q=0` refuses.
 pub fn accepts(accept_header: &str) -> Accepts {
+    // What nearly every client says.
+    if accept_header == ACCEPT_BOTH {
+        return Accepts { json: true, sse: true };
+    }
     let accepted = |kind: &str, whole: &str| {
         accept_header
             .split(',')

@@ -50,6 +50,7 @@ impl<'b> Cursor<'b> {
         here
     }
 
+    #[cold]
     pub(crate) fn fault<T>(&self) -> Result<T, Fault> {
         Err(Fault::Syntax(self.at))
     }
@@ -61,6 +62,7 @@ impl<'b> Cursor<'b> {
     }
 
     /// A string with its quotes.
+    #[inline]
     pub(crate) fn string(&mut self) -> Result<Range<usize>, Fault> {
         let start = self.at;
         if !self.take(b'"') {
@@ -95,6 +97,7 @@ impl<'b> Cursor<'b> {
     }
 
     /// A string, number or literal: any value without members or elements.
+    #[inline]
     pub(crate) fn scalar(&mut self) -> Result<Range<usize>, Fault> {
         let start = self.at;
         match self.peek() {
@@ -248,9 +251,16 @@ impl<'b> Member<'b> {
         decode(self.key)
     }
 
+    /// Whether this is its decoded name. Nearly all are spelled plainly, and those are compared as they stand.
     pub(crate) fn is(&self, name: &str) -> bool {
-        self.key().is_some_and(|key| key == name)
+        let plain = inner(self.key);
+        plain == name.as_bytes() || (plain.contains(&b'\\') && self.key().is_some_and(|key| key == name))
     }
+}
+
+/// A string without its quotes, as spelled.
+pub(crate) fn inner(raw: &[u8]) -> &[u8] {
+    raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default()
 }
 
 /// The members of one object, in order.
@@ -283,12 +293,39 @@ impl<'b> Members<'b> {
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<Member<'b>>, Fault> {
+        let Some(key) = self.next_key()? else { return Ok(None) };
+        Ok(Some(Member { key, value: self.value()? }))
+    }
+
+    /// The next member's name as spelled; its value is read next, by [`Members::value`] or [`Members::inside`].
+    pub(crate) fn next_key(&mut self) -> Result<Option<&'b [u8]>, Fault> {
         if !next_begins(&mut self.cursor, &mut self.turn, b'}')? {
             return Ok(None);
         }
         let key = self.cursor.key()?;
-        let value = self.cursor.value(self.depth)?;
-        Ok(Some(Member { key: self.bytes.get(key).unwrap_or_default(), value }))
+        Ok(Some(self.bytes.get(key).unwrap_or_default()))
+    }
+
+    /// The value of the member whose name was read.
+    pub(crate) fn value(&mut self) -> Result<Range<usize>, Fault> {
+        self.cursor.value(self.depth)
+    }
+
+    /// The same, each member of a value that is an object being told to `look` ahead of its own value.
+    pub(crate) fn inside(
+        &mut self,
+        mut look: impl FnMut(&mut Members<'b>, &'b [u8]) -> Result<(), Fault>,
+    ) -> Result<Range<usize>, Fault> {
+        if self.cursor.peek() != Some(b'{') {
+            return self.value();
+        }
+        let start = self.cursor.at();
+        let mut members = Members::open(self.bytes, start, self.depth)?;
+        while let Some(key) = members.next_key()? {
+            look(&mut members, key)?;
+        }
+        self.cursor.at = members.end();
+        Ok(start..self.cursor.at)
     }
 
     /// The offset just behind the closing brace, once [`Members::next`] has said `None`.

@@ -16,6 +16,7 @@ pub(crate) fn first<const N: usize>(bytes: &[u8], stops: [u8; N]) -> usize {
 }
 
 /// The same, control characters (below 0x20) being stops, too.
+#[inline]
 pub(crate) fn first_or_control<const N: usize>(bytes: &[u8], stops: [u8; N]) -> usize {
     // A byte of 0x80 and above is none, which `!word` sees to.
     let control = |word: u64| word.wrapping_sub(ONES * 0x20) & !word & HIGH;
@@ -33,6 +34,7 @@ fn equal(word: u64, stop: u8) -> u64 {
     differs.wrapping_sub(ONES) & !differs & HIGH
 }
 
+#[inline]
 fn look(bytes: &[u8], words: impl Fn(u64) -> u64, each: impl Fn(u8) -> bool) -> usize {
     let (chunks, rest) = bytes.as_chunks::<8>();
     for (number, chunk) in chunks.iter().enumerate() {

@@ -115,8 +115,54 @@ fn message() -> impl Strategy<Value = (String, String, String)> {
         })
 }
 
+/// `params` in which what every call is looked at for may stand anywhere, in any spelling, or twice.
+fn named_params() -> impl Strategy<Value = String> {
+    let meta_key = prop::sample::select(vec![
+        r#""progressToken""#,
+        r#""progress\u0054oken""#,
+        r#""io.modelcontextprotocol/protocolVersion""#,
+        r#""io.modelcontextprotocol\/protocolVersion""#,
+        r#""other""#,
+    ]);
+    let value = || prop_oneof![json_value(), raw_id(), Just(r#""2026-07-28""#.to_owned())];
+    let meta = prop::collection::vec((meta_key.prop_map(str::to_owned), value()), 0..4)
+        .prop_map(|members| object(&members, " "));
+    let key = || {
+        prop::sample::select(vec![r#""name""#, r#""n\u0061me""#, r#""arguments""#]).prop_map(str::to_owned)
+    };
+    let meta_name = prop::sample::select(vec![r#""_meta""#, r#""\u005fmeta""#]).prop_map(str::to_owned);
+    let member = prop_oneof![
+        3 => (key(), value()),
+        2 => (meta_name, prop_oneof![4 => meta, 1 => json_value()]),
+    ];
+    prop_oneof![
+        9 => prop::collection::vec(member, 0..5).prop_map(|members| object(&members, "")),
+        1 => json_value(),
+    ]
+}
+
 proptest! {
     #![proptest_config(law())]
+
+    #[test]
+    fn what_is_found_on_the_way_is_what_a_look_finds(raw in named_params(), batch in any::<bool>()) {
+        let text = format!(r#"{{"jsonrpc":"2.0","id":1,"params":{raw},"method":"m"}}"#);
+        let (text, envelope) = if batch {
+            let text = Bytes::from(format!(" [ {text}]"));
+            let Ok(Body::Batch(mut batch)) = read_body(&text) else { panic!("{text:?}") };
+            let (span, envelope) = batch.remove(0);
+            (text.slice(span), envelope)
+        } else {
+            let text = Bytes::from(text);
+            let envelope = Envelope::read(&text).unwrap();
+            (text, envelope)
+        };
+        let found = envelope.params(&text).unwrap();
+        prop_assert_eq!(found, raw.as_bytes());
+        prop_assert_eq!(envelope.param_name(&text), params::name(found));
+        prop_assert_eq!(envelope.progress_token(&text), params::progress_token(found));
+        prop_assert_eq!(envelope.meta_protocol_version(&text), params::meta_protocol_version(found));
+    }
 
     #[test]
     fn another_id_keeps_every_other_byte((before, id, behind) in message(), new in raw_id(), places in cuts()) {
@@ -527,6 +573,8 @@ fn read_everything(bytes: &[u8], pieces: &[&[u8]]) {
         for bytes in [owned.clone(), Bytes::new()] {
             let _ = (envelope.params(&bytes), envelope.result(&bytes), envelope.error(&bytes));
             let _ = (envelope.with_id(&bytes, &id), envelope.with_params_value(&bytes, 0..1, "2"));
+            let _ = (envelope.param_name(&bytes), envelope.progress_token(&bytes));
+            let _ = envelope.meta_protocol_version(&bytes);
         }
     }
     let _ = (params::name(bytes), params::progress_token(bytes), params::cancelled_request_id(bytes));

@@ -27,7 +27,6 @@ use super::origin::{Allowed, has_token};
 use super::stream::EventId;
 use super::{metrics, post, reply};
 use crate::driver::Upstream;
-use crate::intake;
 use crate::keeper::Keeper;
 use crate::quiet::Quiet;
 
@@ -35,8 +34,6 @@ use crate::quiet::Quiet;
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// The largest head.
 const MAX_HEAD: usize = 64 * 1024;
-/// Headers of one request.
-const MAX_HEADERS: usize = 200;
 /// Connections beyond the bound that are told so at once; more than these are just closed.
 const TURNED_AWAY: usize = 64;
 /// One that is told so gets this long to read it.
@@ -159,7 +156,6 @@ async fn connection(stream: TcpStream, side: Arc<Side>, mut stop: watch::Receive
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_header_size(MAX_HEAD)
-        .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -255,7 +251,7 @@ impl Side {
         }
         let sid = post::session_id(headers)?;
         let latch = self.keeper.latch(up, sid).await.ok_or_else(post::session_not_found)?;
-        let forwarded = self.keeper.common.shared(intake::forwardable(headers));
+        let forwarded = self.keeper.common.forwardable(headers);
         let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
         let last = last.and_then(|id| EventId::read(id, &up.common.events));
         if let Some(event) = last.filter(|event| event.stream != 0)

@@ -15,7 +15,7 @@ use relatch_wire::envelope::{Body as Messages, INVALID_REQUEST, read_body};
 use relatch_wire::era::{Era, Revision};
 use relatch_wire::failure::{method_not_found, rpc_error, unsupported_version};
 use relatch_wire::headers::{Accepts, JSON, MAX_SESSION_ID, PROTOCOL_VERSION, SESSION_ID, accepts, is_type};
-use relatch_wire::{Envelope, Kind, RequestId, method, params};
+use relatch_wire::{Envelope, Kind, RequestId, method};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::Body;
@@ -149,14 +149,14 @@ async fn try_post(
         // It was taken out of the configuration: what belongs to running calls still goes on, and nothing else.
         return Err(session_not_found());
     }
-    let headers = keeper.common.shared(intake::forwardable(&head.headers));
+    let headers = keeper.common.forwardable(&head.headers);
     let mut post = Post { keeper, up, headers: &head.headers, forwarded: headers, accepted, kept };
     match messages {
         Messages::One(envelope) => post.one(text, envelope).await,
         Messages::Batch(batch) => {
             let batch =
                 batch.into_iter().map(|(span, envelope)| (text.slice(span), envelope)).collect::<Vec<_>>();
-            post.batch(batch).await
+            Box::pin(post.batch(batch)).await
         }
     }
 }
@@ -180,7 +180,8 @@ impl Post<'_> {
             }
             if method == method::INITIALIZE {
                 let id = id.clone();
-                return Ok(self.open(message, envelope, id).await);
+                // Boxed, as what a small call does not go through.
+                return Ok(Box::pin(self.open(message, envelope, id)).await);
             }
         }
         let latch = self.latch().await?;
@@ -327,7 +328,7 @@ pub(crate) fn never_forwarded(
     if method == method::DISCOVER {
         return Some((StatusCode::OK, method_not_found(id, method)));
     }
-    let named = envelope.params(message).and_then(params::meta_protocol_version)?;
+    let named = envelope.meta_protocol_version(message)?;
     let modern = Revision::parse(&named).is_some_and(|revision| revision.era() == Era::Modern);
     (modern && method != method::INITIALIZE)
         .then(|| (StatusCode::BAD_REQUEST, unsupported_version(Some(id), &named)))
@@ -366,11 +367,8 @@ async fn collect_answer(mut asked: Asked) -> Result<Bytes, Refusal> {
             },
             Some(Piece::Final(Final::Message { text, .. })) => return Ok(text),
             Some(Piece::Final(Final::Whole)) => return Ok(long.freeze()),
-            Some(Piece::Final(Final::Challenge { status, headers, body, .. })) => {
-                let mut response = Response::new(body.into());
-                *response.status_mut() = status;
-                *response.headers_mut() = headers;
-                return Err(Box::new(response));
+            Some(Piece::Final(Final::Challenge(challenge))) => {
+                return Err(Box::new(reply::challenge(*challenge)));
             }
         }
     }

@@ -18,7 +18,7 @@ use super::body::{Aborted, Body};
 use super::spool::Spool;
 use super::stream::{self, AHEAD, COMMENT, EventId, Gone, Out, Streams, put};
 use crate::driver::Upstream;
-use crate::exchange::{Chunk, Final, Piece, Shape};
+use crate::exchange::{Challenge, Chunk, Final, Piece, Shape};
 use crate::intake::{Asked, Heard};
 use crate::outbox::Outbox;
 use crate::words;
@@ -58,12 +58,7 @@ pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body>
             Shape::Numbered | Shape::Event | Shape::Json => json(text),
         },
         Some(Piece::Final(Final::Whole)) => json(words::lost_answer(asked.upstream(), &asked.id)),
-        Some(Piece::Final(Final::Challenge { status, headers, body, .. })) => {
-            let mut response = Response::new(body.into());
-            *response.status_mut() = status;
-            *response.headers_mut() = headers;
-            response
-        }
+        Some(Piece::Final(Final::Challenge(refusal))) => challenge(*refusal),
         Some(Piece::Long { sse: event, chunks }) if !accepts.sse || (!event && accepts.json) => {
             asked.let_go();
             let (out, coming) = mpsc::channel(AHEAD);
@@ -118,6 +113,15 @@ pub(crate) fn standing(
         up.detach(latch, reader);
     });
     events(Body::Coming(coming))
+}
+
+/// An upstream's refusal of the client's credentials, as it came.
+pub(crate) fn challenge(challenge: Challenge) -> Response<Body> {
+    let Challenge { status, headers, body, .. } = challenge;
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// A JSON answer.
@@ -214,7 +218,7 @@ async fn broken(mut asked: Asked, out: &Out) {
         match asked.pieces.recv().await {
             Some(Piece::Begun | Piece::Early | Piece::Event(..) | Piece::Long { .. }) => {}
             Some(Piece::Final(Final::Message { text, .. })) => break text,
-            Some(Piece::Final(Final::Challenge { instead, .. })) => break instead,
+            Some(Piece::Final(Final::Challenge(challenge))) => break challenge.instead,
             Some(Piece::Final(Final::Whole)) => break words::lost_answer(asked.upstream(), &asked.id),
             None => break words::session_ended(asked.upstream(), &asked.id),
         }

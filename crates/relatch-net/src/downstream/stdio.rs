@@ -365,7 +365,7 @@ async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Opt
                 }
             }
             Some(Piece::Final(Final::Message { text, .. })) => return Some(Last::Message(text)),
-            Some(Piece::Final(Final::Challenge { instead, .. })) => return Some(Last::Message(instead)),
+            Some(Piece::Final(Final::Challenge(challenge))) => return Some(Last::Message(challenge.instead)),
             Some(Piece::Final(Final::Whole)) => {
                 let lost = || Last::Message(words::lost_answer(asked.upstream(), &asked.id));
                 return Some(spool.map_or_else(lost, Last::Spooled));

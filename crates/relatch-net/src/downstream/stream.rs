@@ -292,7 +292,7 @@ impl Stream {
                 Next::Piece(Some(Piece::Final(last))) => {
                     match last {
                         Final::Message { text, .. } => self.event(&text).await,
-                        Final::Challenge { instead, .. } => self.event(&instead).await,
+                        Final::Challenge(challenge) => self.event(&challenge.instead).await,
                         Final::Whole => {}
                     }
                     return;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use relatch_core::AttemptId;
 use relatch_core::effect::{Send, What};
 use relatch_core::input::{Begun, Cut, CutKind, Input};
@@ -21,7 +20,7 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::dial::{Broken, Cause, ConnRule, Dialer, Reply, Wrote};
-use super::job::{self, Job};
+use super::job::{self, Job, Outgoing};
 use super::place::Place;
 use super::way::Way;
 use super::{events, http_sse, pipe};
@@ -94,7 +93,7 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
         match job {
             Some(job) => match &Arc::clone(&job.place).way {
                 Way::Url(dialer, streams) => http_sse::run(up, dialer, streams, job).await,
-                Way::Command(commands) => pipe::run(up, commands, job).await,
+                Way::Command(commands) => Box::pin(pipe::run(up, commands, job)).await,
             },
             None => {
                 let cut = Cut {
@@ -207,7 +206,7 @@ pub(super) async fn unless_refused(up: &Arc<Upstream>, dialer: &Dialer, job: &Jo
                 StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE
             ) {
                 // Where a server redirected to may be gone with it.
-                *lock(&job.place.path) = None;
+                *lock(&job.place.redirected) = None;
             }
             return Some(refused);
         }
@@ -254,25 +253,25 @@ fn resumed(up: &Arc<Upstream>, attempt: AttemptId, of: AttemptId) {
 /// The request is left with the path that it went to last, which is the place's from now on.
 pub(super) async fn send(
     dialer: &Dialer,
-    request: &mut Cow<'_, Request<Full<Bytes>>>,
+    request: &mut Cow<'_, Outgoing>,
     rule: ConnRule,
     place: Option<&Place>,
 ) -> Result<Reply, Broken> {
     let mut hops = 0;
     loop {
-        let reply = dialer.send(&**request, rule).await?;
+        let reply = dialer.send_made(|host| request.request(host), rule).await?;
         let status = reply.head.status;
         if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) || hops == HOPS
         {
             return Ok(reply);
         }
-        let Some(path) = redirected(&dialer.target().url, request.uri(), &reply.head.headers) else {
+        let Some(path) = redirected(&dialer.target().url, &request.uri, &reply.head.headers) else {
             return Ok(reply);
         };
         let Ok(uri) = Uri::try_from(path.as_str()) else { return Ok(reply) };
-        *request.to_mut().uri_mut() = uri;
+        request.to_mut().uri = uri.clone();
         if let Some(place) = place {
-            *lock(&place.path) = Some(path.into());
+            *lock(&place.redirected) = Some(uri);
         }
         hops += 1;
         drain(reply).await;
@@ -332,7 +331,7 @@ async fn json(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> Result<End, B
         let mut scan = TopLevel::new();
         scan.feed(text.get(..LOOKED_THROUGH).unwrap_or(&text));
         if scan.saw_result() && matches!(job.what, What::Exchange { .. }) {
-            return Ok(long(up, job, reply, text).await);
+            return Ok(Box::pin(long(up, job, reply, text)).await);
         }
         let mut all = BytesMut::from(text);
         while let Some(chunk) = reply.chunk().await {

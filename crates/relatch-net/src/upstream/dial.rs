@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::HOST;
-use http::{Request, response};
+use http::{HeaderValue, Request, response};
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -133,20 +133,28 @@ impl Dialer {
         request: impl Borrow<Request<Full<Bytes>>>,
         rule: ConnRule,
     ) -> Result<Reply, Broken> {
-        let home = &self.home;
         let request = request.borrow();
-        // What goes out is a copy: a connection that is gone gives nothing back.
-        let copy = || {
+        let copy = |host: &HeaderValue| {
             let mut request = request.clone();
-            if !request.headers().contains_key(HOST) {
-                request.headers_mut().insert(HOST, home.target.host_header().clone());
-            }
+            request.headers_mut().entry(HOST).or_insert_with(|| host.clone());
             request
         };
+        self.send_made(copy, rule).await
+    }
+
+    /// The same for a request that is made, for this `Host`, whenever a connection takes it: one that is gone gives nothing
+    /// back.
+    pub(crate) async fn send_made(
+        &self,
+        make: impl Fn(&HeaderValue) -> Request<Full<Bytes>>,
+        rule: ConnRule,
+    ) -> Result<Reply, Broken> {
+        let home = &self.home;
+        let host = home.target.host_header();
         if let Some(link) = home.take(rule) {
             home.reused.fetch_add(1, Ordering::Relaxed);
             link.gauge.look_first();
-            match link.exchange(copy(), home).await {
+            match link.exchange(make(host), home).await {
                 Err(Broken { wrote: Wrote::Nothing, cause }) => {
                     tracing::debug!(target: "relatch::dial", %cause, "idle connection was gone, nothing written");
                     home.handed_back.fetch_add(1, Ordering::Relaxed);
@@ -154,7 +162,9 @@ impl Dialer {
                 outcome => return outcome,
             }
         }
-        home.connect().await?.exchange(copy(), home).await
+        // Boxed: a call on a connection that is open would carry the room for it along.
+        let link = Box::pin(home.connect()).await?;
+        link.exchange(make(host), home).await
     }
 
     /// How the target is reached now.

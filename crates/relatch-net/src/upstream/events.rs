@@ -20,7 +20,7 @@ use crate::driver::Upstream;
 enum Long {
     None,
     /// It is the answer and goes on as it comes.
-    Passing(Passage),
+    Passing(Box<Passage>),
     /// It is collected like any other event; whether it may pass when it grows too long for that.
     Collecting(BytesMut, bool),
 }
@@ -145,10 +145,10 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
 
 /// The answer goes on as it comes, from this on.
 async fn pass(up: &Arc<Upstream>, job: &Job, head: &Bytes) -> Result<Long, End> {
-    match Passage::open(up, job, true).await {
+    match Box::pin(Passage::open(up, job, true)).await {
         Some(mut passage) => {
             passage.put(head).await;
-            Ok(Long::Passing(passage))
+            Ok(Long::Passing(Box::new(passage)))
         }
         None => Err(End::Cut(garbled("nobody waits for the answer".to_owned()))),
     }

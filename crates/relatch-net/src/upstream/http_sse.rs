@@ -13,9 +13,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::Full;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use relatch_core::effect::What;
 use relatch_core::input::{Begun, Cut, CutKind, Input};
 use relatch_core::latch::reading;
@@ -31,7 +30,7 @@ use url::Url;
 
 use super::attempt::{self, COLLECTED, Whole, garbled, words_of};
 use super::dial::{Dialer, Reply};
-use super::job::Job;
+use super::job::{Job, Outgoing};
 use super::target::MAX_URL;
 use super::waiting::Waiting;
 use crate::desk::{Kept, Refused};
@@ -119,8 +118,9 @@ impl Streams {
 /// One attempt, by the transport of its session; a handshake by the one that the address speaks.
 pub(crate) async fn run(up: Arc<Upstream>, dialer: &Dialer, streams: &Streams, job: Job) {
     match (&job.what, job.streamed) {
-        (What::Initialize { .. }, _) => open_by_any(&up, dialer, streams, &job).await,
-        (_, true) => by_stream(&up, dialer, streams, &job).await,
+        // Boxed: a call by Streamable HTTP would carry the room for them along.
+        (What::Initialize { .. }, _) => Box::pin(open_by_any(&up, dialer, streams, &job)).await,
+        (_, true) => Box::pin(by_stream(&up, dialer, streams, &job)).await,
         (_, false) => attempt::run(&up, dialer, &job).await,
     }
 }
@@ -301,11 +301,7 @@ impl Stream {
         job: &Job,
         within: Option<Duration>,
     ) -> Result<Stream, NoStream> {
-        let mut request = job.request.clone();
-        *request.method_mut() = Method::GET;
-        *request.body_mut() = Full::default();
-        request.headers_mut().remove(CONTENT_TYPE);
-        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(SSE));
+        let request = job.request.for_a_stream();
         let named = named(dialer, job, request);
         let (reply, reader, items, endpoint) = match within {
             Some(limit) => timeout(limit, named).await.unwrap_or_else(|_| {
@@ -402,8 +398,7 @@ impl Stream {
     }
 
     async fn post(&self, dialer: &Dialer, job: &Job) -> Posted {
-        let mut request = Cow::Borrowed(&job.request);
-        *request.to_mut().uri_mut() = self.endpoint.clone();
+        let mut request = Cow::Owned(job.request.to(self.endpoint.clone()));
         match attempt::send(dialer, &mut request, job.rule, None).await {
             Ok(mut reply) if reply.head.status.is_success() => {
                 attempt::settle(&mut reply).await;
@@ -428,7 +423,7 @@ impl Drop for Stream {
 type Named = (Reply, SseReader, Vec<SseItem>, Uri);
 
 /// Reads a stream up to its `endpoint`.
-async fn named(dialer: &Dialer, job: &Job, request: Request<Full<Bytes>>) -> Result<Named, NoStream> {
+async fn named(dialer: &Dialer, job: &Job, request: Outgoing) -> Result<Named, NoStream> {
     let mut request = Cow::Owned(request);
     let cut = |broken| NoStream::Cut(words_of(broken, None));
     let mut reply = attempt::send(dialer, &mut request, job.rule, Some(&job.place)).await.map_err(cut)?;
@@ -449,7 +444,7 @@ async fn named(dialer: &Dialer, job: &Job, request: Request<Full<Bytes>>) -> Res
             match item {
                 SseItem::Event { event: Some(event), data, .. } if event == "endpoint" => {
                     let endpoint =
-                        endpoint(&dialer.target().url, request.uri(), &data).map_err(NoStream::Cut)?;
+                        endpoint(&dialer.target().url, &request.uri, &data).map_err(NoStream::Cut)?;
                     return Ok((reply, reader, read.collect(), endpoint));
                 }
                 // Whatever else has a name of its own may come before it.

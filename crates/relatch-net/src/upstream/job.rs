@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
 use relatch_core::effect::{Connection, IdRule, Send, What};
 use relatch_core::{AttemptId, Gen, LatchId};
@@ -32,16 +32,78 @@ pub(crate) struct Job {
     pub(crate) what: What,
     /// The id under which it travels.
     pub(crate) id: Option<RequestId>,
-    /// The message alone.
-    pub(crate) message: Bytes,
     /// Where it goes.
     pub(crate) place: Arc<Place>,
     /// Its session lives on a stream of the old transport.
     pub(crate) streamed: bool,
-    pub(crate) request: Request<Full<Bytes>>,
+    pub(crate) request: Outgoing,
     pub(crate) rule: ConnRule,
     /// A longer answer streams on, if it can.
     pub(crate) whole: usize,
+}
+
+/// A request before it is given to a connection, which gives nothing back when it was gone: it is made for each.
+#[derive(Clone)]
+pub(crate) struct Outgoing {
+    verb: Method,
+    pub(crate) uri: Uri,
+    /// The message alone.
+    pub(crate) body: Bytes,
+    accept: &'static str,
+    /// The client's headers.
+    given: Option<Arc<HeaderMap>>,
+    /// Those that the user configured, which replace the client's.
+    configured: Arc<HeaderMap>,
+    revision: Option<HeaderValue>,
+    session: Option<HeaderValue>,
+    last_event: Option<HeaderValue>,
+    trace: Option<HeaderValue>,
+}
+
+impl Outgoing {
+    /// The same asking for a stream.
+    pub(crate) fn for_a_stream(&self) -> Outgoing {
+        Outgoing { verb: Method::GET, body: Bytes::new(), accept: SSE, ..self.clone() }
+    }
+
+    /// The same to another place of its server.
+    pub(crate) fn to(&self, uri: Uri) -> Outgoing {
+        Outgoing { uri, ..self.clone() }
+    }
+
+    /// The request, for this host.
+    pub(crate) fn request(&self, host: &HeaderValue) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.verb.clone();
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        // Beside those: the host, the body's length, and six at most of relatch's own.
+        headers.reserve(self.given.as_ref().map_or(0, |given| given.len()) + self.configured.len() + 8);
+        if let Some(given) = &self.given {
+            headers.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
+        }
+        for (name, value) in &*self.configured {
+            headers.insert(name.clone(), value.clone());
+        }
+        headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if self.verb == Method::POST {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        }
+        let mut insert = |name: &'static str, value: &Option<HeaderValue>| {
+            if let Some(value) = value {
+                headers.insert(HeaderName::from_static(name), value.clone());
+            }
+        };
+        insert(PROTOCOL_VERSION, &self.revision);
+        insert(SESSION_ID, &self.session);
+        insert(LAST_EVENT_ID, &self.last_event);
+        insert(TRACEPARENT, &self.trace);
+        if !headers.contains_key(HOST) {
+            headers.insert(HOST, host.clone());
+        }
+        request
+    }
 }
 
 /// What belongs to an attempt besides its request.
@@ -157,42 +219,30 @@ pub(crate) fn build(
         }
     };
 
-    let mut headers = HeaderMap::with_capacity(16);
-    if let Some((_, given)) = &names.headers {
-        headers.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
-    }
     // A new session is opened where the upstream is now; one that is open is spoken to where it was opened.
     let opens = matches!(send.what, What::Initialize { .. });
-    let place = match session.filter(|_| !opens) {
-        Some(session) => Arc::clone(&session.place),
-        None => up.place(),
+    let session = session.filter(|_| !opens);
+    let place = session.map_or_else(|| up.place(), |session| Arc::clone(&session.place));
+    let request = Outgoing {
+        verb,
+        uri: place.uri()?,
+        body,
+        accept,
+        given: names.headers.as_ref().map(|(_, given)| Arc::clone(given)),
+        configured: place.headers(),
+        revision: session.and_then(|session| value(&session.revision)),
+        session: session
+            .filter(|session| !session.streamed)
+            .and_then(|session| value(session.id.as_deref()?)),
+        last_event: last_event.as_deref().and_then(value),
+        trace: span.and_then(|span| value(&span.traceparent())),
     };
-    for (name, value) in &*place.headers() {
-        headers.insert(name.clone(), value.clone());
-    }
-    headers.insert(ACCEPT, HeaderValue::from_static(accept));
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    if verb == Method::POST {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
-    }
-    if !opens && let Some(session) = session {
-        insert(&mut headers, PROTOCOL_VERSION, Some(&session.revision));
-        insert(&mut headers, SESSION_ID, session.id.as_deref().filter(|_| !session.streamed));
-    }
-    insert(&mut headers, LAST_EVENT_ID, last_event.as_deref());
-    insert(&mut headers, TRACEPARENT, span.map(AttemptSpan::traceparent).as_deref());
-
-    let path = crate::lock(&place.path).clone();
-    let path = path.as_deref().unwrap_or_else(|| place.way.path_and_query());
-    let message = body.clone();
-    let mut request = Request::builder().method(verb).uri(path).body(Full::new(body)).ok()?;
-    *request.headers_mut() = headers;
     let rule = match send.connection {
         Connection::Any => ConnRule::Any,
         Connection::Young => ConnRule::Young,
         Connection::Fresh => ConnRule::Fresh,
     };
-    let streamed = !opens && session.is_some_and(|session| session.streamed);
+    let streamed = session.is_some_and(|session| session.streamed);
     let job = Job {
         attempt: send.attempt,
         of,
@@ -200,7 +250,6 @@ pub(crate) fn build(
         generation: send.generation,
         what: send.what.clone(),
         id: names.id.clone(),
-        message,
         place,
         streamed,
         request,
@@ -264,9 +313,7 @@ fn note_message(desk: &Desk, send: &Send, arrival: &Arrival, cancels: Option<&Re
     }
 }
 
-fn insert(headers: &mut HeaderMap, name: &'static str, value: Option<&str>) {
+fn value(text: &str) -> Option<HeaderValue> {
     // What came in a header or a stream can go out in one, unless it holds control characters: then it is left out.
-    if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
-        headers.insert(HeaderName::from_static(name), value);
-    }
+    HeaderValue::from_str(text).ok()
 }

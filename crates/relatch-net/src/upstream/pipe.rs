@@ -220,8 +220,8 @@ pub(crate) async fn run(up: Arc<Upstream>, commands: &Commands, job: Job) {
         What::Initialize { .. } => {}
         What::Note(_) | What::Initialized => {
             let message = match &pipe.ears {
-                Ears::Own(_) => Some(job.message.clone()),
-                Ears::Shared(clients) => clients.note((latch, generation), &job.message),
+                Ears::Own(_) => Some(job.request.body.clone()),
+                Ears::Shared(clients) => clients.note((latch, generation), &job.request.body),
             };
             let taken = match message {
                 Some(message) => pipe.write(&message).await.is_some(),
@@ -451,7 +451,7 @@ impl Pipe {
             return Err(Unanswered::Unwritten("the request has no id".to_owned()));
         };
         let clients = match &self.ears {
-            Ears::Own(_) => return self.put(id, Some(job.attempt), &job.message).await,
+            Ears::Own(_) => return self.put(id, Some(job.attempt), &job.request.body).await,
             Ears::Shared(clients) => clients,
         };
         match clients.ask((job.latch, job.generation), job) {

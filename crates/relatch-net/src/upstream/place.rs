@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 
 use super::way::Way;
 use crate::lock;
@@ -17,14 +17,23 @@ pub(crate) struct Place {
     pub(crate) way: Way,
     /// The address for words and records.
     pub(crate) url: String,
-    /// The path to which the server redirects, once known.
-    pub(crate) path: Mutex<Option<Arc<str>>>,
+    /// What is asked for there; none where the address has a path that no request can name.
+    uri: Option<Uri>,
+    /// Where the server redirects, once known.
+    pub(crate) redirected: Mutex<Option<Uri>>,
     headers: Mutex<Arc<HeaderMap>>,
 }
 
 impl Place {
     pub(crate) fn new(way: Way, url: String, headers: HeaderMap) -> Arc<Place> {
-        Arc::new(Place { way, url, path: Mutex::new(None), headers: Mutex::new(Arc::new(headers)) })
+        let uri = Uri::try_from(way.path_and_query()).ok();
+        let headers = Mutex::new(Arc::new(headers));
+        Arc::new(Place { way, url, uri, redirected: Mutex::default(), headers })
+    }
+
+    /// What is asked for there now.
+    pub(crate) fn uri(&self) -> Option<Uri> {
+        lock(&self.redirected).clone().or_else(|| self.uri.clone())
     }
 
     /// Headers that the user configured.

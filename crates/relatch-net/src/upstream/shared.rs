@@ -103,12 +103,12 @@ impl Clients {
     /// How a request of this session goes on.
     pub(crate) fn ask(&self, key: Key, job: &Job) -> Asked {
         let Some(id) = &job.id else { return Asked::Over };
-        let Ok(envelope) = Envelope::read(&job.message) else { return Asked::Over };
+        let Ok(envelope) = Envelope::read(&job.request.body) else { return Asked::Over };
         let mut inside = lock(&self.inside);
         if inside.retired || !inside.sessions.contains_key(&key) {
             return Asked::Over;
         }
-        let raw = envelope.params(&job.message).unwrap_or_default();
+        let raw = envelope.params(&job.request.body).unwrap_or_default();
         match envelope.method().unwrap_or_default() {
             // Its log reaches nobody, and a list of tasks would be that of all clients.
             name @ (method::SET_LEVEL | "tasks/list") => return Asked::Answer(refusal(id, name)),
@@ -130,7 +130,7 @@ impl Clients {
         }
         let wire = inside.next();
         let token = params::progress_token_span(raw);
-        let mut message = job.message.clone();
+        let mut message = job.request.body.clone();
         if let Some((_, span)) = &token {
             message = envelope.with_params_value(&message, span.clone(), wire.raw());
         }
@@ -487,9 +487,9 @@ impl Commands {
         }
         let (tell, outcome) = watch::channel(None);
         let unwanted = Arc::new(Notify::new());
-        let revision = Envelope::read(&job.message)
+        let revision = Envelope::read(&job.request.body)
             .ok()
-            .and_then(|envelope| params::protocol_version(envelope.params(&job.message)?))
+            .and_then(|envelope| params::protocol_version(envelope.params(&job.request.body)?))
             .map_or_else(
                 || relatch_wire::era::Revision::V2025_11_25.as_str().to_owned(),
                 |(revision, _)| revision,
