@@ -33,7 +33,7 @@ impl Machine {
             latch.old.iter().filter(|(_, f)| **f == Farewell::Forget).map(|(g, _)| *g).collect();
         latch.old.clear();
         let stream = latch.stream.attempt();
-        let current = latch.note.take().map(|(_, note, _, _)| note);
+        let current = latch.note.take().map(|sent| sent.1);
         let notes: Vec<NoteId> =
             current.into_iter().chain(latch.notes.drain(..).map(|(note, ..)| note)).collect();
         latch.gap = Gap::Closed;

@@ -77,11 +77,9 @@ impl Machine {
                 latch.generation = Some(attempt.generation);
                 latch.part_from_older(attempt.generation);
                 if let LatchState::Relatching(loss, ..) = &latch.state {
-                    let loss = Loss {
-                        generation: Some(attempt.generation),
-                        doubt: Doubtful::AskFirst,
-                        ..loss.clone()
-                    };
+                    let mut loss = loss.clone();
+                    loss.generation = Some(attempt.generation);
+                    loss.doubt = Doubtful::AskFirst;
                     latch.state = LatchState::Refused(loss);
                 }
                 self.drop_stream(id);
@@ -108,7 +106,7 @@ impl Machine {
     }
 
     /// Replays what the session has to know before requests go to it, and binds it.
-    pub(super) fn rebuild(&mut self, id: LatchId, generation: Gen, loss: Loss) {
+    pub(super) fn rebuild(&mut self, id: LatchId, generation: Gen, loss: Box<Loss>) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.knows = Knows::All;
         let mut steps: VecDeque<Replay> = VecDeque::new();
@@ -125,9 +123,9 @@ impl Machine {
         self.next_step(id, generation, loss, steps);
     }
 
-    fn next_step(&mut self, id: LatchId, generation: Gen, loss: Loss, mut steps: VecDeque<Replay>) {
+    fn next_step(&mut self, id: LatchId, generation: Gen, loss: Box<Loss>, mut steps: VecDeque<Replay>) {
         let Some(replay) = steps.pop_front() else {
-            self.bind(id, generation, loss);
+            self.bind(id, generation, &loss);
             return;
         };
         let announces = matches!(replay, Replay::Initialized);
@@ -195,7 +193,7 @@ impl Machine {
     }
 
     /// The new session takes the place of the old one; or the old one goes on.
-    fn bind(&mut self, id: LatchId, generation: Gen, loss: Loss) {
+    fn bind(&mut self, id: LatchId, generation: Gen, loss: &Loss) {
         let (now, stateful) = (self.now, self.policy.stateful);
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.part_from_older(generation);

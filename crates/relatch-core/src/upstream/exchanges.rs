@@ -19,6 +19,7 @@ use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
 
 impl Machine {
     pub(super) fn opened(&mut self, id: LatchId, ex: ExId, ask: Ask, client: Option<ClientSeen>) {
+        let client = client.map(|client| self.clients.of(client));
         let latch = Latch::new(id, self.now, LatchState::Opening(ex), client);
         let detail = latch.client.as_ref().map(|c| format!("{} {}", c.name, c.version));
         self.latches.insert(id, latch);
@@ -109,7 +110,7 @@ impl Machine {
     pub(super) fn start_waiting(&mut self, id: LatchId, generation: Gen) {
         let Some(latch) = self.latches.get(&id) else { return };
         let initialized = |told: &Told| *told == Told::Initialized;
-        if latch.note.as_ref().is_some_and(|(_, _, told, _)| initialized(told))
+        if latch.note.as_ref().is_some_and(|sent| initialized(&sent.2))
             || latch.notes.iter().any(|(_, told, _)| initialized(told))
         {
             return;
