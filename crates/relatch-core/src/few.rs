@@ -5,49 +5,73 @@
 use relatch_wire::method::ListKind;
 
 /// A set in the order of its members; meant for few of them, or for such as come in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Few<T>(Vec<T>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Few<T> {
+    #[default]
+    None,
+    One(T),
+    /// Several, or some left of them.
+    Several(Vec<T>),
+}
 
 impl<T: Copy + Ord> Few<T> {
     pub(crate) fn insert(&mut self, member: T) {
-        if let Err(at) = self.0.binary_search(&member) {
-            self.0.insert(at, member);
+        match self {
+            Few::None => *self = Few::One(member),
+            Few::One(one) if *one == member => {}
+            Few::One(one) => *self = Few::Several(vec![member.min(*one), member.max(*one)]),
+            Few::Several(all) => {
+                if let Err(at) = all.binary_search(&member) {
+                    all.insert(at, member);
+                }
+            }
         }
     }
 
     pub(crate) fn remove(&mut self, member: &T) {
-        if let Ok(at) = self.0.binary_search(member) {
-            self.0.remove(at);
+        match self {
+            Few::Several(all) => {
+                if let Ok(at) = all.binary_search(member) {
+                    all.remove(at);
+                }
+                if all.is_empty() {
+                    *self = Few::None;
+                }
+            }
+            Few::One(one) if one == member => *self = Few::None,
+            Few::One(_) | Few::None => {}
         }
     }
 
     #[cfg(debug_assertions)]
     pub(crate) fn contains(&self, member: &T) -> bool {
-        self.0.binary_search(member).is_ok()
+        self.all().binary_search(member).is_ok()
     }
 }
 
 impl<T> Few<T> {
+    fn all(&self) -> &[T] {
+        match self {
+            Few::None => &[],
+            Few::One(one) => std::slice::from_ref(one),
+            Few::Several(all) => all,
+        }
+    }
+
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, T> {
-        self.0.iter()
+        self.all().iter()
     }
 
     pub(crate) fn first(&self) -> Option<&T> {
-        self.0.first()
+        self.all().first()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.all().len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<T> Default for Few<T> {
-    fn default() -> Self {
-        Few(Vec::new())
+        self.all().is_empty()
     }
 }
 
@@ -57,15 +81,6 @@ impl<'a, T> IntoIterator for &'a Few<T> {
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
-    }
-}
-
-impl<T> IntoIterator for Few<T> {
-    type Item = T;
-    type IntoIter = std::vec::IntoIter<T>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
     }
 }
 
@@ -123,13 +138,19 @@ mod tests {
     #[test]
     fn few_are_in_order_and_each_is_there_once() {
         let mut few = Few::default();
-        for member in [3, 1, 2, 3, 1] {
+        let members = |few: &Few<i32>| few.iter().copied().collect::<Vec<_>>();
+        for (member, so_far) in [(3, &[3][..]), (3, &[3]), (1, &[1, 3]), (2, &[1, 2, 3]), (1, &[1, 2, 3])] {
             few.insert(member);
+            assert_eq!((members(&few), few.len()), (so_far.to_vec(), so_far.len()));
         }
-        assert_eq!((few.iter().copied().collect::<Vec<_>>(), few.first()), (vec![1, 2, 3], Some(&1)));
-        few.remove(&2);
-        few.remove(&9);
-        assert_eq!(few.into_iter().collect::<Vec<_>>(), [1, 3]);
+        for (member, left) in [(9, &[1, 2, 3][..]), (2, &[1, 3]), (1, &[3]), (3, &[]), (3, &[])] {
+            few.remove(&member);
+            assert_eq!((members(&few), few.first()), (left.to_vec(), left.first()));
+        }
+        assert_eq!(few, Few::None);
+        few.insert(5);
+        few.remove(&4);
+        assert!(few.contains(&5) && !few.is_empty());
     }
 
     #[test]

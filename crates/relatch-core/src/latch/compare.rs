@@ -61,7 +61,7 @@ impl Machine {
     fn gap_closed(&mut self, id: LatchId) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.gap = Gap::Closed;
-        let uris: Vec<String> = latch.subscriptions.keys().cloned().collect();
+        let uris: Vec<String> = latch.wishes().subscriptions.keys().cloned().collect();
         for uri in uris {
             self.out.push(Effect::Tell { latch: id, tell: Tell::Updated(uri) });
         }

@@ -468,8 +468,8 @@ impl Machine {
             });
             // What was refused goes out on a connection of its own.
             let waiting = self.latches.get(&latch).map(|l| l.waiting.clone()).unwrap_or_default();
-            for ex in waiting {
-                if let Some(exchange) = self.exchanges.get_mut(&ex) {
+            for ex in &waiting {
+                if let Some(exchange) = self.exchanges.get_mut(ex) {
                     exchange.fresh = exchange.refused_by.remove(&generation);
                 }
             }

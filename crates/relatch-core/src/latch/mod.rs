@@ -79,10 +79,10 @@ pub(crate) struct Latch {
     pub(crate) notes: VecDeque<(NoteId, Told, Accepted)>,
     /// The one that is under way.
     pub(crate) note: Option<Box<(AttemptId, NoteId, Told, Accepted)>>,
-    /// Tools that may be repeated, by their annotations.
-    pub(crate) repeatable: BTreeSet<String>,
-    pub(crate) level: Option<String>,
-    pub(crate) subscriptions: BTreeMap<String, String>,
+    /// Tools that may be repeated, by their annotations, where there are any.
+    pub(crate) repeatable: Option<Arc<BTreeSet<String>>>,
+    /// What its client has set, where it has.
+    wishes: Option<Box<Wishes>>,
     /// Kinds of lists that the client knows.
     pub(crate) lists: Kinds,
     pub(crate) stream: StreamState,
@@ -107,6 +107,15 @@ pub(crate) struct Hello {
     /// Of what else a client may have built on, where that is known.
     pub(crate) digest: Option<u64>,
     pub(crate) offers: Option<BTreeSet<&'static str>>,
+}
+
+/// What a client has set in its session, to be replayed into the next.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    /// Raw params of `logging/setLevel`.
+    pub(crate) level: Option<String>,
+    /// Address to raw params of `resources/subscribe`.
+    pub(crate) subscriptions: BTreeMap<String, String>,
 }
 
 /// Whether the client counts on state that was lost with a session, where sessions hold any.
@@ -294,9 +303,8 @@ impl Latch {
             waiting: Few::default(),
             notes: VecDeque::new(),
             note: None,
-            repeatable: BTreeSet::new(),
-            level: None,
-            subscriptions: BTreeMap::new(),
+            repeatable: None,
+            wishes: None,
             lists: Kinds::default(),
             stream: StreamState::Off,
             trial_at: None,
@@ -374,6 +382,22 @@ impl Latch {
             }
             _ => None,
         }
+    }
+
+    /// Whether this tool may be repeated, by its annotations.
+    pub(crate) fn may_repeat(&self, tool: &str) -> bool {
+        self.repeatable.as_ref().is_some_and(|tools| tools.contains(tool))
+    }
+
+    /// What its client has set.
+    pub(crate) fn wishes(&self) -> &Wishes {
+        static NONE: Wishes = Wishes { level: None, subscriptions: BTreeMap::new() };
+        self.wishes.as_deref().unwrap_or(&NONE)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn wishes_mut(&mut self) -> &mut Wishes {
+        self.wishes.get_or_insert_default()
     }
 
     /// The client has done something.

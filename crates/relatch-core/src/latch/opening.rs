@@ -5,7 +5,7 @@
 use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door};
-use super::{Doubtful, Gap, Hello, Knows, Latch, LatchState, Loss};
+use super::{Doubtful, Gap, Hello, Knows, Latch, LatchState, Loss, Wishes};
 use crate::effect::Effect;
 use crate::exchange::words;
 use crate::input::{Answer, CutKind, Restored};
@@ -31,8 +31,9 @@ impl Machine {
         latch.promised = self.revisions.of(restored.revision);
         let hello = |server| self.hellos.of(Hello { server, digest: None, offers: None });
         latch.hello = restored.server.map(hello);
-        latch.level = restored.level;
-        latch.subscriptions = restored.subscriptions;
+        if restored.level.is_some() || !restored.subscriptions.is_empty() {
+            *latch.wishes_mut() = Wishes { level: restored.level, subscriptions: restored.subscriptions };
+        }
         latch.lists = restored.lists.into_iter().collect();
         // Whatever the server said while the keeper was away is lost.
         latch.gap = Gap::Open;

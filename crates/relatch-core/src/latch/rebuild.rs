@@ -115,8 +115,8 @@ impl Machine {
             latch.initialized = true;
             steps.push_back(Replay::Initialized);
         }
-        steps.extend(latch.level.clone().map(Replay::Level));
-        steps.extend(latch.subscriptions.values().cloned().map(Replay::Subscribe));
+        steps.extend(latch.wishes().level.clone().map(Replay::Level));
+        steps.extend(latch.wishes().subscriptions.values().cloned().map(Replay::Subscribe));
         if self.planted(Fault::SkipsRebuilding) {
             steps.clear();
         }
@@ -184,7 +184,7 @@ impl Machine {
             return true;
         }
         let told = latch.announced == Some(generation);
-        if told && latch.level.is_none() && latch.subscriptions.is_empty() {
+        if told && latch.wishes().level.is_none() && latch.wishes().subscriptions.is_empty() {
             return false;
         }
         let loss = Loss::new(Some(generation), now, Doubtful::AskFirst);

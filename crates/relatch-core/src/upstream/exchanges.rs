@@ -2,6 +2,8 @@
 //!
 //! Decides what goes out on a bound latch, in which order, on what connection, and whether a `ping` goes ahead.
 
+use std::sync::Arc;
+
 use relatch_wire::failure::{Code, Executed};
 use relatch_wire::method::{self, RetryClass};
 
@@ -45,7 +47,7 @@ impl Machine {
             return;
         };
         latch.used(now);
-        let repeatable = ask.tool.as_ref().is_some_and(|tool| latch.repeatable.contains(tool));
+        let repeatable = ask.tool.as_ref().is_some_and(|tool| latch.may_repeat(tool));
         let class = self.policy.class(&ask.method, ask.tool.as_deref(), repeatable);
         let ended = matches!(latch.state, LatchState::Ended);
         let bounds = if latch.waiting.len() >= policy::WAITING_PER_LATCH {
@@ -357,15 +359,17 @@ impl Machine {
 
     pub(crate) fn hinted(&mut self, id: LatchId, hints: Vec<(String, bool, bool)>) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
+        let mut tools = latch.repeatable.take().map(Arc::unwrap_or_clone).unwrap_or_default();
         for (tool, read_only, idempotent) in hints {
             if read_only || idempotent {
-                if latch.repeatable.len() < 10_000 {
-                    latch.repeatable.insert(tool);
+                if tools.len() < 10_000 {
+                    tools.insert(tool);
                 }
             } else {
-                latch.repeatable.remove(&tool);
+                tools.remove(&tool);
             }
         }
+        latch.repeatable = (!tools.is_empty()).then(|| self.tools.of(tools));
     }
 
     pub(crate) fn pass_refusal(&mut self, attempt: AttemptId, ex: ExId, executed: Executed) {

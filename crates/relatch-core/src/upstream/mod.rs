@@ -53,6 +53,8 @@ pub struct Machine {
     pub(crate) clients: Shared<ClientSeen>,
     pub(crate) hellos: Shared<Hello>,
     pub(crate) revisions: Shared<str>,
+    /// Tools that may be repeated, as servers annotate them.
+    pub(crate) tools: Shared<BTreeSet<String>>,
     pub(crate) exchanges: BTreeMap<ExId, Exchange>,
     pub(crate) attempts: Attempts,
     pub(crate) timers: Timers,
@@ -141,6 +143,7 @@ impl Machine {
             clients: Shared::default(),
             hellos: Shared::default(),
             revisions: Shared::default(),
+            tools: Shared::default(),
             exchanges: BTreeMap::new(),
             attempts: Attempts::default(),
             timers: Timers::default(),

@@ -56,10 +56,10 @@ impl Machine {
             begun: latch.begun,
             initialized: latch.initialized,
             revision: latch.promised.to_string(),
-            level: latch.level.clone(),
-            subscriptions: latch.subscriptions.clone(),
+            level: latch.wishes().level.clone(),
+            subscriptions: latch.wishes().subscriptions.clone(),
             lists: latch.lists.iter().collect(),
-            repeatable: latch.repeatable.iter().cloned().collect(),
+            repeatable: latch.repeatable.iter().flat_map(|tools| tools.iter()).cloned().collect(),
         })
     }
 
