@@ -62,7 +62,7 @@ pub(crate) fn build(
     span: Option<&AttemptSpan>,
 ) -> Option<(Job, Names)> {
     let latch = desk.latches.get(&send.latch);
-    let session = latch.and_then(|latch| latch.sessions.get(&send.generation));
+    let session = latch.and_then(|latch| latch.sessions.get(send.generation));
     let orphan = desk.orphans.get(&(send.latch, send.generation));
     let session = session.or(orphan.map(|(session, _)| session));
     let own = || match latch {
@@ -136,7 +136,7 @@ pub(crate) fn build(
             names.headers = own();
             verb = Method::GET;
             accept = SSE;
-            last_event = session.and_then(|session| session.last_event.clone());
+            last_event = session.and_then(|session| session.last_event.as_deref().map(str::to_owned));
             Bytes::new()
         }
         What::Resume { of: resumed } => {
@@ -176,7 +176,7 @@ pub(crate) fn build(
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     }
     if !opens && let Some(session) = session {
-        insert(&mut headers, PROTOCOL_VERSION, Some(&session.revision));
+        insert(&mut headers, PROTOCOL_VERSION, Some(&session.said.revision));
         insert(&mut headers, SESSION_ID, session.id.as_deref().filter(|_| !session.streamed));
     }
     insert(&mut headers, LAST_EVENT_ID, last_event.as_deref());
