@@ -10,6 +10,7 @@
 pub mod effect;
 pub mod exchange;
 pub mod fault;
+mod few;
 pub mod health;
 pub mod ids;
 pub mod input;
@@ -17,6 +18,7 @@ pub mod journal;
 pub mod latch;
 pub mod policy;
 pub mod record;
+pub mod shared;
 pub mod tell;
 pub mod upstream;
 

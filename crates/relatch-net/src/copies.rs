@@ -109,8 +109,13 @@ pub(crate) struct Page<'a> {
 }
 
 impl Gathering {
+    /// Whether no list is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
     /// Takes a page; the whole list when this is its last.
-    fn take(&mut self, page: &Page<'_>) -> Option<Pages> {
+    pub(crate) fn take(&mut self, page: &Page<'_>) -> Option<Pages> {
         let key = (page.kind, page.asker);
         let Ok(text) = std::str::from_utf8(page.text) else {
             self.pages.remove(&key);
@@ -425,12 +430,12 @@ impl Upstream {
     /// A page of a list has come in this session, by these headers.
     pub(crate) fn keep_page(&self, latch: &mut Latch, generation: Gen, headers: &Headers, page: &Page<'_>) {
         // What an older session says may be older, too.
-        let newest = latch.sessions.last_key_value().filter(|(newest, _)| **newest == generation);
+        let newest = latch.sessions.newest().filter(|(newest, _)| *newest == generation);
         let Some(place) = newest.map(|(_, session)| Arc::clone(&session.place)) else { return };
         if !self.keeps_copies() {
             return;
         }
-        let Some(pages) = latch.gathering.take(page) else { return };
+        let Some(pages) = latch.gather(page) else { return };
         let subject = headers.as_ref().and_then(|(_, headers)| subject(&self.name, &place, latch, headers));
         let Some(subject) = subject else { return };
         let lists = BTreeMap::from([(page.kind.method().to_owned(), pages)]);
@@ -444,7 +449,7 @@ impl Upstream {
         }
         let subject =
             desk.latches.get(&of.latch).zip(of.headers.as_ref()).and_then(|(latch, (_, headers))| {
-                let there = latch.sessions.get(&of.generation).map(|session| Arc::clone(&session.place));
+                let there = latch.sessions.get(of.generation).map(|session| Arc::clone(&session.place));
                 subject(&self.name, &there.unwrap_or_else(|| self.place()), latch, headers)
             });
         if let Some(subject) = subject {

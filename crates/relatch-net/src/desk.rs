@@ -18,7 +18,7 @@ use relatch_wire::{Envelope, Kind, RequestId, params};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use crate::exchange::{Piece, Running, Sink, Stop};
-use crate::latch::{Headers, Latch, Pending, UpSession};
+use crate::latch::{Alike, Headers, Latch, Pending, UpSession};
 use crate::numbered::Numbered;
 use crate::outbox::Outbox;
 use crate::spans::{AttemptSpan, ExchangeSpan};
@@ -33,11 +33,13 @@ const PENDING: usize = 1_000;
 pub(crate) struct Desk {
     /// Boxed: a node of the map has room for eleven, most of it empty.
     pub(crate) latches: BTreeMap<LatchId, Box<Latch>>,
+    /// What they have alike.
+    pub(crate) alike: Alike,
     pub(crate) exchanges: Numbered<ExId, Exchange>,
     pub(crate) notes: Numbered<NoteId, Note>,
     pub(crate) attempts: Numbered<AttemptId, Attempt>,
     /// Upstream sessions that opened after their latch was over, with the credentials that opened them. They are ended.
-    pub(crate) orphans: BTreeMap<(LatchId, Gen), (Box<UpSession>, Headers)>,
+    pub(crate) orphans: BTreeMap<(LatchId, Gen), (UpSession, Headers)>,
     /// The exchange whose front stands here and would drive its first attempt itself; and that, once it has begun.
     pub(crate) front: Option<ExId>,
     pub(crate) driven: Option<Running>,
@@ -222,14 +224,14 @@ impl Desk {
     /// Whether this upstream session is known.
     pub(crate) fn has_session(&self, latch: LatchId, generation: Gen) -> bool {
         self.orphans.contains_key(&(latch, generation))
-            || self.latches.get(&latch).is_some_and(|latch| latch.sessions.contains_key(&generation))
+            || self.latches.get(&latch).is_some_and(|latch| latch.sessions.get(generation).is_some())
     }
 
     /// Exchanges that are under way elsewhere than at this place.
     pub(crate) fn left_behind(&self, place: &Arc<Place>) -> usize {
         let elsewhere = |attempt: &Attempt| {
             let session =
-                self.latches.get(&attempt.latch).and_then(|latch| latch.sessions.get(&attempt.generation));
+                self.latches.get(&attempt.latch).and_then(|latch| latch.sessions.get(attempt.generation));
             session.is_some_and(|session| !Arc::ptr_eq(&session.place, place))
         };
         let open = self.attempts.values().filter(|attempt| !attempt.ended && attempt.ex().is_some());
@@ -250,7 +252,9 @@ impl Desk {
     /// Takes everything of a latch off the desk; what runs for it is stopped.
     pub(crate) fn close_latch(&mut self, id: LatchId) -> Option<Box<Latch>> {
         let latch = self.latches.remove(&id)?;
-        latch.outbox.close();
+        if let Some(outbox) = latch.outbox_so_far() {
+            outbox.close();
+        }
         self.exchanges.retain(|_, exchange| exchange.latch != id);
         self.notes.retain(|_, note| note.latch != id);
         self.attempts.retain(|_, attempt| {
@@ -280,9 +284,9 @@ impl Desk {
             && let Some(session) = self
                 .latches
                 .get_mut(&attempt.latch)
-                .and_then(|latch| latch.sessions.get_mut(&attempt.generation))
+                .and_then(|latch| latch.sessions.get_mut(attempt.generation))
         {
-            session.last_event = Some(id.clone());
+            session.last_event = Some(id.as_str().into());
         }
         let news = attempt.last_event.as_ref() != Some(&id);
         attempt.last_event = Some(id);
@@ -367,7 +371,7 @@ impl Desk {
             let token = envelope.params(text).and_then(params::progress_fields).map(|(token, _)| token)?;
             return open().find(|(_, exchange)| exchange.token.as_ref() == Some(&token)).map(|(id, _)| *id);
         }
-        if self.latches.get(&latch)?.outbox.attached() {
+        if self.latches.get(&latch)?.is_read() {
             return None;
         }
         open().filter(|(_, exchange)| exchange.sink.takes_events).map(|(id, _)| *id).max()
@@ -380,12 +384,12 @@ impl Desk {
             Kind::Result { .. } | Kind::Error { .. } => return None,
             Kind::Request { id, .. } => {
                 let latch = self.latches.get_mut(&latch)?;
-                if latch.pending.len() >= PENDING {
+                if latch.asked() >= PENDING {
                     return None;
                 }
                 let id = server_request_id(generation.0, id);
                 let text = envelope.with_id(&text, &id);
-                latch.pending.insert(id, Pending { attempt: of, ex: flow, generation });
+                latch.asks(id, Pending { attempt: of, ex: flow, generation });
                 text
             }
             Kind::Notification { method } => match method.as_str() {
@@ -401,7 +405,9 @@ impl Desk {
         };
         match flow.and_then(|ex| self.exchanges.get(&ex)).map(|exchange| &exchange.sink) {
             Some(sink) if sink.takes_events => Some(Sifted::Exchange(sink.clone(), text)),
-            Some(_) | None => Some(Sifted::Standing(Arc::clone(&self.latches.get(&latch)?.outbox), text)),
+            Some(_) | None => {
+                Some(Sifted::Standing(Arc::clone(self.latches.get_mut(&latch)?.outbox()), text))
+            }
         }
     }
 
@@ -416,7 +422,7 @@ impl Desk {
         let named = envelope.params(text).and_then(params::cancelled_request_id);
         let Some((id, span)) = named else { return text.clone() };
         let mapped = server_request_id(generation.0, &id);
-        match self.latches.get_mut(&latch).and_then(|latch| latch.pending.remove(&mapped)) {
+        match self.latches.get_mut(&latch).and_then(|latch| latch.not_pending(&mapped)) {
             Some(_) => envelope.with_params_value(text, span, mapped.raw()),
             None => text.clone(),
         }
@@ -451,17 +457,16 @@ impl Desk {
     fn take_back(&mut self, of_one: Option<LatchId>, which: impl Fn(&Pending) -> bool) {
         for (_, latch) in self.latches.iter_mut().filter(|(id, _)| of_one.is_none_or(|one| one == **id)) {
             let asked: Vec<_> = latch
-                .pending
-                .iter()
+                .pending()
                 .filter(|(_, pending)| which(pending))
                 .map(|(id, pending)| (id.clone(), pending.ex))
                 .collect();
             for (id, ex) in asked {
-                latch.pending.remove(&id);
+                latch.not_pending(&id);
                 let words = cancelled_message(&id, "The server that asked is gone");
                 let sink = ex.and_then(|ex| self.exchanges.get(&ex)).map(|exchange| &exchange.sink);
                 if !sink.is_some_and(|sink| sink.takes_events && sink.event_now(&words)) {
-                    latch.outbox.push(words);
+                    latch.outbox().push(words);
                 }
             }
         }

@@ -426,8 +426,8 @@ impl Upstream {
             Effect::Accept { note } => desk.accept(note),
             Effect::DropNote { note } => desk.let_go(note),
             Effect::Tell { latch, tell } => {
-                if let Some(latch) = desk.latches.get(&latch) {
-                    latch.outbox.push(telling(&tell));
+                if let Some(latch) = desk.latches.get_mut(&latch) {
+                    latch.outbox().push(telling(&tell));
                 }
             }
             Effect::Withdraw { attempt } => desk.withdraw(attempt),
@@ -435,7 +435,7 @@ impl Upstream {
             Effect::Record { latch } => self.record(desk, machine, latch),
             Effect::Forget { latch, generation } => {
                 // A session belongs to the place that opened it.
-                let session = desk.latches.get(&latch).and_then(|latch| latch.sessions.get(&generation));
+                let session = desk.latches.get(&latch).and_then(|latch| latch.sessions.get(generation));
                 let orphan = desk.orphans.get(&(latch, generation)).map(|(session, _)| session);
                 let streamed = session.is_some_and(|session| session.streamed);
                 match session.or(orphan) {
@@ -448,7 +448,7 @@ impl Upstream {
                     desk.withdraw_session(latch, generation);
                 }
                 if let Some(latch) = desk.latches.get_mut(&latch) {
-                    latch.sessions.remove(&generation);
+                    latch.sessions.remove(generation);
                 }
             }
             Effect::Close { latch } => {
@@ -547,7 +547,7 @@ impl Upstream {
                     && let Some(facts) = facts_of(&text, true)
                     && let Some(latch) = desk.latches.get_mut(&exchange.latch)
                 {
-                    latch.promised = Some(facts.server.protocol);
+                    latch.promised = Some(desk.alike.revision(&facts.server.protocol));
                 }
                 let text = self.read_on_its_way(desk, &exchange, text, None, hints);
                 self.told(desk, machine, &exchange, text, later)
@@ -575,6 +575,7 @@ impl Upstream {
             && let Some(page) = envelope.result(&text).and_then(|raw| relatch_wire::lists::items(raw, kind))
         {
             latch.lists.passed(kind, first, &page);
+            latch.lists.share(&mut desk.alike.lists);
             if let Some((generation, headers)) = came {
                 let arrival = &exchange.arrival;
                 let cursor = arrival.envelope.params(&arrival.message).and_then(relatch_wire::params::cursor);

@@ -111,7 +111,7 @@ impl Asked {
     /// Where its stream can be found again; `None` where the session has no id by which to come back.
     pub(crate) fn streams(&self) -> Option<Arc<Streams>> {
         self.up.desk(|desk| {
-            desk.latches.get(&self.latch).filter(|l| !l.sid.is_empty()).map(|l| Arc::clone(&l.streams))
+            desk.latches.get_mut(&self.latch).filter(|l| !l.sid.is_empty()).map(|l| Arc::clone(l.streams()))
         })
     }
 
@@ -152,10 +152,11 @@ impl Upstream {
         let opened = jiff::Timestamp::now().as_millisecond();
         let ask = ask_of(&request);
         let (ex, asked, exchange) = self.exchange(latch, request, true);
-        let mut kept = Latch::new(sid, opened, initialize);
+        let mut kept = Latch::new(sid, opened);
         kept.credentials.seen(exchange.arrival.number, &exchange.arrival.headers);
         self.fact_after(
             |desk| {
+                kept.initialize = desk.alike.initialize(&initialize);
                 desk.latches.insert(latch, Box::new(kept));
                 desk.exchanges.insert(ex, exchange);
                 true
@@ -167,7 +168,8 @@ impl Upstream {
 
     /// A downstream session of a keeper that ran before goes on.
     pub(crate) fn restore(self: &Arc<Self>, id: LatchId, record: &Record) {
-        let latch = Latch::of_record(record, &self.place());
+        let place = self.place();
+        let latch = self.desk(|desk| Latch::of_record(record, &place, &mut desk.alike));
         let restored = Restored {
             bound: latch.inherited,
             has_id: record.session.as_ref().is_some_and(|session| session.id.is_some()),
@@ -277,9 +279,9 @@ impl Upstream {
                 let Some(kept) = desk.latches.get_mut(&latch) else { return false };
                 kept.credentials.seen(self.common.next(), &headers);
                 let trusted = kept.credentials.trusts(&headers);
-                let number = kept.outbox.attach(trusted, after);
+                let number = kept.outbox().attach(trusted, after);
                 kept.reader = Some(headers).filter(|_| !trusted);
-                taken = Some((Arc::clone(&kept.outbox), number));
+                taken = Some((Arc::clone(kept.outbox()), number));
                 true
             },
             Input::Attached { latch },
@@ -290,15 +292,15 @@ impl Upstream {
     /// The streams that this client may come back to; none while its credentials are not known to be good.
     pub(crate) fn streams(self: &Arc<Self>, latch: LatchId, headers: &HeaderMap) -> Option<Arc<Streams>> {
         self.desk(|desk| {
-            let kept = desk.latches.get(&latch)?;
-            kept.credentials.trusts(headers).then(|| Arc::clone(&kept.streams))
+            let kept = desk.latches.get_mut(&latch)?;
+            kept.credentials.trusts(headers).then(|| Arc::clone(kept.streams()))
         })
     }
 
     /// A reader of the standing stream leaves.
     pub(crate) fn detach(self: &Arc<Self>, latch: LatchId, number: u64) {
         self.fact_after(
-            |desk| desk.latches.get_mut(&latch).is_some_and(|kept| kept.outbox.detach(number)),
+            |desk| desk.latches.get_mut(&latch).is_some_and(|kept| kept.outbox().detach(number)),
             Input::Detached { latch },
         );
     }

@@ -400,7 +400,7 @@ impl Keeper {
             }
             let Some(upstream) = self.upstream(&session.upstream) else { continue };
             let busy = upstream.desk(|desk| {
-                desk.latches.get(&session.latch).is_some_and(|latch| latch.outbox.attached())
+                desk.latches.get(&session.latch).is_some_and(|latch| latch.is_read())
                     || desk.exchanges.values().any(|exchange| exchange.latch == session.latch)
             });
             if busy {

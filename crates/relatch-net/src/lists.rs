@@ -3,8 +3,10 @@
 //! An item is its key and a digest. When lists are fetched, and what follows from a difference, is decided in the core.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use relatch_core::input::Listed;
+use relatch_core::shared::Shared;
 use relatch_wire::lists::Page;
 use relatch_wire::method::ListKind;
 
@@ -14,14 +16,28 @@ const NAMED: usize = 8;
 /// What one client knows of its lists.
 #[derive(Debug, Default)]
 pub(crate) struct Lists {
+    /// Nothing, before it has asked for any. One for all clients that have seen the same.
+    seen: Option<Arc<Listing>>,
+    fetching: Option<Box<Fetching>>,
+}
+
+/// Pages that relatch has fetched, of lists that are not whole yet.
+#[derive(Debug, Default)]
+struct Fetching(BTreeMap<ListKind, Items>);
+
+/// By the key of each item, its digest.
+type Items = BTreeMap<String, u64>;
+
+/// Lists, as far as somebody has seen them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Listing {
     seen: BTreeMap<ListKind, Seen>,
-    fetching: BTreeMap<ListKind, BTreeMap<String, u64>>,
     hints: BTreeMap<String, (bool, bool)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Seen {
-    items: BTreeMap<String, u64>,
+    items: Items,
     /// The client has seen the last page.
     whole: bool,
 }
@@ -35,48 +51,58 @@ impl Lists {
         let seen = lists.iter().filter_map(|(method, items)| {
             Some((ListKind::from_method(method)?, Seen { items: items.clone(), whole: true }))
         });
-        Lists { seen: seen.collect(), fetching: BTreeMap::new(), hints: hints.clone() }
+        let listing = Listing { seen: seen.collect(), hints: hints.clone() };
+        let nothing = listing == Listing::default();
+        Lists { seen: (!nothing).then(|| Arc::new(listing)), fetching: None }
+    }
+
+    /// From now on it is kept as one with those that are the same.
+    pub(crate) fn share(&mut self, alike: &mut Shared<Listing>) {
+        self.seen = self.seen.take().map(|seen| alike.of(seen));
     }
 
     /// What a record keeps, by the method that lists it.
     pub(crate) fn to_record(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
-        self.seen.iter().map(|(kind, seen)| (kind.method().to_owned(), seen.items.clone())).collect()
+        let seen = self.seen.iter().flat_map(|listing| &listing.seen);
+        seen.map(|(kind, seen)| (kind.method().to_owned(), seen.items.clone())).collect()
     }
 
     /// Tool to (read-only, idempotent).
-    pub(crate) fn hints(&self) -> &BTreeMap<String, (bool, bool)> {
-        &self.hints
+    pub(crate) fn hints(&self) -> BTreeMap<String, (bool, bool)> {
+        self.seen.as_ref().map(|listing| listing.hints.clone()).unwrap_or_default()
     }
 
     /// Kinds that the client has asked for.
     pub(crate) fn known(&self) -> Vec<ListKind> {
-        self.seen.keys().copied().collect()
+        self.seen.iter().flat_map(|listing| listing.seen.keys()).copied().collect()
     }
 
     /// Whether the server's list, as far as the client saw it, has an item of this key; `None` when it has not looked.
     pub(crate) fn has(&self, kind: ListKind, key: &str) -> Option<bool> {
-        self.seen.get(&kind).map(|seen| seen.items.contains_key(key))
+        self.of(kind).map(|seen| seen.items.contains_key(key))
     }
 
     /// A page went to the client; the first one begins the list anew.
     pub(crate) fn passed(&mut self, kind: ListKind, first: bool, page: &Page) {
-        let seen = self.seen.entry(kind).or_default();
+        let Listing { seen, hints } = Arc::make_mut(self.seen.get_or_insert_default());
+        let seen = seen.entry(kind).or_default();
         if first {
             seen.items.clear();
             if kind == ListKind::Tools {
-                self.hints.clear();
+                hints.clear();
             }
         }
         add(&mut seen.items, page);
         seen.whole = page.next_cursor.is_none();
-        self.hints.extend(
+        hints.extend(
             page.hints.iter().map(|(tool, hints)| (tool.clone(), (hints.read_only, hints.idempotent))),
         );
     }
 
     /// A page has come that relatch itself asked for.
     pub(crate) fn fetched(&mut self, kind: ListKind, first: bool, page: &Page) -> Listed {
-        let items = self.fetching.entry(kind).or_default();
+        let fetching = self.fetching.get_or_insert_default();
+        let items = fetching.0.entry(kind).or_default();
         if first {
             items.clear();
         }
@@ -84,11 +110,18 @@ impl Lists {
         if let Some(cursor) = &page.next_cursor {
             return Listed::More(cursor.clone());
         }
-        let now = self.fetching.remove(&kind).unwrap_or_default();
-        match self.seen.get(&kind).and_then(|seen| difference(seen, &now)) {
+        let now = fetching.0.remove(&kind).unwrap_or_default();
+        if fetching.0.is_empty() {
+            self.fetching = None;
+        }
+        match self.of(kind).and_then(|seen| difference(seen, &now)) {
             None => Listed::Same,
             Some(words) => Listed::Differs(words),
         }
+    }
+
+    fn of(&self, kind: ListKind) -> Option<&Seen> {
+        self.seen.as_ref()?.seen.get(&kind)
     }
 }
 

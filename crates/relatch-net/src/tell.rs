@@ -133,12 +133,12 @@ impl Upstream {
         let Ok(envelope) = Envelope::read(&text) else { return (text, false) };
         if exchange.opening {
             if let Some(hello) = envelope.result(&text).and_then(ServerHello::read) {
-                latch.tell = Some(TellRecord {
+                latch.tell = Some(Box::new(TellRecord {
                     tools: hello.has_tools,
                     prompts: hello.has_prompts,
                     logging: hello.has_logging,
                     level: None,
-                });
+                }));
                 // Its record is written when the machine has bound it.
                 return (bytes_of::advertise(&text), false);
             }
@@ -211,8 +211,8 @@ impl Upstream {
             for latch in desk.latches.values() {
                 let told = latch.tell.as_ref().is_some_and(|told| level.reaches(told.level.as_deref()));
                 // Who does not listen now would take it for news when it does.
-                if told && latch.outbox.attached() {
-                    latch.outbox.push(message.clone());
+                if let Some(outbox) = latch.outbox_so_far().filter(|outbox| told && outbox.attached()) {
+                    outbox.push(message.clone());
                 }
             }
         });

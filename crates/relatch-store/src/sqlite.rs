@@ -19,6 +19,8 @@ use crate::{Row, Store, StoreError, ended, newer, shown};
 const LAYOUT: i64 = 1;
 /// The file in its folder.
 const FILE: &str = "sessions.sqlite";
+/// Pages of the file that are kept in memory.
+const CACHE_KIB: i64 = 256;
 /// How long a call waits for somebody else's look into the file (a backup, a curious `sqlite3`).
 pub(crate) const BUSY: Duration = Duration::from_secs(5);
 
@@ -56,6 +58,8 @@ impl SqliteStore {
         if found > LAYOUT {
             return Err(StoreError::Newer { path, found });
         }
+        // In KiB, where 2,000 are usual: a session opens a page or two of them, and the system keeps the file anyway.
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS sessions (
                  id TEXT PRIMARY KEY NOT NULL,

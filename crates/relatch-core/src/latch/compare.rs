@@ -9,6 +9,7 @@ use super::{Gap, LatchState, Raised};
 use crate::effect::{Connection, Effect, Tell, What};
 use crate::exchange::words;
 use crate::fault::Fault;
+use crate::few::Kinds;
 use crate::input::{Answer, CutKind, Listed};
 use crate::upstream::{Attempt, Machine, Outcome, Purpose, Why, rpc_digest};
 use crate::{AttemptId, Gen, LatchId, journal, policy};
@@ -31,16 +32,15 @@ impl Machine {
             return;
         }
         latch.compare_at = now.plus(policy::COMPARE_EVERY_MS);
-        let kinds: Vec<ListKind> = latch.lists.iter().copied().collect();
+        let kinds = latch.lists;
         self.compare_next(id, generation, kinds);
     }
 
-    fn compare_next(&mut self, id: LatchId, generation: Gen, mut kinds: Vec<ListKind>) {
-        if kinds.is_empty() {
+    fn compare_next(&mut self, id: LatchId, generation: Gen, mut kinds: Kinds) {
+        let Some(kind) = kinds.pop_first() else {
             self.gap_closed(id);
             return;
-        }
-        let kind = kinds.remove(0);
+        };
         let attempt = self.ask_for_page(id, generation, kind, None);
         if let Some(latch) = self.latches.get_mut(&id) {
             latch.gap = Gap::Comparing(attempt, kinds, 1);
@@ -61,7 +61,7 @@ impl Machine {
     fn gap_closed(&mut self, id: LatchId) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.gap = Gap::Closed;
-        let uris: Vec<String> = latch.subscriptions.keys().cloned().collect();
+        let uris: Vec<String> = latch.wishes().subscriptions.keys().cloned().collect();
         for uri in uris {
             self.out.push(Effect::Tell { latch: id, tell: Tell::Updated(uri) });
         }
@@ -107,7 +107,7 @@ impl Machine {
     /// What its client knows of this list is the server's own word from now on, or the client hears that it is not.
     fn no_copy_any_more(&mut self, id: LatchId, kind: ListKind) {
         if let Some(latch) = self.latches.get_mut(&id) {
-            latch.from_copy.remove(&kind);
+            latch.from_copy.remove(kind);
         }
     }
 
@@ -121,12 +121,12 @@ impl Machine {
         let latch_id = attempt.latch;
         let Some(latch) = self.latches.get_mut(&latch_id) else { return };
         let bound = matches!(latch.state, LatchState::Bound(g) if g == attempt.generation);
-        let (has_id, from_copy) = (latch.has_id, latch.from_copy.contains(&kind));
+        let (has_id, from_copy) = (latch.has_id, latch.from_copy.contains(kind));
         let Gap::Comparing(current, rest, pages) = &latch.gap else { return };
         if *current != id {
             return;
         }
-        let (rest, pages) = (rest.clone(), *pages);
+        let (rest, pages) = (*rest, *pages);
         if !bound || self.is_paused() {
             self.compare_again(latch_id, policy::COMPARE_AGAIN_MS);
             return;

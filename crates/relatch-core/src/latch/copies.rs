@@ -7,7 +7,7 @@
 
 use relatch_wire::method::ListKind;
 
-use super::{Doubtful, Latch, LatchState, Loss, Step};
+use super::{Doubtful, Hello, Latch, LatchState, Loss, Step};
 use crate::effect::Effect;
 use crate::exchange::{Copying, Exchange};
 use crate::fault::Fault;
@@ -137,11 +137,9 @@ impl Machine {
         // The copy is this address's own answer.
         self.spoken = true;
         let Some(latch) = self.latches.get_mut(&id) else { return };
-        latch.promised = session.server.protocol.clone();
-        latch.server = Some(session.server);
-        latch.digest = Some(session.digest);
-        latch.offers = Some(session.offers);
-        latch.copied = Some(copy);
+        latch.promised = self.revisions.of(session.server.protocol.as_str());
+        latch.hello = Some(self.hellos.of(Hello::of(&session)));
+        latch.copied = Some(Box::new(copy));
         latch.state = state;
     }
 }

@@ -117,7 +117,7 @@ impl Machine {
                 let diagnosis =
                     Diagnosis { step: Asked::Ping(ping), subjects: vec![subject], began: now, second: None };
                 if let Some(latch) = self.latches.get_mut(&latch) {
-                    latch.state = LatchState::Doubted(generation, diagnosis);
+                    latch.state = LatchState::Doubted(generation, Box::new(diagnosis));
                 }
                 let detail = format!("HTTP {status} to `{}`", self.title_of(&attempt.purpose));
                 self.journal(journal::What::Suspected, Some(latch), |entry| entry.detail = Some(detail));
@@ -207,8 +207,8 @@ impl Machine {
 
     /// No permit has come in time: nothing was found.
     pub(crate) fn doubt_ends(&mut self, id: LatchId) {
-        if let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Line(_), .. })) =
-            self.latches.get(&id).map(|l| &l.state)
+        if let Some(LatchState::Doubted(old, diagnosis)) = self.latches.get(&id).map(|l| &l.state)
+            && let Asked::Line(_) = diagnosis.step
         {
             let old = *old;
             self.settle_doubt(id, old, Finding::PassOn);
@@ -218,12 +218,11 @@ impl Machine {
     /// Opens the second session of a diagnosis: there is a permit for it.
     pub(crate) fn begin_trial(&mut self, id: LatchId) {
         let now = self.now;
-        let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Line(same), .. })) =
-            self.latches.get(&id).map(|l| &l.state)
-        else {
+        let Some(LatchState::Doubted(old, diagnosis)) = self.latches.get(&id).map(|l| &l.state) else {
             return;
         };
-        let (old, same) = (*old, *same);
+        let Asked::Line(same) = diagnosis.step else { return };
+        let old = *old;
         self.timers.clear(Why::DoubtEnds(id));
         if self.latches.get(&id).is_some_and(|latch| latch.is_former(old)) {
             // A second session would be at another address, and its control proves nothing of this one.
@@ -250,8 +249,8 @@ impl Machine {
     /// While the upstream is away, nobody can settle this doubt.
     pub(crate) fn doubt_in_vain(&mut self, id: LatchId) {
         let Some(cause) = self.away().map(|away| away.cause.clone()) else { return };
-        if let Some(LatchState::Doubted(old, Diagnosis { step: Asked::Line(_), .. })) =
-            self.latches.get(&id).map(|l| &l.state)
+        if let Some(LatchState::Doubted(old, diagnosis)) = self.latches.get(&id).map(|l| &l.state)
+            && let Asked::Line(_) = diagnosis.step
         {
             let old = *old;
             self.settle_doubt(id, old, Finding::Away(cause));
@@ -425,10 +424,8 @@ impl Machine {
         let ping = self.ping(id, generation, Question::Replica, Connection::Fresh, policy::PING_MS);
         if let Some(latch) = self.latches.get_mut(&id) {
             let step = Asked::Replica(ping, policy::REPLICA_PINGS - 1);
-            latch.state = LatchState::Doubted(
-                generation,
-                Diagnosis { step, subjects: Vec::new(), began: now, second: None },
-            );
+            let diagnosis = Diagnosis { step, subjects: Vec::new(), began: now, second: None };
+            latch.state = LatchState::Doubted(generation, Box::new(diagnosis));
         }
     }
 
@@ -471,8 +468,8 @@ impl Machine {
             });
             // What was refused goes out on a connection of its own.
             let waiting = self.latches.get(&latch).map(|l| l.waiting.clone()).unwrap_or_default();
-            for ex in waiting {
-                if let Some(exchange) = self.exchanges.get_mut(&ex) {
+            for ex in &waiting {
+                if let Some(exchange) = self.exchanges.get_mut(ex) {
                     exchange.fresh = exchange.refused_by.remove(&generation);
                 }
             }
@@ -580,7 +577,7 @@ impl Latch {
     /// The second session of a diagnosis, once it is open.
     pub(crate) fn trial(&self) -> Option<Gen> {
         match &self.state {
-            LatchState::Doubted(_, Diagnosis { step, .. }) => match step {
+            LatchState::Doubted(_, diagnosis) => match &diagnosis.step {
                 Asked::TrialInitialized(_, generation, _) | Asked::Control(_, generation, _) => {
                     Some(*generation)
                 }
@@ -597,7 +594,7 @@ impl Latch {
 
     /// Its diagnosis waits for a permit.
     pub(crate) fn wants_a_trial(&self) -> bool {
-        matches!(&self.state, LatchState::Doubted(_, Diagnosis { step: Asked::Line(_), .. }))
+        matches!(&self.state, LatchState::Doubted(_, diagnosis) if matches!(diagnosis.step, Asked::Line(_)))
     }
 
     /// The answer to a client's request is kept until a doubt is settled.

@@ -33,7 +33,7 @@ impl Machine {
             latch.old.iter().filter(|(_, f)| **f == Farewell::Forget).map(|(g, _)| *g).collect();
         latch.old.clear();
         let stream = latch.stream.attempt();
-        let current = latch.note.take().map(|(_, note, _, _)| note);
+        let current = latch.note.take().map(|sent| sent.1);
         let notes: Vec<NoteId> =
             current.into_iter().chain(latch.notes.drain(..).map(|(note, ..)| note)).collect();
         latch.gap = Gap::Closed;
@@ -47,7 +47,7 @@ impl Machine {
             self.out.push(Effect::Forget { latch: id, generation });
         }
         let exchanges = latch.exchanges.clone();
-        for ex in exchanges {
+        for ex in exchanges.iter().copied() {
             let Some(exchange) = self.exchanges.get(&ex) else { continue };
             let attempt = exchange.attempt();
             let ran = if attempt.is_some() { Executed::Unknown } else { exchange.ran() };

@@ -17,21 +17,22 @@ mod replace;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use relatch_wire::failure::Code;
-use relatch_wire::method::ListKind;
 
 pub(crate) use diagnosis::{Diagnosis, Raised};
 pub use replace::Replacement;
 pub(crate) use replace::{Beside, Wish};
 pub(crate) use stream::StreamState;
 
+use crate::few::{Few, Kinds};
 use crate::health::{ClientSeen, ServerSeen};
-use crate::input::{CopySeen, Told};
+use crate::input::{CopySeen, SessionFacts, Told};
 use crate::policy;
 use crate::{At, AttemptId, ExId, Gen, LatchId, NoteId};
 
-/// What is known of a latch.
+/// What is known of a latch. There may be ten thousand: what most of them lack is boxed, and what they have alike is shared.
 #[derive(Debug)]
 pub(crate) struct Latch {
     pub(crate) id: LatchId,
@@ -39,16 +40,15 @@ pub(crate) struct Latch {
     pub(crate) last_used: At,
     /// When its client last did anything; never, in this keeper, where it only comes from the records.
     pub(crate) seen: Option<At>,
-    pub(crate) client: Option<ClientSeen>,
+    pub(crate) client: Option<Arc<ClientSeen>>,
     /// The revision that the client was promised.
-    pub(crate) promised: String,
-    pub(crate) server: Option<ServerSeen>,
-    pub(crate) digest: Option<u64>,
-    pub(crate) offers: Option<BTreeSet<&'static str>>,
+    pub(crate) promised: Arc<str>,
+    /// What the server said of itself last.
+    pub(crate) hello: Option<Arc<Hello>>,
     /// Its client was answered from this copy, and it has had no session yet.
-    pub(crate) copied: Option<CopySeen>,
+    pub(crate) copied: Option<Box<CopySeen>>,
     /// Kinds of lists that its client knows from a copy alone.
-    pub(crate) from_copy: BTreeSet<ListKind>,
+    pub(crate) from_copy: Kinds,
     /// What its newest handshake says other than the one before it; told of when it is bound.
     pub(crate) changes: Vec<String>,
     /// The client has sent `notifications/initialized`.
@@ -74,16 +74,17 @@ pub(crate) struct Latch {
     /// The client has a stream open, or sits on stdio.
     pub(crate) attached: bool,
     /// Its exchanges, and which of them wait.
-    pub(crate) exchanges: BTreeSet<ExId>,
-    pub(crate) waiting: BTreeSet<ExId>,
+    pub(crate) exchanges: Few<ExId>,
+    pub(crate) waiting: Few<ExId>,
     pub(crate) notes: VecDeque<(NoteId, Told, Accepted)>,
-    pub(crate) note: Option<(AttemptId, NoteId, Told, Accepted)>,
-    /// Tools that may be repeated, by their annotations.
-    pub(crate) repeatable: BTreeSet<String>,
-    pub(crate) level: Option<String>,
-    pub(crate) subscriptions: BTreeMap<String, String>,
+    /// The one that is under way.
+    pub(crate) note: Option<Box<(AttemptId, NoteId, Told, Accepted)>>,
+    /// Tools that may be repeated, by their annotations, where there are any.
+    pub(crate) repeatable: Option<Arc<BTreeSet<String>>>,
+    /// What its client has set, where it has.
+    wishes: Option<Box<Wishes>>,
     /// Kinds of lists that the client knows.
-    pub(crate) lists: BTreeSet<ListKind>,
+    pub(crate) lists: Kinds,
     pub(crate) stream: StreamState,
     pub(crate) trial_at: Option<At>,
     pub(crate) knows: Knows,
@@ -93,10 +94,28 @@ pub(crate) struct Latch {
     /// No comparison before this.
     pub(crate) compare_at: At,
     /// The handshake for a session that is to take the place of the one in use.
-    pub(crate) beside: Option<Beside>,
+    pub(crate) beside: Option<Box<Beside>>,
     /// Sessions that still have open attempts.
     pub(crate) old: BTreeMap<Gen, Farewell>,
     pub(crate) emptied: Emptied,
+}
+
+/// What a server said of itself in a handshake, as far as another one may differ from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) server: ServerSeen,
+    /// Of what else a client may have built on, where that is known.
+    pub(crate) digest: Option<u64>,
+    pub(crate) offers: Option<BTreeSet<&'static str>>,
+}
+
+/// What a client has set in its session, to be replayed into the next.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    /// Raw params of `logging/setLevel`.
+    pub(crate) level: Option<String>,
+    /// Address to raw params of `resources/subscribe`.
+    pub(crate) subscriptions: BTreeMap<String, String>,
 }
 
 /// Whether the client counts on state that was lost with a session, where sessions hold any.
@@ -118,13 +137,13 @@ pub(crate) enum LatchState {
     /// In use.
     Bound(Gen),
     /// In use, and asked about.
-    Doubted(Gen, Diagnosis),
+    Doubted(Gen, Box<Diagnosis>),
     /// Gone, or its endpoint is; nothing is under way for it.
-    Refused(Loss),
+    Refused(Box<Loss>),
     /// A new session is being opened.
-    Relatching(Loss, Gen, Step),
+    Relatching(Box<Loss>, Gen, Step),
     /// The upstream refused the credentials of a request of relatch's own.
-    Parked(Loss),
+    Parked(Box<Loss>),
     /// The downstream session is over; open attempts end.
     Ended,
 }
@@ -218,7 +237,7 @@ pub(crate) enum Gap {
     /// Yes.
     Open,
     /// Lists are being compared; so many pages of this one were fetched.
-    Comparing(AttemptId, Vec<ListKind>, u32),
+    Comparing(AttemptId, Kinds, u32),
 }
 
 /// What happens to a session that is not in use any more, when its last attempt is over.
@@ -230,9 +249,19 @@ pub(crate) enum Farewell {
     Delete,
 }
 
+impl Hello {
+    pub(crate) fn of(session: &SessionFacts) -> Hello {
+        Hello {
+            server: session.server.clone(),
+            digest: Some(session.digest),
+            offers: Some(session.offers.clone()),
+        }
+    }
+}
+
 impl Loss {
-    pub(crate) fn new(generation: Option<Gen>, at: At, doubt: Doubtful) -> Loss {
-        Loss { generation, at, doubt, not_before: None, tries: 0, trouble: None }
+    pub(crate) fn new(generation: Option<Gen>, at: At, doubt: Doubtful) -> Box<Loss> {
+        Box::new(Loss { generation, at, doubt, not_before: None, tries: 0, trouble: None })
     }
 
     pub(crate) fn may_live(&self) -> Option<Gen> {
@@ -246,19 +275,17 @@ impl Loss {
 }
 
 impl Latch {
-    pub(crate) fn new(id: LatchId, now: At, state: LatchState, client: Option<ClientSeen>) -> Latch {
+    pub(crate) fn new(id: LatchId, now: At, state: LatchState, client: Option<Arc<ClientSeen>>) -> Latch {
         Latch {
             id,
             opened: now,
             last_used: now,
             seen: Some(now),
             client,
-            promised: String::new(),
-            server: None,
-            digest: None,
-            offers: None,
+            promised: Arc::default(),
+            hello: None,
             copied: None,
-            from_copy: BTreeSet::new(),
+            from_copy: Kinds::default(),
             changes: Vec::new(),
             initialized: false,
             announced: None,
@@ -272,14 +299,13 @@ impl Latch {
             unanswered: 0,
             rested: 0,
             attached: false,
-            exchanges: BTreeSet::new(),
-            waiting: BTreeSet::new(),
+            exchanges: Few::default(),
+            waiting: Few::default(),
             notes: VecDeque::new(),
             note: None,
-            repeatable: BTreeSet::new(),
-            level: None,
-            subscriptions: BTreeMap::new(),
-            lists: BTreeSet::new(),
+            repeatable: None,
+            wishes: None,
+            lists: Kinds::default(),
             stream: StreamState::Off,
             trial_at: None,
             knows: Knows::All,
@@ -356,6 +382,22 @@ impl Latch {
             }
             _ => None,
         }
+    }
+
+    /// Whether this tool may be repeated, by its annotations.
+    pub(crate) fn may_repeat(&self, tool: &str) -> bool {
+        self.repeatable.as_ref().is_some_and(|tools| tools.contains(tool))
+    }
+
+    /// What its client has set.
+    pub(crate) fn wishes(&self) -> &Wishes {
+        static NONE: Wishes = Wishes { level: None, subscriptions: BTreeMap::new() };
+        self.wishes.as_deref().unwrap_or(&NONE)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn wishes_mut(&mut self) -> &mut Wishes {
+        self.wishes.get_or_insert_default()
     }
 
     /// The client has done something.

@@ -2,6 +2,8 @@
 //!
 //! Decides whether one goes on at once, waits its turn, or is let go (§3.7). One at a time per latch, in order.
 
+use std::collections::VecDeque;
+
 use super::reading::{self, Reading};
 use super::{Accepted, LatchState};
 use crate::effect::{Connection, Effect, What};
@@ -144,6 +146,10 @@ impl Machine {
             return;
         }
         let Some((note, told, accepted)) = latch.notes.pop_front() else { return };
+        if latch.notes.is_empty() {
+            // Its room is let go: most sessions send one message of this sort, and then none for long.
+            latch.notes = VecDeque::new();
+        }
         let late = match told {
             Told::Initialized => latch.announced.replace(generation) == Some(generation),
             Told::Answer(asked) => asked != Some(generation),
@@ -159,14 +165,14 @@ impl Machine {
         }
         let attempt = self.send_note(id, generation, note);
         if let Some(latch) = self.latches.get_mut(&id) {
-            latch.note = Some((attempt, note, told, accepted));
+            latch.note = Some(Box::new((attempt, note, told, accepted)));
         }
     }
 
     pub(crate) fn note_over(&mut self, id: AttemptId, attempt: &Attempt, note: NoteId, outcome: Outcome<'_>) {
         let latch_id = attempt.latch;
         let Some(latch) = self.latches.get_mut(&latch_id) else { return };
-        let queued = match &latch.note {
+        let queued = match latch.note.as_deref() {
             Some((current, _, told, accepted)) if *current == id => Some((told.clone(), *accepted)),
             _ => None,
         };

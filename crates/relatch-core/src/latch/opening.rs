@@ -5,7 +5,7 @@
 use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door};
-use super::{Doubtful, Gap, Knows, Latch, LatchState, Loss};
+use super::{Doubtful, Gap, Hello, Knows, Latch, LatchState, Loss, Wishes};
 use crate::effect::Effect;
 use crate::exchange::words;
 use crate::input::{Answer, CutKind, Restored};
@@ -18,7 +18,8 @@ impl Machine {
             Some(generation) => LatchState::Bound(generation),
             None => LatchState::Refused(Loss::new(None, self.now, Doubtful::Gone)),
         };
-        let mut latch = Latch::new(id, self.now, state, restored.client);
+        let client = restored.client.map(|client| self.clients.of(client));
+        let mut latch = Latch::new(id, self.now, state, client);
         latch.seen = None;
         latch.begun = restored.begun.max(restored.bound.map_or(0, |g| g.0));
         latch.generation = restored.bound;
@@ -27,10 +28,12 @@ impl Machine {
         latch.announced = restored.bound.filter(|_| restored.initialized);
         // What was under way when the keeper ended may not have reached it.
         latch.knows = Knows::NotTheLatest;
-        latch.promised = restored.revision;
-        latch.server = restored.server;
-        latch.level = restored.level;
-        latch.subscriptions = restored.subscriptions;
+        latch.promised = self.revisions.of(restored.revision);
+        let hello = |server| self.hellos.of(Hello { server, digest: None, offers: None });
+        latch.hello = restored.server.map(hello);
+        if restored.level.is_some() || !restored.subscriptions.is_empty() {
+            *latch.wishes_mut() = Wishes { level: restored.level, subscriptions: restored.subscriptions };
+        }
         latch.lists = restored.lists.into_iter().collect();
         // Whatever the server said while the keeper was away is lost.
         latch.gap = Gap::Open;
@@ -64,7 +67,7 @@ impl Machine {
                 self.adopt(attempt.latch, &session);
                 self.forget(ex);
                 if let Some(latch) = self.latches.get_mut(&attempt.latch) {
-                    latch.promised = session.server.protocol.clone();
+                    latch.promised = self.revisions.of(session.server.protocol.as_str());
                     latch.state = LatchState::Bound(attempt.generation);
                     latch.generation = Some(attempt.generation);
                     latch.bound = Some(self.now);

@@ -77,11 +77,9 @@ impl Machine {
                 latch.generation = Some(attempt.generation);
                 latch.part_from_older(attempt.generation);
                 if let LatchState::Relatching(loss, ..) = &latch.state {
-                    let loss = Loss {
-                        generation: Some(attempt.generation),
-                        doubt: Doubtful::AskFirst,
-                        ..loss.clone()
-                    };
+                    let mut loss = loss.clone();
+                    loss.generation = Some(attempt.generation);
+                    loss.doubt = Doubtful::AskFirst;
                     latch.state = LatchState::Refused(loss);
                 }
                 self.drop_stream(id);
@@ -108,7 +106,7 @@ impl Machine {
     }
 
     /// Replays what the session has to know before requests go to it, and binds it.
-    pub(super) fn rebuild(&mut self, id: LatchId, generation: Gen, loss: Loss) {
+    pub(super) fn rebuild(&mut self, id: LatchId, generation: Gen, loss: Box<Loss>) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.knows = Knows::All;
         let mut steps: VecDeque<Replay> = VecDeque::new();
@@ -117,17 +115,17 @@ impl Machine {
             latch.initialized = true;
             steps.push_back(Replay::Initialized);
         }
-        steps.extend(latch.level.clone().map(Replay::Level));
-        steps.extend(latch.subscriptions.values().cloned().map(Replay::Subscribe));
+        steps.extend(latch.wishes().level.clone().map(Replay::Level));
+        steps.extend(latch.wishes().subscriptions.values().cloned().map(Replay::Subscribe));
         if self.planted(Fault::SkipsRebuilding) {
             steps.clear();
         }
         self.next_step(id, generation, loss, steps);
     }
 
-    fn next_step(&mut self, id: LatchId, generation: Gen, loss: Loss, mut steps: VecDeque<Replay>) {
+    fn next_step(&mut self, id: LatchId, generation: Gen, loss: Box<Loss>, mut steps: VecDeque<Replay>) {
         let Some(replay) = steps.pop_front() else {
-            self.bind(id, generation, loss);
+            self.bind(id, generation, &loss);
             return;
         };
         let announces = matches!(replay, Replay::Initialized);
@@ -186,7 +184,7 @@ impl Machine {
             return true;
         }
         let told = latch.announced == Some(generation);
-        if told && latch.level.is_none() && latch.subscriptions.is_empty() {
+        if told && latch.wishes().level.is_none() && latch.wishes().subscriptions.is_empty() {
             return false;
         }
         let loss = Loss::new(Some(generation), now, Doubtful::AskFirst);
@@ -195,7 +193,7 @@ impl Machine {
     }
 
     /// The new session takes the place of the old one; or the old one goes on.
-    fn bind(&mut self, id: LatchId, generation: Gen, loss: Loss) {
+    fn bind(&mut self, id: LatchId, generation: Gen, loss: &Loss) {
         let (now, stateful) = (self.now, self.policy.stateful);
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.part_from_older(generation);

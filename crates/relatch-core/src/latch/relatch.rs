@@ -3,10 +3,12 @@
 //! Decides when a handshake begins and what each of its answers means; what follows it is in `rebuild`. Single flight per latch: a
 //! latch in [`LatchState::Relatching`] has one step under way, however many requests wait.
 
+use std::sync::Arc;
+
 use relatch_wire::failure::{Code, Executed};
 
 use super::reading::{self, Door, Reading};
-use super::{Doubtful, Farewell, Gap, Heard, Knows, Latch, LatchState, Loss, Raised, Step};
+use super::{Doubtful, Farewell, Gap, Heard, Hello, Knows, Latch, LatchState, Loss, Raised, Step};
 use crate::effect::{Connection, Effect};
 use crate::exchange::words;
 use crate::fault::Fault;
@@ -48,13 +50,13 @@ impl Machine {
         self.tracker.credentials(self.now, true, "");
         let now = self.now;
         let Some(latch) = self.latches.get_mut(&id) else { return };
-        let before = latch.server.replace(session.server.clone());
-        let digest = latch.digest.replace(session.digest);
+        let said = latch.hello.replace(self.hellos.of(Hello::of(session)));
+        let before = said.as_ref().map(|hello| &hello.server);
         latch.has_id = session.has_id;
         latch.answered = Some(now);
-        let promised = latch.promised.clone();
+        let promised = Arc::clone(&latch.promised);
         let mut changes = Vec::new();
-        if let Some(before) = &before {
+        if let Some(before) = before {
             if before.version != session.server.version || before.name != session.server.name {
                 let name = |s: &crate::health::ServerSeen| {
                     format!(
@@ -69,15 +71,15 @@ impl Machine {
                 changes.push(format!("revision {} → {}", before.protocol, session.server.protocol));
             }
         }
-        if digest.is_some_and(|d| d != session.digest) {
+        if said.as_ref().and_then(|hello| hello.digest).is_some_and(|d| d != session.digest) {
             changes.push("instructions differ".to_owned());
         }
-        let offers = latch.offers.replace(session.offers.clone()).unwrap_or_else(|| session.offers.clone());
+        let offers = said.as_ref().and_then(|hello| hello.offers.as_ref()).unwrap_or(&session.offers);
         let lost = offers.difference(&session.offers).map(|name| format!("no {name} any more"));
-        let gained = session.offers.difference(&offers).map(|name| format!("{name} besides"));
+        let gained = session.offers.difference(offers).map(|name| format!("{name} besides"));
         changes.extend(lost.chain(gained));
         latch.changes = changes;
-        let moved = !promised.is_empty() && promised != session.server.protocol;
+        let moved = !promised.is_empty() && *promised != *session.server.protocol;
         self.tracker.revision(now, moved.then_some((&promised, &session.server.protocol)));
     }
 
@@ -352,7 +354,7 @@ impl Machine {
             self.out.push(Effect::Drop { attempt: id });
             return;
         };
-        let mut loss = loss.clone();
+        let mut loss = Box::new(loss.clone());
         if let Outcome::Session(session) = outcome {
             self.adopt(latch_id, &session);
             self.rebuild(latch_id, generation, loss);
@@ -377,7 +379,7 @@ impl Machine {
         let known = loss.generation.is_some() && latch.has_id;
         if self.elsewhere {
             // What a former address says counts for nothing: the present one is asked.
-            latch.state = LatchState::Refused(Loss { not_before: None, trouble: None, ..loss });
+            latch.state = LatchState::Refused(Box::new(Loss { not_before: None, trouble: None, ..*loss }));
             self.out.push(Effect::Drop { attempt: id });
             self.dirty.insert(latch_id);
             return;

@@ -88,7 +88,7 @@ impl Machine {
             latch.rested = 0;
             self.dirty.insert(*id);
         }
-        for (id, latch) in &mut self.latches {
+        for (id, latch) in self.latches.iter_mut() {
             // One that rests, since its sessions died young, rests no more: what is started now is another server.
             if let LatchState::Refused(loss) = &mut latch.state {
                 loss.not_before = None;
@@ -109,7 +109,7 @@ impl Machine {
     /// Whether a handshake beside the session in use is due: its client has finished its own.
     pub(crate) fn wishes_for_another(&self, latch: &Latch) -> bool {
         let LatchState::Bound(generation) = latch.state else { return false };
-        let telling = latch.note.as_ref().is_some_and(|(_, _, told, _)| *told == Told::Initialized);
+        let telling = latch.note.as_ref().is_some_and(|sent| sent.2 == Told::Initialized);
         !telling
             && latch.beside.is_none()
             && latch.initialized
@@ -136,7 +136,7 @@ impl Machine {
         let (generation, attempt) = self.send_handshake(id);
         let since = self.now;
         if let Some(latch) = self.latches.get_mut(&id) {
-            latch.beside = Some(Beside { attempt, generation, since });
+            latch.beside = Some(Box::new(Beside { attempt, generation, since }));
         }
     }
 

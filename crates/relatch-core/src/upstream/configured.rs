@@ -49,7 +49,7 @@ impl Machine {
         self.probed = super::watch::Found::Answer;
         self.tracker.moved(now);
         let mut asking = Vec::new();
-        for (id, latch) in &mut self.latches {
+        for (id, latch) in self.latches.iter_mut() {
             latch.former = latch.begun;
             // Whoever reads it after a restart finds the session at the present address, without an id of the former.
             self.out.push(Effect::Record { latch: *id });
@@ -108,7 +108,7 @@ impl Machine {
         let LatchState::Parked(loss) = &latch.state else { return };
         latch.state = match (loss.doubt, loss.generation) {
             (Doubtful::Replaced, Some(generation)) => LatchState::Bound(generation),
-            _ => LatchState::Refused(Loss { not_before: None, ..loss.clone() }),
+            _ => LatchState::Refused(Box::new(Loss { not_before: None, ..(**loss).clone() })),
         };
         self.dirty.insert(id);
     }

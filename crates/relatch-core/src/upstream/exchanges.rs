@@ -2,6 +2,8 @@
 //!
 //! Decides what goes out on a bound latch, in which order, on what connection, and whether a `ping` goes ahead.
 
+use std::sync::Arc;
+
 use relatch_wire::failure::{Code, Executed};
 use relatch_wire::method::{self, RetryClass};
 
@@ -19,6 +21,7 @@ use crate::{AttemptId, ExId, Gen, LatchId, journal, policy};
 
 impl Machine {
     pub(super) fn opened(&mut self, id: LatchId, ex: ExId, ask: Ask, client: Option<ClientSeen>) {
+        let client = client.map(|client| self.clients.of(client));
         let latch = Latch::new(id, self.now, LatchState::Opening(ex), client);
         let detail = latch.client.as_ref().map(|c| format!("{} {}", c.name, c.version));
         self.latches.insert(id, latch);
@@ -44,7 +47,7 @@ impl Machine {
             return;
         };
         latch.used(now);
-        let repeatable = ask.tool.as_ref().is_some_and(|tool| latch.repeatable.contains(tool));
+        let repeatable = ask.tool.as_ref().is_some_and(|tool| latch.may_repeat(tool));
         let class = self.policy.class(&ask.method, ask.tool.as_deref(), repeatable);
         let ended = matches!(latch.state, LatchState::Ended);
         let bounds = if latch.waiting.len() >= policy::WAITING_PER_LATCH {
@@ -109,7 +112,7 @@ impl Machine {
     pub(super) fn start_waiting(&mut self, id: LatchId, generation: Gen) {
         let Some(latch) = self.latches.get(&id) else { return };
         let initialized = |told: &Told| *told == Told::Initialized;
-        if latch.note.as_ref().is_some_and(|(_, _, told, _)| initialized(told))
+        if latch.note.as_ref().is_some_and(|sent| initialized(&sent.2))
             || latch.notes.iter().any(|(_, told, _)| initialized(told))
         {
             return;
@@ -356,15 +359,17 @@ impl Machine {
 
     pub(crate) fn hinted(&mut self, id: LatchId, hints: Vec<(String, bool, bool)>) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
+        let mut tools = latch.repeatable.take().map(Arc::unwrap_or_clone).unwrap_or_default();
         for (tool, read_only, idempotent) in hints {
             if read_only || idempotent {
-                if latch.repeatable.len() < 10_000 {
-                    latch.repeatable.insert(tool);
+                if tools.len() < 10_000 {
+                    tools.insert(tool);
                 }
             } else {
-                latch.repeatable.remove(&tool);
+                tools.remove(&tool);
             }
         }
+        latch.repeatable = (!tools.is_empty()).then(|| self.tools.of(tools));
     }
 
     pub(crate) fn pass_refusal(&mut self, attempt: AttemptId, ex: ExId, executed: Executed) {

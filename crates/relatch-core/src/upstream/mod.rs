@@ -7,6 +7,7 @@ mod attempts;
 mod configured;
 mod exchanges;
 mod hold;
+mod latches;
 mod line;
 mod outcomes;
 mod pause;
@@ -25,11 +26,13 @@ pub use timers::{Deadline, Why};
 use crate::effect::{Connection, Effect, Send, What};
 use crate::exchange::Exchange;
 use crate::fault::Fault;
-use crate::health::Tracker;
+use crate::health::{ClientSeen, Tracker};
 use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
-use crate::latch::{Farewell, Latch, LatchState, Wish};
+use crate::latch::{Farewell, Hello, Latch, LatchState, Wish};
 use crate::policy::Policy;
+use crate::shared::Shared;
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
+use latches::Latches;
 use line::Line;
 pub use pause::Pause;
 use pause::PauseEnd;
@@ -45,7 +48,13 @@ pub struct Machine {
     pub(crate) out: Vec<Effect>,
     chance: u64,
     next_attempt: u64,
-    pub(crate) latches: BTreeMap<LatchId, Latch>,
+    pub(crate) latches: Latches,
+    /// What clients and servers say of themselves, for the latches that have it alike.
+    pub(crate) clients: Shared<ClientSeen>,
+    pub(crate) hellos: Shared<Hello>,
+    pub(crate) revisions: Shared<str>,
+    /// Tools that may be repeated, as servers annotate them.
+    pub(crate) tools: Shared<BTreeSet<String>>,
     pub(crate) exchanges: BTreeMap<ExId, Exchange>,
     pub(crate) attempts: Attempts,
     pub(crate) timers: Timers,
@@ -130,7 +139,11 @@ impl Machine {
             out: Vec::new(),
             chance,
             next_attempt: 0,
-            latches: BTreeMap::new(),
+            latches: Latches::default(),
+            clients: Shared::default(),
+            hellos: Shared::default(),
+            revisions: Shared::default(),
+            tools: Shared::default(),
             exchanges: BTreeMap::new(),
             attempts: Attempts::default(),
             timers: Timers::default(),
@@ -525,6 +538,10 @@ impl Machine {
         for (generation, farewell) in over {
             if let Some(latch) = self.latches.get_mut(&id) {
                 latch.old.remove(&generation);
+                if latch.old.is_empty() {
+                    // An empty tree keeps its root.
+                    latch.old = BTreeMap::new();
+                }
             }
             match farewell {
                 Farewell::Forget => self.out.push(Effect::Forget { latch: id, generation }),

@@ -97,13 +97,13 @@ impl Machine {
         let listed = matches!(keep, Keep::List(_));
         let changed = match keep {
             Keep::Nothing => false,
-            Keep::Level(params) => latch.level.replace(params.clone()) != Some(params),
+            Keep::Level(params) => latch.wishes_mut().level.replace(params.clone()) != Some(params),
             Keep::Subscribe(uri, params) => {
-                let room = latch.subscriptions.len() < policy::SUBSCRIPTIONS
-                    || latch.subscriptions.contains_key(&uri);
-                room && latch.subscriptions.insert(uri, params).is_none()
+                let subscriptions = &mut latch.wishes_mut().subscriptions;
+                let room = subscriptions.len() < policy::SUBSCRIPTIONS || subscriptions.contains_key(&uri);
+                room && subscriptions.insert(uri, params).is_none()
             }
-            Keep::Unsubscribe(uri) => latch.subscriptions.remove(&uri).is_some(),
+            Keep::Unsubscribe(uri) => latch.wishes_mut().subscriptions.remove(&uri).is_some(),
             Keep::List(kind) => {
                 latch.lists.insert(kind);
                 // The client has the newest page by now; its digests belong into the record.

@@ -109,7 +109,7 @@ impl Machine {
         self.back_at = Some(now);
         self.cleared.clear();
         self.idle_look = None;
-        for (id, latch) in &mut self.latches {
+        for (id, latch) in self.latches.iter_mut() {
             self.dirty.insert(*id);
             // A session that an announced restart takes is none that flaps.
             latch.unanswered = 0;

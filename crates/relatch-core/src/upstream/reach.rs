@@ -136,7 +136,7 @@ impl Machine {
             // What was found of the server that went away need not hold of the one that came.
             self.cleared.clear();
         }
-        for (id, latch) in &mut self.latches {
+        for (id, latch) in self.latches.iter_mut() {
             self.dirty.insert(*id);
             if matches!(latch.state, LatchState::Bound(_)) && away.confirmed {
                 latch.knows = Knows::PerhapsNothing;

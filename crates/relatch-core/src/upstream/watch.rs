@@ -55,11 +55,11 @@ impl Machine {
             bound: latch.generation.filter(heard),
             begun: latch.begun,
             initialized: latch.initialized,
-            revision: latch.promised.clone(),
-            level: latch.level.clone(),
-            subscriptions: latch.subscriptions.clone(),
-            lists: latch.lists.iter().copied().collect(),
-            repeatable: latch.repeatable.iter().cloned().collect(),
+            revision: latch.promised.to_string(),
+            level: latch.wishes().level.clone(),
+            subscriptions: latch.wishes().subscriptions.clone(),
+            lists: latch.lists.iter().collect(),
+            repeatable: latch.repeatable.iter().flat_map(|tools| tools.iter()).cloned().collect(),
         })
     }
 
@@ -349,7 +349,7 @@ impl Machine {
             opened: l.opened,
             bound: l.bound,
             last_used: l.last_used,
-            client: l.client.clone(),
+            client: l.client.as_deref().cloned(),
             open: l.exchanges.len(),
             copy: l.copied.as_ref().map(|copy| copy.made),
         });
@@ -372,9 +372,9 @@ impl Machine {
             .latches
             .values()
             // What a copy says is no evidence of what is there.
-            .filter(|l| l.server.is_some() && l.copied.is_none())
+            .filter(|l| l.hello.is_some() && l.copied.is_none())
             .max_by_key(|l| l.bound)
-            .and_then(|l| l.server.clone());
+            .and_then(|l| l.hello.as_ref().map(|hello| hello.server.clone()));
         let waiting = self.waiting.len();
         let reachable = match &self.reach {
             Reach::Away(away) if away.confirmed => Some(false),
@@ -406,7 +406,7 @@ impl Machine {
         if let Some(look) = self.looking {
             debug_assert!(self.attempts.get(look).is_some(), "a look is awaited that is not under way");
         }
-        for (id, latch) in &self.latches {
+        for (id, latch) in self.latches.iter() {
             debug_assert!(latch.exchanges.iter().all(|ex| self.exchanges.contains_key(ex)), "{id:?}");
             if let crate::latch::Gap::Comparing(a, ..) = &latch.gap {
                 debug_assert!(self.attempts.get(*a).is_some(), "{id:?} compares and nothing is under way");

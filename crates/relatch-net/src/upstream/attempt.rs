@@ -28,7 +28,7 @@ use crate::copies::{self, Asker, Page};
 use crate::desk::{Attempt, Desk, Kept, Refused};
 use crate::driver::Upstream;
 use crate::exchange::{Chunk, Running, Stop};
-use crate::latch::UpSession;
+use crate::latch::{Said, UpSession};
 use crate::lock;
 use crate::quiet::Quiet;
 use crate::redact;
@@ -454,30 +454,29 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         .get(SESSION_ID)
         .filter(|id| valid_session_id(id.as_bytes()))
         .and_then(|id| id.to_str().ok())
-        .map(str::to_owned);
+        .map(Box::from);
     let facts = copies::facts(&hello, id.is_some());
-    let session = Box::new(UpSession {
-        id,
+    let said = Said {
         revision: hello.revision_text,
         server: hello.name.map(|name| (name, hello.version.unwrap_or_default())),
-        last_event: None,
-        unknown: std::collections::BTreeMap::new(),
-        place: Arc::clone(&job.place),
-        streamed: job.place.way.streams(job.latch, job.generation),
-    });
+        ..Said::default()
+    };
+    let streamed = job.place.way.streams(job.latch, job.generation);
     let (attempt, generation, own) =
         (job.attempt, job.generation, matches!(job.what, What::Initialize { ex: Some(_) }));
     up.desk(|desk| {
         let Some(opened) = desk.attempts.get(&attempt) else { return };
-        let (id, headers) = (opened.latch, opened.headers.clone());
-        let Some(latch) = desk.latches.get_mut(&id) else {
-            desk.orphans.insert((id, generation), (session, headers));
+        let (latch, headers) = (opened.latch, opened.headers.clone());
+        let said = desk.alike.said(said);
+        let session = UpSession { id, said, last_event: None, place: Arc::clone(&job.place), streamed };
+        let Some(latch) = desk.latches.get_mut(&latch) else {
+            desk.orphans.insert((latch, generation), (session, headers));
             return;
         };
         up.keep_hello(latch, &headers, &job.place, own, &text);
         // One that was answered from a copy was promised something then.
         if own && latch.promised.is_none() {
-            latch.promised = Some(session.revision.clone());
+            latch.promised = Some(desk.alike.revision(&session.said.revision));
         }
         latch.sessions.insert(generation, session);
     });
@@ -527,7 +526,9 @@ pub(super) fn accept(up: &Upstream, attempt: AttemptId) {
         latch.credentials.accept(*number, headers);
         if latch.reader.as_ref().is_some_and(|reader| latch.credentials.trusts(reader)) {
             latch.reader = None;
-            latch.outbox.trust();
+            if let Some(outbox) = latch.outbox_so_far() {
+                outbox.trust();
+            }
         }
     });
 }

@@ -124,7 +124,7 @@ pub(crate) fn build(
     span: Option<&AttemptSpan>,
 ) -> Option<(Job, Names)> {
     let latch = desk.latches.get(&send.latch);
-    let session = latch.and_then(|latch| latch.sessions.get(&send.generation));
+    let session = latch.and_then(|latch| latch.sessions.get(send.generation));
     let orphan = desk.orphans.get(&(send.latch, send.generation));
     let session = session.or(orphan.map(|(session, _)| session));
     let own = || match latch {
@@ -198,7 +198,7 @@ pub(crate) fn build(
             names.headers = own();
             verb = Method::GET;
             accept = SSE;
-            last_event = session.and_then(|session| session.last_event.clone());
+            last_event = session.and_then(|session| session.last_event.as_deref().map(str::to_owned));
             Bytes::new()
         }
         What::Resume { of: resumed } => {
@@ -230,7 +230,7 @@ pub(crate) fn build(
         accept,
         given: names.headers.as_ref().map(|(_, given)| Arc::clone(given)),
         configured: place.headers(),
-        revision: session.and_then(|session| value(&session.revision)),
+        revision: session.and_then(|session| value(&session.said.revision)),
         session: session
             .filter(|session| !session.streamed)
             .and_then(|session| value(session.id.as_deref()?)),

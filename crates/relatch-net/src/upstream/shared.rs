@@ -315,7 +315,7 @@ fn put(up: &Arc<Upstream>, waits: Option<LatchId>, sifted: Option<Sifted>) {
         Some(Sifted::Exchange(sink, text)) => {
             if !sink.event_now(&text)
                 && let Some(outbox) =
-                    waits.and_then(|latch| up.desk(|d| Some(Arc::clone(&d.latches.get(&latch)?.outbox))))
+                    waits.and_then(|latch| up.desk(|d| Some(Arc::clone(d.latches.get_mut(&latch)?.outbox()))))
             {
                 outbox.push(text);
             }
