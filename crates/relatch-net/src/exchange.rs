@@ -178,6 +178,9 @@ impl Sink {
 
     /// Puts an event in as soon as there is room for it.
     pub(crate) async fn event(&self, message: Bytes) {
+        if self.event_now(&message) {
+            return;
+        }
         let size = u32::try_from(message.len().clamp(1, EVENT_ROOM)).unwrap_or(u32::MAX);
         if let Ok(permit) = Arc::clone(&self.room).acquire_many_owned(size).await {
             self.put(Piece::Event(message, permit));
