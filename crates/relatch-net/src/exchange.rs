@@ -186,6 +186,14 @@ struct Waiting {
     room: Option<Arc<Semaphore>>,
 }
 
+impl Waiting {
+    fn next(&mut self) -> Option<Piece> {
+        let piece = self.first.take()?;
+        self.first = self.others.pop_front();
+        Some(piece)
+    }
+}
+
 impl Sink {
     /// Both ends. What waits between them is bounded by [`EVENT_ROOM`] and by there being one final piece.
     pub(crate) fn open(takes_events: bool) -> (Sink, Pieces) {
@@ -214,6 +222,9 @@ impl Sink {
 
     /// Puts an event in as soon as there is room for it.
     pub(crate) async fn event(&self, message: Bytes) {
+        if self.event_now(&message) {
+            return;
+        }
         if let Ok(permit) = self.room().acquire_many_owned(size_of(&message)).await {
             self.put(Piece::Event(message, permit));
         }
@@ -273,11 +284,15 @@ impl Pieces {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
+    /// The next piece, if it is there already.
+    pub(crate) fn ready(&mut self) -> Option<Piece> {
+        lock(&self.0.0).next()
+    }
+
     /// The same as a step of something else.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
         let mut waiting = lock(&self.0.0);
-        if let Some(piece) = waiting.first.take() {
-            waiting.first = waiting.others.pop_front();
+        if let Some(piece) = waiting.next() {
             return Poll::Ready(Some(piece));
         }
         if waiting.sinks == 0 {

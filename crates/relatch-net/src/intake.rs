@@ -1,7 +1,8 @@
 //! What clients bring, put on the desk and reported to the core; the same for both sides.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,12 +16,12 @@ use relatch_wire::era::Revision;
 use relatch_wire::headers::forwarded_downstream_header;
 use relatch_wire::method::{self, ListKind};
 use relatch_wire::{Kind, RequestId, params};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::desk::{Arrival, Exchange, Note, NoteReply};
 use crate::downstream::stream::Streams;
 use crate::driver::Upstream;
-use crate::exchange::{Final, Piece, Pieces, Running, Shape, Sink};
+use crate::exchange::{Chunk, Final, Piece, Pieces, Running, Shape, Sink};
 use crate::latch::Latch;
 use crate::outbox::Outbox;
 use crate::words::{self, Drain};
@@ -71,6 +72,33 @@ impl Asked {
     /// The next piece.
     pub(crate) async fn next(&mut self) -> Option<Piece> {
         next(&mut self.driven, &mut self.pieces).await
+    }
+
+    /// The next piece, if it is there already.
+    pub(crate) fn ready(&mut self) -> Option<Piece> {
+        self.pieces.ready()
+    }
+
+    /// The next chunk of a long answer.
+    pub(crate) async fn chunk(&mut self, chunks: &mut mpsc::Receiver<Chunk>) -> Option<Chunk> {
+        std::future::poll_fn(|cx| {
+            drive(&mut self.driven, cx);
+            chunks.poll_recv(cx)
+        })
+        .await
+    }
+
+    /// Waits for something else, such as the client, while its attempt goes on.
+    pub(crate) async fn meanwhile<T>(&mut self, waits: impl Future<Output = T>) -> T {
+        let mut waits = pin!(waits);
+        std::future::poll_fn(|cx| {
+            let outcome = waits.as_mut().poll(cx);
+            if outcome.is_pending() {
+                drive(&mut self.driven, cx);
+            }
+            outcome
+        })
+        .await
     }
 
     /// From now on its attempt goes on by itself, since what is done here may wait for the client.
@@ -124,14 +152,18 @@ impl Asked {
 /// The next piece, the attempt that brings it driven on meanwhile.
 async fn next(driven: &mut Option<Running>, pieces: &mut Pieces) -> Option<Piece> {
     std::future::poll_fn(|cx| {
-        if let Some(running) = driven
-            && Pin::new(running).poll(cx).is_ready()
-        {
-            *driven = None;
-        }
+        drive(driven, cx);
         pieces.poll_recv(cx)
     })
     .await
+}
+
+fn drive(driven: &mut Option<Running>, cx: &mut Context<'_>) {
+    if let Some(running) = driven
+        && Pin::new(running).poll(cx).is_ready()
+    {
+        *driven = None;
+    }
 }
 
 impl Drop for Asked {

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
+use tokio::task::coop::has_budget_remaining;
+
 use crate::lock;
 
 /// So often in a row, then others have their turn.
@@ -61,6 +63,10 @@ impl<F: Future> Future for Quiet<F> {
             if rests.is_ok() {
                 return Poll::Pending;
             }
+            if !has_budget_remaining() {
+                // Whatever of the runtime's it would look at says that it is others' turn.
+                break;
+            }
         }
         bell.state.store(RESTING, Ordering::SeqCst);
         cx.waker().wake_by_ref();
@@ -81,6 +87,18 @@ impl Wake for Bell {
             task.wake_by_ref();
         }
     }
+}
+
+/// Lets whoever drives this work see once what it has done so far.
+pub(crate) fn shown() -> impl Future<Output = ()> {
+    let mut shown = false;
+    std::future::poll_fn(move |cx| {
+        if std::mem::replace(&mut shown, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ pub struct SseReader {
 #[derive(Debug)]
 enum Line {
     /// In the name of the field, up to its colon; as many bytes of it as tell the names apart.
-    Name(Vec<u8>),
+    Name(Name),
     /// Just behind the colon, where one space may be left out.
     Colon(Field),
     /// In the value.
@@ -79,6 +79,26 @@ enum Line {
     Skip,
     /// The stream is broken.
     Dead,
+}
+
+/// The beginning of a field's name. It needs no memory of its own, which every line would ask for.
+#[derive(Debug, Default)]
+struct Name {
+    bytes: [u8; NAME_ROOM + 1],
+    len: usize,
+}
+
+impl Name {
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.len) {
+            *place = byte;
+            self.len += 1;
+        }
+    }
+
+    fn text(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
 }
 
 #[derive(Debug)]
@@ -101,6 +121,8 @@ enum Data {
 
 /// The longest field names that mean something are `event` and `retry`.
 const NAME_ROOM: usize = 5;
+/// From this size on the data of an event grows fourfold.
+const GROWN: usize = 64 * 1024;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 impl SseReader {
@@ -108,7 +130,7 @@ impl SseReader {
     pub fn new(limit_whole: usize) -> Self {
         Self {
             limit: limit_whole,
-            line: Line::Name(Vec::new()),
+            line: Line::Name(Name::default()),
             after_cr: false,
             at_start: true,
             id: None,
@@ -161,8 +183,8 @@ impl SseReader {
             match &mut self.line {
                 Line::Name(name) => {
                     if byte == b':' {
-                        let comment = name.is_empty();
-                        self.line = match field(name) {
+                        let comment = name.text().is_empty();
+                        self.line = match field(name.text()) {
                             Some(field) => Line::Colon(field),
                             None => Line::Skip,
                         };
@@ -174,10 +196,10 @@ impl SseReader {
                         }
                     } else {
                         name.push(byte);
-                        if self.at_start && name == BOM {
-                            name.clear();
+                        if self.at_start && name.text() == BOM {
+                            *name = Name::default();
                             self.at_start = false;
-                        } else if name.len() > NAME_ROOM {
+                        } else if name.text().len() > NAME_ROOM {
                             self.line = Line::Skip;
                         }
                     }
@@ -213,10 +235,10 @@ impl SseReader {
 
     fn line_ends(&mut self, out: &mut Vec<SseItem>) -> Result<(), String> {
         self.at_start = false;
-        match std::mem::replace(&mut self.line, Line::Name(Vec::new())) {
-            Line::Name(name) if name.is_empty() => self.dispatch(out),
+        match std::mem::replace(&mut self.line, Line::Name(Name::default())) {
+            Line::Name(name) if name.text().is_empty() => self.dispatch(out),
             // A name without a colon is a field with an empty value.
-            Line::Name(name) => match field(&name) {
+            Line::Name(name) => match field(name.text()) {
                 Some(Field::Data) => self.data_line_begins(out),
                 Some(field) => self.field_ends(field, out)?,
                 None => {}
@@ -272,6 +294,11 @@ impl SseReader {
         match &mut self.data {
             Data::None => self.data = Data::Whole(bytes.to_vec()),
             Data::Whole(data) => {
+                if data.len() >= GROWN && data.capacity() - data.len() < bytes.len() {
+                    // Each growth copies what is there: doubled each time, that is all of it once more.
+                    let most = (self.limit + 1).saturating_sub(data.len());
+                    data.reserve_exact((data.len() * 3).min(most).max(bytes.len()));
+                }
                 data.extend_from_slice(bytes);
                 if data.len() > self.limit {
                     let head = Bytes::from(std::mem::take(data));

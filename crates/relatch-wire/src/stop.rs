@@ -1,10 +1,14 @@
-//! Where in a run of bytes the next one stands that matters, looked for eight at a time.
+//! Where in a run of bytes the next one stands that matters, looked for eight at a time, and far off by blocks.
 //!
 //! Nearly all bytes of a large message lie inside of strings and lines, where one byte in thousands says anything.
 //! Knows no grammar.
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// So many bytes are looked at word by word, those behind them by blocks.
+const NEAR: usize = 64;
+const BLOCK: usize = 128;
 
 /// The offset of the first byte that is one of `stops`; the length where there is none.
 pub(crate) fn first<const N: usize>(bytes: &[u8], stops: [u8; N]) -> usize {
@@ -36,6 +40,20 @@ fn equal(word: u64, stop: u8) -> u64 {
 
 #[inline]
 fn look(bytes: &[u8], words: impl Fn(u64) -> u64, each: impl Fn(u8) -> bool) -> usize {
+    // The beginning word by word: most strings and lines are short.
+    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
+    let found = by_words(near, &words, &each);
+    if found < near.len() {
+        return found;
+    }
+    let (blocks, _) = far.as_chunks::<BLOCK>();
+    // Without a way out of it, so that the compiler looks at many bytes with one instruction.
+    let clear = |block: &&[u8; BLOCK]| !block.iter().fold(false, |found, byte| found | each(*byte));
+    let passed = near.len() + blocks.iter().take_while(clear).count() * BLOCK;
+    passed + by_words(bytes.get(passed..).unwrap_or_default(), &words, &each)
+}
+
+fn by_words(bytes: &[u8], words: &impl Fn(u64) -> u64, each: &impl Fn(u8) -> bool) -> usize {
     let (chunks, rest) = bytes.as_chunks::<8>();
     for (number, chunk) in chunks.iter().enumerate() {
         let found = words(u64::from_le_bytes(*chunk));
@@ -65,9 +83,9 @@ mod tests {
         }
 
         #[test]
-        fn a_stop_is_found_wherever_it_stands(at in 0_usize..40, filler in 0x20_u8.., stop in prop::sample::select(vec![b'"', b'\\', 0, 0x1f])) {
+        fn a_stop_is_found_wherever_it_stands(at in 0_usize..900, filler in 0x20_u8.., stop in prop::sample::select(vec![b'"', b'\\', 0, 0x1f])) {
             prop_assume!(filler != b'"' && filler != b'\\');
-            let mut bytes = vec![filler; 41];
+            let mut bytes = vec![filler; 901];
             bytes[at] = stop;
             prop_assert_eq!(first_or_control(&bytes, [b'"', b'\\']), at);
         }

@@ -21,6 +21,7 @@ use crate::driver::Upstream;
 use crate::exchange::{Challenge, Chunk, Final, Piece, Shape};
 use crate::intake::{Asked, Heard};
 use crate::outbox::Outbox;
+use crate::quiet::Quiet;
 use crate::words;
 
 /// A stream that has begun waits so long for its answer to come along, so that the two go out together.
@@ -72,11 +73,11 @@ pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body>
 }
 
 /// An answer as events, from these pieces on.
-fn streamed(mut asked: Asked, first: Option<Piece>, second: Option<Piece>) -> Response<Body> {
+fn streamed(asked: Asked, first: Option<Piece>, second: Option<Piece>) -> Response<Body> {
     let (out, coming) = mpsc::channel(AHEAD);
-    asked.let_go();
     let firsts = first.into_iter().chain(second).collect();
-    tokio::spawn(stream::run(asked, firsts, out));
+    // Its attempt goes on in there.
+    tokio::spawn(Quiet::new(stream::run(asked, firsts, out)));
     events(Body::Coming(coming))
 }
 

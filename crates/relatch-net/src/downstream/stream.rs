@@ -5,6 +5,8 @@
 //! left. Event ids are of this process: after a restart they name nothing.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use relatch_core::policy;
 use relatch_wire::era::Revision;
 use relatch_wire::request_id::RequestId;
 use relatch_wire::sse;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::body::Aborted;
@@ -26,6 +28,8 @@ use crate::{lock, words};
 pub(crate) const COMMENT: Duration = Duration::from_secs(15);
 /// Pieces of a body that may wait for the socket.
 pub(crate) const AHEAD: usize = 2;
+/// Events that are there go out together, as one piece of about this size: each piece is a hop, and a write.
+const AT_ONCE: usize = 32 * 1024;
 /// A client that lost its connection in the middle of a call may come back for so long.
 const COME_BACK: Duration = Duration::from_millis(policy::ATTACHED_MS);
 /// An answer that found no client is kept for so long.
@@ -134,7 +138,16 @@ pub(crate) struct EventId {
 impl EventId {
     /// As it is written down; `keeper` sets one process's ids apart from another's.
     pub(crate) fn text(self, keeper: &str) -> String {
-        format!("{keeper}{}-{}", self.stream, self.number)
+        let mut text = String::with_capacity(keeper.len() + 24);
+        self.write(keeper, &mut text);
+        text
+    }
+
+    /// The same, in place of what is there.
+    fn write(self, keeper: &str, text: &mut String) {
+        text.clear();
+        // A string takes whatever is written to it.
+        let _ = write!(text, "{keeper}{}-{}", self.stream, self.number);
     }
 
     /// Reads an id that this process gave out.
@@ -144,12 +157,16 @@ impl EventId {
     }
 }
 
-/// Streams an answer to whoever reads it, from its first piece to its last.
-pub(crate) async fn run(asked: Asked, first: VecDeque<Piece>, out: Out) {
+/// Streams an answer to whoever reads it, from its first piece to its last. What is there by now is in the channel when
+/// this returns, so that it goes out with the head of the answer; the rest is what is given back.
+pub(crate) fn run(asked: Asked, first: VecDeque<Piece>, out: Out) -> impl Future<Output = ()> {
     let mut stream = Stream::begin(asked, out);
-    stream.answer(first).await;
-    let until = stream.finish();
-    stream.linger(until).await;
+    let rest = stream.ahead(first);
+    async move {
+        stream.answer(rest).await;
+        let until = stream.finish();
+        stream.linger(until).await;
+    }
 }
 
 /// The same for an answer that is there: its events go into the channel at once, and what is left is to keep them.
@@ -192,11 +209,18 @@ struct Stream {
     primed: bool,
     resumable: bool,
     asked: Asked,
-    /// The last id given.
+    /// The last id given, and how it is written down.
     id: EventId,
+    name: String,
     reader: Reader,
+    /// Framed and not sent yet: where the events are in it that are to be kept, and the room that they take.
+    framed: BytesMut,
+    events: Vec<(u64, Range<usize>)>,
+    rooms: Option<OwnedSemaphorePermit>,
     tail: VecDeque<(u64, Bytes)>,
     bytes: usize,
+    /// Some of the tail has been dropped, and may have been in one piece with what is left.
+    shortened: bool,
     /// The answer went by without being kept.
     too_long: bool,
     back: mpsc::Receiver<Return>,
@@ -243,9 +267,14 @@ impl Stream {
             resumable: streams.is_ok(),
             asked,
             id: EventId { stream: number, number: 0 },
+            name: String::new(),
             reader: Reader::There(out),
+            framed: BytesMut::new(),
+            events: Vec::new(),
+            rooms: None,
             tail: VecDeque::new(),
             bytes: 0,
+            shortened: false,
             too_long: false,
             back,
             room: None,
@@ -253,11 +282,47 @@ impl Stream {
         }
     }
 
+    /// Sends the events that are there without waiting, which only the first piece of a body can; what is left is given
+    /// back.
+    fn ahead(&mut self, mut first: VecDeque<Piece>) -> VecDeque<Piece> {
+        while self.framed.len() < AT_ONCE
+            && let Some(piece) = first.pop_front().or_else(|| self.asked.ready())
+        {
+            match piece {
+                Piece::Begun => self.prime(),
+                Piece::Event(text, room) => self.event_in(&text, room),
+                Piece::Early | Piece::Long { .. } | Piece::Final(_) => {
+                    first.push_front(piece);
+                    break;
+                }
+            }
+        }
+        if let Some(framed) = self.take_framed()
+            && let Reader::There(out) = &self.reader
+            && out.try_send(Ok(framed)).is_err()
+        {
+            self.reader = Reader::Away(Instant::now());
+        }
+        self.rooms = None;
+        first
+    }
+
     async fn answer(&mut self, mut first: VecDeque<Piece>) {
         let mut comments = interval_at(Instant::now() + COMMENT, COMMENT);
         comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let next = match (first.pop_front(), &self.reader) {
+            let ready = match &self.reader {
+                Reader::There(_) => first.pop_front().or_else(|| self.asked.ready()),
+                Reader::Away(_) => first.pop_front(),
+            };
+            if ready.is_none() || self.framed.len() >= AT_ONCE {
+                self.flush().await;
+            }
+            // A client that never had an id can't come back: it has left, which dropping `asked` reports.
+            if matches!(self.reader, Reader::Away(_)) && (self.id.number == 0 || !self.resumable) {
+                return;
+            }
+            let next = match (ready, &self.reader) {
                 (Some(piece), _) => Next::Piece(Some(piece)),
                 (None, Reader::There(out)) => tokio::select! {
                     biased;
@@ -274,41 +339,33 @@ impl Stream {
                 },
             };
             match next {
-                Next::Piece(Some(Piece::Begun)) => self.prime().await,
+                Next::Piece(Some(Piece::Begun)) => self.prime(),
                 Next::Piece(Some(Piece::Early)) | Next::Comment => {
-                    self.send(Bytes::from_static(sse::comment())).await;
+                    self.framed.extend_from_slice(sse::comment());
                 }
                 // Without an id: a client that leaves a held call has left.
-                Next::Held(words) => {
-                    let mut framed = BytesMut::new();
-                    sse::write_event(&mut framed, None, None, &words);
-                    self.send(framed.freeze()).await;
+                Next::Held(words) => sse::write_event(&mut self.framed, None, None, &words),
+                Next::Piece(Some(Piece::Event(text, room))) => self.event_in(&text, room),
+                Next::Piece(Some(Piece::Long { chunks, .. })) => {
+                    self.flush().await;
+                    self.long(chunks).await;
                 }
-                Next::Piece(Some(Piece::Event(text, room))) => {
-                    self.event(&text).await;
-                    drop(room);
-                }
-                Next::Piece(Some(Piece::Long { chunks, .. })) => self.long(chunks).await,
                 Next::Piece(Some(Piece::Final(last))) => {
                     match last {
-                        Final::Message { text, .. } => self.event(&text).await,
-                        Final::Challenge(challenge) => self.event(&challenge.instead).await,
+                        Final::Message { text, .. } => self.event(&text),
+                        Final::Challenge(challenge) => self.event(&challenge.instead),
                         Final::Whole => {}
                     }
-                    return;
+                    return self.flush().await;
                 }
                 Next::Piece(None) => {
                     let text = words::session_ended(self.asked.upstream(), &self.asked.id);
-                    self.event(&text).await;
-                    return;
+                    self.event(&text);
+                    return self.flush().await;
                 }
                 Next::Back(Some(back)) => self.welcome(back).await,
                 Next::Gone => self.reader = Reader::Away(Instant::now()),
                 Next::Back(None) | Next::Over => return,
-            }
-            // A client that never had an id can't come back: it has left, which dropping `asked` reports.
-            if matches!(self.reader, Reader::Away(_)) && (self.id.number == 0 || !self.resumable) {
-                return;
             }
         }
     }
@@ -334,6 +391,7 @@ impl Stream {
 
     /// The client's body ends here; until when what is out is kept, if it is.
     fn finish(&mut self) -> Option<Instant> {
+        self.asked.let_go();
         if let Ok(streams) = &self.streams {
             streams.finishes(self.id.stream);
         }
@@ -348,8 +406,11 @@ impl Stream {
             self.bytes = 0;
             let text = words::not_kept(self.asked.upstream(), &self.asked.id);
             let mut framed = BytesMut::new();
-            sse::write_event(&mut framed, Some(&self.next_id()), None, &text);
-            self.keep(framed.freeze());
+            self.next_id();
+            sse::write_event(&mut framed, Some(&self.name), None, &text);
+            self.keep(self.id.number, framed.freeze());
+        } else if self.shortened {
+            self.compact();
         }
         self.room = room;
         Some(Instant::now() + if written { LINGER_WRITTEN } else { LINGER })
@@ -357,56 +418,87 @@ impl Stream {
 
     async fn send(&mut self, bytes: Bytes) {
         if let Reader::There(out) = &self.reader
-            && put(out, bytes).await.is_err()
+            && self.asked.meanwhile(put(out, bytes)).await.is_err()
         {
             self.reader = Reader::Away(Instant::now());
         }
     }
 
-    /// The first event has an id and says nothing, so that even a stream without any other can be resumed.
-    async fn prime(&mut self) {
-        let mut framed = BytesMut::new();
-        self.priming(&mut framed);
-        if !framed.is_empty() {
-            self.send(framed.freeze()).await;
+    /// Sends what is framed.
+    async fn flush(&mut self) {
+        if let Some(framed) = self.take_framed() {
+            self.send(framed).await;
         }
+        self.rooms = None;
     }
 
-    fn priming(&mut self, framed: &mut BytesMut) {
+    /// Takes what is framed, its events kept.
+    fn take_framed(&mut self) -> Option<Bytes> {
+        let framed = self.framed.split().freeze();
+        for (number, at) in std::mem::take(&mut self.events) {
+            self.keep(number, framed.slice(at));
+        }
+        (!framed.is_empty()).then_some(framed)
+    }
+
+    /// The first event has an id and says nothing, so that even a stream without any other can be resumed.
+    fn prime(&mut self) {
         if std::mem::replace(&mut self.primed, true) || !self.resumable {
             return;
         }
-        let id = self.next_id();
-        framed.extend_from_slice(&sse::retry(RETRY_MS));
-        sse::write_priming(framed, &id);
+        self.next_id();
+        self.framed.extend_from_slice(&sse::retry(RETRY_MS));
+        sse::write_priming(&mut self.framed, &self.name);
     }
 
-    async fn event(&mut self, text: &[u8]) {
-        // Both in one piece: each is a write to the socket.
-        let mut framed = BytesMut::with_capacity(text.len() + 128);
-        self.priming(&mut framed);
-        let own = framed.len();
-        let id = self.resumable.then(|| self.next_id());
-        sse::write_event(&mut framed, id.as_deref(), None, text);
-        let framed = framed.freeze();
-        if self.resumable {
-            self.keep(framed.slice(own..));
+    /// An event that takes room until it is sent.
+    fn event_in(&mut self, text: &[u8], room: OwnedSemaphorePermit) {
+        self.event(text);
+        match &mut self.rooms {
+            Some(rooms) => rooms.merge(room),
+            None => self.rooms = Some(room),
         }
-        self.send(framed).await;
     }
 
-    fn next_id(&mut self) -> String {
+    fn event(&mut self, text: &[u8]) {
+        self.framed.reserve(text.len() + 192);
+        self.prime();
+        if self.resumable {
+            self.next_id();
+        }
+        let id = self.resumable.then_some(self.name.as_str());
+        let own = self.framed.len();
+        sse::write_event(&mut self.framed, id, None, text);
+        if self.resumable {
+            self.events.push((self.id.number, own..self.framed.len()));
+        }
+    }
+
+    fn next_id(&mut self) {
         self.id.number += 1;
-        self.id.text(&self.keeper)
+        self.id.write(&self.keeper, &mut self.name);
     }
 
-    fn keep(&mut self, framed: Bytes) {
-        self.bytes += framed.len();
-        self.tail.push_back((self.id.number, framed));
+    fn keep(&mut self, number: u64, event: Bytes) {
+        self.bytes += event.len();
+        self.tail.push_back((number, event));
         while self.tail.len() > 1 && (self.tail.len() > TAIL_EVENTS || self.bytes > TAIL_BYTES) {
             if let Some((_, old)) = self.tail.pop_front() {
                 self.bytes -= old.len();
+                self.shortened = true;
             }
+        }
+    }
+
+    /// Copies what is kept, so that it holds on to nothing that has been dropped.
+    fn compact(&mut self) {
+        let mut all = BytesMut::with_capacity(self.bytes);
+        for (_, event) in &self.tail {
+            all.extend_from_slice(event);
+        }
+        let mut all = all.freeze();
+        for (_, event) in &mut self.tail {
+            *event = all.split_to(event.len());
         }
     }
 
@@ -433,7 +525,7 @@ impl Stream {
         // The beginning of a character whose rest is to come.
         let mut half = Bytes::new();
         loop {
-            match chunks.recv().await {
+            match self.asked.chunk(&mut chunks).await {
                 Some(Chunk::Bytes(bytes)) => {
                     let mut bytes = match half.is_empty() {
                         true => bytes,
@@ -462,7 +554,8 @@ impl Stream {
         }
         if matches!(self.reader, Reader::Away(_)) {
             let text = words::not_kept(self.asked.upstream(), &self.asked.id);
-            self.event(&text).await;
+            self.event(&text);
+            self.flush().await;
         }
     }
 }

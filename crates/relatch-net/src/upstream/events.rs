@@ -15,6 +15,7 @@ use super::dial::Reply;
 use super::job::Job;
 use crate::desk::Sifted;
 use crate::driver::Upstream;
+use crate::quiet::shown;
 
 /// A long event under way.
 enum Long {
@@ -25,6 +26,26 @@ enum Long {
     Collecting(BytesMut, bool),
 }
 
+/// So many bytes of events go on together at most.
+const TOGETHER: usize = 32 * 1024;
+
+/// What has been passed on and not been seen yet by whoever waits for it: the first event at once, of more that come with
+/// it ever larger pieces.
+struct Passed {
+    bytes: usize,
+    due: usize,
+}
+
+impl Passed {
+    async fn show(&mut self) {
+        if self.bytes >= self.due {
+            self.bytes = 0;
+            self.due = (self.due * 2).clamp(1024, TOGETHER);
+            shown().await;
+        }
+    }
+}
+
 /// Reads a stream until its answer, or its end.
 pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> End {
     let mut reader = SseReader::default();
@@ -33,6 +54,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
     // An event has an id once it is whole: a stream that is cut inside it is resumed ahead of it.
     let mut long_id = None;
     let mut odd = None;
+    let mut passed = Passed { bytes: 0, due: 1 };
     if matches!(job.what, What::Exchange { .. }) {
         up.desk(|desk| desk.stream_begins(job.of));
     }
@@ -67,7 +89,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                     if event.is_some_and(|event| event != "message") {
                         continue;
                     }
-                    match sift(up, job, data).await {
+                    match sift(up, job, data, &mut passed).await {
                         Ok(Some(answer)) => return End::Answered(answer),
                         Ok(None) => {}
                         Err(words) => odd = Some(words),
@@ -116,7 +138,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                         Long::Passing(_) => {
                             return End::Cut(garbled("the answer ended in the middle".to_owned()));
                         }
-                        Long::Collecting(all, _) => match sift(up, job, all.freeze()).await {
+                        Long::Collecting(all, _) => match sift(up, job, all.freeze(), &mut passed).await {
                             Ok(Some(answer)) => return End::Answered(answer),
                             Ok(None) => {}
                             Err(words) => odd = Some(words),
@@ -140,6 +162,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
             }
             return End::Cut(resumable(up, job, cut));
         }
+        passed.show().await;
     }
 }
 
@@ -162,13 +185,21 @@ fn number(up: &Arc<Upstream>, job: &Job, id: String) {
 }
 
 /// Sends on what is not the answer.
-async fn sift(up: &Arc<Upstream>, job: &Job, data: Bytes) -> Result<Option<Whole>, String> {
+async fn sift(
+    up: &Arc<Upstream>,
+    job: &Job,
+    data: Bytes,
+    passed: &mut Passed,
+) -> Result<Option<Whole>, String> {
     let sifted = up.desk(|desk| desk.sift(job.of, data));
     let mut outcome = Ok(None);
     for one in sifted {
         match one {
             Sifted::Answer(text, kind) => outcome = Ok(Some(Whole { text, kind: Some(kind), sse: true })),
-            Sifted::Exchange(sink, text) => sink.event(text).await,
+            Sifted::Exchange(sink, text) => {
+                passed.bytes += text.len();
+                sink.event(text).await;
+            }
             // Only the standing stream waits for its own client; an exchange never does.
             Sifted::Standing(outbox, text) if job.what == What::Stream => outbox.push_in_turn(text).await,
             Sifted::Standing(outbox, text) => outbox.push(text),
