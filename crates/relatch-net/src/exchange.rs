@@ -71,6 +71,30 @@ pub(crate) struct Running {
     stop: Option<oneshot::Receiver<()>>,
 }
 
+/// Attempts whose answers have gone on and which still read to their ends. A client's connection drives them along: as
+/// tasks of their own they would wake a second thread at the end of nearly every call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rests(Arc<Mutex<Vec<Running>>>);
+
+impl Rests {
+    /// One more, from the work that drove it so far and drives these.
+    pub(crate) fn take(&self, running: Running) {
+        lock(&self.0).push(running);
+    }
+
+    /// Drives them on.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) {
+        lock(&self.0).retain_mut(|running| Pin::new(running).poll(cx).is_pending());
+    }
+
+    /// From now on they go on by themselves.
+    pub(crate) fn apart(&self) {
+        for running in std::mem::take(&mut *lock(&self.0)) {
+            running.apart();
+        }
+    }
+}
+
 /// How to end an attempt in the middle.
 #[derive(Debug)]
 pub(crate) enum Stop {

@@ -19,9 +19,9 @@ use relatch_wire::{Kind, RequestId, params};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::desk::{Arrival, Exchange, Note, NoteReply};
-use crate::downstream::stream::Streams;
+use crate::downstream::streams::Streams;
 use crate::driver::Upstream;
-use crate::exchange::{Chunk, Final, Piece, Pieces, Running, Shape, Sink};
+use crate::exchange::{Chunk, Final, Piece, Pieces, Rests, Running, Shape, Sink};
 use crate::latch::Latch;
 use crate::outbox::Outbox;
 use crate::words::{self, Drain};
@@ -108,6 +108,13 @@ impl Asked {
         }
     }
 
+    /// The answer is there: what is left of its attempt goes on with these.
+    pub(crate) fn leave_to(&mut self, rests: &Rests) {
+        if let Some(running) = self.driven.take() {
+            rests.take(running);
+        }
+    }
+
     /// The next piece, or that the call is still held.
     pub(crate) async fn hear(&mut self) -> Heard {
         let heard = match (&self.token, self.held) {
@@ -136,16 +143,14 @@ impl Asked {
         Arc::clone(&self.up.common.events)
     }
 
-    /// Where its stream can be found again; `None` where the session has no id by which to come back.
-    pub(crate) fn streams(&self) -> Option<Arc<Streams>> {
+    /// Where its stream can be found again, none where the session has no id by which to come back; and the revision that the
+    /// client was promised.
+    pub(crate) fn streams(&self) -> (Option<Arc<Streams>>, Option<Revision>) {
         self.up.desk(|desk| {
-            desk.latches.get_mut(&self.latch).filter(|l| !l.sid.is_empty()).map(|l| Arc::clone(l.streams()))
+            let Some(latch) = desk.latches.get_mut(&self.latch) else { return (None, None) };
+            let streams = (!latch.sid.is_empty()).then(|| Arc::clone(latch.streams()));
+            (streams, latch.promised.as_deref().and_then(Revision::parse))
         })
-    }
-
-    /// The revision that the client was promised.
-    pub(crate) fn revision(&self) -> Option<Revision> {
-        self.up.desk(|desk| desk.latches.get(&self.latch)?.promised.as_deref().and_then(Revision::parse))
     }
 }
 

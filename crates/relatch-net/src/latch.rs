@@ -15,7 +15,7 @@ use relatch_wire::RequestId;
 use relatch_wire::method::ListKind;
 
 use crate::copies::{Gathering, Page};
-use crate::downstream::stream::Streams;
+use crate::downstream::streams::Streams;
 use crate::lists::{Listing, Lists};
 use crate::outbox::Outbox;
 use crate::upstream::place::Place;

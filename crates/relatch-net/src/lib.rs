@@ -20,6 +20,7 @@ mod intake;
 pub mod keeper;
 mod latch;
 mod lists;
+mod names;
 mod numbered;
 mod outbox;
 mod quiet;

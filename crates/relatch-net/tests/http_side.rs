@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::Method;
 use relatch_core::health::State;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use world::*;
 
@@ -189,6 +191,32 @@ async fn the_standing_stream_brings_what_the_server_says_and_a_second_one_takes_
     voice.event(news).await;
     let mut third = client.listen().await;
     assert_eq!(third.event().await.unwrap(), news);
+}
+
+#[tokio::test]
+async fn a_connection_without_a_whole_request_is_closed_and_one_that_carries_an_answer_is_not() {
+    let server = answering("{}").await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let mut stream = client.listen().await;
+    assert_eq!(stream.status, 200);
+    let mut idle = TcpStream::connect(world.at).await.unwrap();
+    let mut half = TcpStream::connect(world.at).await.unwrap();
+    half.write_all(b"POST /x/mcp HTTP/1.1\r\nhost: ").await.unwrap();
+    let mut line = client.line().await;
+    line.call(1, "echo").await;
+    for _ in 0..6 {
+        assert!(stream.chunk().await.unwrap().unwrap().starts_with(b":"), "a sign of life");
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(15)).await;
+        tokio::time::resume();
+    }
+    for (what, socket) in [("an idle one", &mut idle), ("one with half a head", &mut half)] {
+        let mut rest = Vec::new();
+        soon(what, socket.read_to_end(&mut rest)).await.unwrap();
+        assert!(rest.is_empty(), "{what}");
+    }
+    assert!(stream.chunk().await.unwrap().unwrap().starts_with(b":"), "it goes on");
 }
 
 #[tokio::test]

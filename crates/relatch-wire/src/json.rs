@@ -112,7 +112,15 @@ impl<'b> Cursor<'b> {
     }
 
     /// Any value, inside `outer` levels that are already open.
+    #[inline]
     pub(crate) fn value(&mut self, outer: usize) -> Result<Range<usize>, Fault> {
+        match self.peek() {
+            Some(b'{' | b'[') => self.nested(outer),
+            _ => self.scalar(),
+        }
+    }
+
+    fn nested(&mut self, outer: usize) -> Result<Range<usize>, Fault> {
         let start = self.at;
         let mut open = Open::new(outer);
         loop {

@@ -26,6 +26,37 @@ impl Body {
     pub(crate) fn empty() -> Body {
         Body::Whole(None)
     }
+
+    /// This is held until the body is out.
+    pub(crate) fn with<T>(self, held: T) -> With<T> {
+        With { body: self, _held: held }
+    }
+}
+
+/// A body with what is held until it is out.
+pub(crate) struct With<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T: Unpin> http_body::Body for With<T> {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl From<Bytes> for Body {

@@ -4,33 +4,37 @@
 //! is no upstream's goes to the [`Site`], which has its own ways to know who asks.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::ALLOW;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use relatch_wire::failure::rpc_error;
-use relatch_wire::headers::{LAST_EVENT_ID, SESSION_ID};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::body::Body;
 use super::origin::{Allowed, has_token};
 use super::stream::EventId;
 use super::{metrics, post, reply};
 use crate::driver::Upstream;
+use crate::exchange::Rests;
 use crate::keeper::Keeper;
+use crate::names;
 use crate::quiet::Quiet;
 
-/// The head of a request has to be whole within this.
+/// The head of a request has to be whole within this, or twice that; and so long may a connection be without one.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// The largest head.
 const MAX_HEAD: usize = 64 * 1024;
@@ -144,29 +148,85 @@ async fn turn_away(mut stream: TcpStream, bound: usize) -> io::Result<()> {
     Ok(())
 }
 
-async fn connection(stream: TcpStream, side: Arc<Side>, mut stop: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, side: Arc<Side>, stop: watch::Receiver<bool>) {
     // An answer in two writes costs 44 ms without it.
     drop(stream.set_nodelay(true));
-    let stopping = stop.clone();
+    let (rests, calls) = (Rests::default(), Arc::new(Calls::default()));
+    let of_service = (side, stop.clone(), rests.clone(), Arc::clone(&calls));
     let service = service_fn(move |request| {
-        let (side, stopping) = (Arc::clone(&side), stopping.clone());
-        async move { Ok::<_, std::convert::Infallible>(side.answer(request, stopping).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_header_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        let (side, stop, rests, calls) = of_service.clone();
+        async move {
+            let call = Calls::begin(calls);
+            let answer = side.answer(request, stop, &rests).await;
+            // It runs until the last of its body is out.
+            Ok::<_, std::convert::Infallible>(answer.map(|body| body.with(call)))
         }
-    };
-    if let Err(fault) = ended {
+    });
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(MAX_HEAD);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut told = stop.clone();
+    let mut stops = pin!(stopped(&mut told));
+    let mut limit = pin!(tokio::time::sleep(HEAD_WITHIN));
+    let (mut first, mut stopping, mut before) = (true, false, 0);
+    let ended = std::future::poll_fn(|cx| {
+        // Looked at once, both ring by themselves: a call does not look at them again.
+        let first = std::mem::take(&mut first);
+        if !stopping
+            && (first || !matches!(stop.has_changed(), Ok(false)))
+            && stops.as_mut().poll(cx).is_ready()
+        {
+            stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        while (first || limit.is_elapsed()) && limit.as_mut().poll(cx).is_ready() {
+            let so_far = calls.begun();
+            if so_far == before && !calls.running() {
+                return Poll::Ready(None);
+            }
+            before = so_far;
+            limit.as_mut().reset(Instant::now() + HEAD_WITHIN);
+        }
+        let ended = connection.as_mut().poll(cx);
+        rests.poll(cx);
+        ended.map(Some)
+    })
+    .await;
+    rests.apart();
+    if let Some(Err(fault)) = ended {
         tracing::debug!("a client's connection ended: {fault}");
+    }
+}
+
+/// The requests of one connection: how many there were, and whether one is being answered.
+#[derive(Default)]
+struct Calls {
+    begun: AtomicU64,
+    running: AtomicU64,
+}
+
+/// One that is being answered.
+struct RunningCall(Arc<Calls>);
+
+impl Calls {
+    fn begin(calls: Arc<Calls>) -> RunningCall {
+        calls.begun.fetch_add(1, Ordering::Relaxed);
+        calls.running.fetch_add(1, Ordering::Relaxed);
+        RunningCall(calls)
+    }
+
+    fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn running(&self) -> bool {
+        self.running.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -176,7 +236,12 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 impl Side {
-    async fn answer(&self, request: Request<Incoming>, stop: watch::Receiver<bool>) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        stop: watch::Receiver<bool>,
+        rests: &Rests,
+    ) -> Response<Body> {
         let headers = request.headers();
         if let Err(foreign) = self.config.allowed.check(headers) {
             return post::refuse(StatusCode::FORBIDDEN, -32000, &format!("Forbidden: {foreign}"));
@@ -194,7 +259,7 @@ impl Side {
         if let Some(name) = path.strip_prefix('/').and_then(|rest| rest.strip_suffix("/mcp")) {
             return match self.keeper.upstream(name) {
                 _ if token == Some(false) => no_token(),
-                Some(up) => self.mcp(&up, request, stop).await,
+                Some(up) => self.mcp(&up, request, stop, rests).await,
                 None => self.unknown(&path),
             };
         }
@@ -220,9 +285,10 @@ impl Side {
         up: &Arc<Upstream>,
         request: Request<Incoming>,
         stop: watch::Receiver<bool>,
+        rests: &Rests,
     ) -> Response<Body> {
         match *request.method() {
-            Method::POST => post::post(&self.keeper, up, request).await,
+            Method::POST => post::post(&self.keeper, up, request, rests).await,
             Method::GET => self.get(up, request.headers(), stop).await.unwrap_or_else(|refusal| *refusal),
             Method::DELETE => self.delete(up, request.headers()).await.unwrap_or_else(|refusal| *refusal),
             _ => only("GET, POST, DELETE"),
@@ -252,7 +318,7 @@ impl Side {
         let sid = post::session_id(headers)?;
         let latch = self.keeper.latch(up, sid).await.ok_or_else(post::session_not_found)?;
         let forwarded = self.keeper.common.forwardable(headers);
-        let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+        let last = headers.get(names::LAST_EVENT).and_then(|id| id.to_str().ok());
         let last = last.and_then(|id| EventId::read(id, &up.common.events));
         if let Some(event) = last.filter(|event| event.stream != 0)
             && let Some(streams) = up.streams(latch, &forwarded)
@@ -264,7 +330,7 @@ impl Side {
         let (outbox, reader) = up.attach(latch, forwarded, after).ok_or_else(post::session_not_found)?;
         let mut response = reply::standing(Arc::clone(up), latch, outbox, reader, stop);
         if let Ok(sid) = HeaderValue::from_str(sid) {
-            response.headers_mut().insert(HeaderName::from_static(SESSION_ID), sid);
+            response.headers_mut().insert(names::SESSION, sid);
         }
         Ok(response)
     }

@@ -9,3 +9,4 @@ pub(crate) mod reply;
 mod spool;
 pub mod stdio;
 pub(crate) mod stream;
+pub(crate) mod streams;

@@ -2,7 +2,9 @@
 //!
 //! Refused here is only what is about the HTTP request itself; what becomes of a call is decided in the core.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +16,7 @@ use relatch_core::LatchId;
 use relatch_wire::envelope::{Body as Messages, INVALID_REQUEST, read_body};
 use relatch_wire::era::{Era, Revision};
 use relatch_wire::failure::{method_not_found, rpc_error, unsupported_version};
-use relatch_wire::headers::{Accepts, JSON, MAX_SESSION_ID, PROTOCOL_VERSION, SESSION_ID, accepts, is_type};
+use relatch_wire::headers::{Accepts, JSON, MAX_SESSION_ID, accepts, is_type};
 use relatch_wire::{Envelope, Kind, RequestId, method};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -22,10 +24,10 @@ use super::body::Body;
 use super::reply;
 use crate::desk::{Arrival, NoteReply};
 use crate::driver::Upstream;
-use crate::exchange::{Chunk, Final, Piece};
+use crate::exchange::{Chunk, Final, Piece, Rests};
 use crate::intake::{self, Asked};
 use crate::keeper::Keeper;
-use crate::words;
+use crate::{names, words};
 
 /// The largest body that is read.
 const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -55,7 +57,7 @@ pub(crate) fn session_not_found() -> Refusal {
 
 /// The client's session id; a refusal where there is none.
 pub(crate) fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let Some(id) = headers.get(SESSION_ID) else {
+    let Some(id) = headers.get(names::SESSION) else {
         return Err(refused(
             StatusCode::BAD_REQUEST,
             SERVER_ERROR,
@@ -70,7 +72,7 @@ pub(crate) fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
 
 /// The client's version header has to name a known revision, and says nothing more here.
 pub(crate) fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(given) = headers.get(PROTOCOL_VERSION) else { return Ok(()) };
+    let Some(given) = headers.get(names::REVISION) else { return Ok(()) };
     match given.to_str().ok().and_then(Revision::parse) {
         Some(_) => Ok(()),
         None => {
@@ -93,8 +95,9 @@ pub(crate) async fn post(
     keeper: &Arc<Keeper>,
     up: &Arc<Upstream>,
     request: Request<Incoming>,
+    rests: &Rests,
 ) -> Response<Body> {
-    match try_post(keeper, up, request).await {
+    match try_post(keeper, up, request, rests).await {
         Ok(response) => response,
         Err(refusal) => *refusal,
     }
@@ -104,6 +107,7 @@ async fn try_post(
     keeper: &Arc<Keeper>,
     up: &Arc<Upstream>,
     request: Request<Incoming>,
+    rests: &Rests,
 ) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
     let header = |name: &HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
@@ -128,13 +132,16 @@ async fn try_post(
     }
     check_version(&head.headers)?;
     let body = collect(body, header(&CONTENT_LENGTH), &keeper.common.kept);
-    let (text, kept) = match tokio::time::timeout(BODY_WITHIN, body).await {
-        Ok(collected) => collected?,
-        Err(_) => {
+    let mut body = pin!(body);
+    // Most bodies come with their head, and need no time.
+    let collected = match std::future::poll_fn(|cx| Poll::Ready(body.as_mut().poll(cx))).await {
+        Poll::Ready(collected) => collected,
+        Poll::Pending => tokio::time::timeout(BODY_WITHIN, body).await.unwrap_or_else(|_| {
             let words = "Request Timeout: a body has to be whole within 2 minutes";
-            return Err(refused(StatusCode::REQUEST_TIMEOUT, SERVER_ERROR, words));
-        }
+            Err(refused(StatusCode::REQUEST_TIMEOUT, SERVER_ERROR, words))
+        }),
     };
+    let (text, kept) = collected?;
     let messages = read_body(&text).map_err(|malformed| {
         let id = malformed.id.as_ref();
         let text = rpc_error(id, malformed.code, &malformed.message, None);
@@ -150,7 +157,7 @@ async fn try_post(
         return Err(session_not_found());
     }
     let headers = keeper.common.forwardable(&head.headers);
-    let mut post = Post { keeper, up, headers: &head.headers, forwarded: headers, accepted, kept };
+    let mut post = Post { keeper, up, headers: &head.headers, forwarded: headers, accepted, kept, rests };
     match messages {
         Messages::One(envelope) => post.one(text, envelope).await,
         Messages::Batch(batch) => {
@@ -170,6 +177,8 @@ struct Post<'a> {
     accepted: Accepts,
     /// What the body may be kept by; `None` when the keeper is full.
     kept: Option<OwnedSemaphorePermit>,
+    /// Who goes on with what is left of an attempt.
+    rests: &'a Rests,
 }
 
 impl Post<'_> {
@@ -193,7 +202,7 @@ impl Post<'_> {
                     return Ok(reply::json(words::keeper_full(&up.name, &id)));
                 };
                 let asked = self.ask(latch, message, envelope, id, Some(kept), accepted.sse)?;
-                Ok(reply::answer(asked, accepted).await)
+                Ok(reply::answer(asked, accepted, self.rests).await)
             }
             Kind::Notification { .. } | Kind::Result { .. } | Kind::Error { .. } => {
                 self.tell(latch, message, envelope).await
@@ -211,7 +220,7 @@ impl Post<'_> {
         let takes_events = self.accepted.sse;
         let request = intake::Request { arrival, id, takes_events, kept: Some(kept) };
         let asked = self.up.open(latch, Arc::clone(&sid), request);
-        let mut response = reply::answer(asked, self.accepted).await;
+        let mut response = reply::answer(asked, self.accepted, self.rests).await;
         let opened = |desk: &mut crate::desk::Desk| {
             desk.latches.get(&latch).is_some_and(|latch| latch.promised.is_some())
         };
@@ -219,7 +228,7 @@ impl Post<'_> {
             // The client may count on its id from now on, so the record comes first.
             self.keeper.flush().await;
             if let Ok(value) = HeaderValue::from_str(&sid) {
-                response.headers_mut().insert(HeaderName::from_static(SESSION_ID), value);
+                response.headers_mut().insert(names::SESSION, value);
             }
         }
         response

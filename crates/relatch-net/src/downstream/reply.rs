@@ -16,9 +16,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::body::{Aborted, Body};
 use super::spool::Spool;
-use super::stream::{self, AHEAD, COMMENT, EventId, Gone, Out, Streams, put};
+use super::stream::{self, AHEAD, COMMENT, EventId, Gone, Out, put};
+use super::streams::Streams;
 use crate::driver::Upstream;
-use crate::exchange::{Challenge, Chunk, Final, Piece, Shape};
+use crate::exchange::{Challenge, Chunk, Final, Piece, Rests, Shape};
 use crate::intake::{Asked, Heard};
 use crate::outbox::Outbox;
 use crate::quiet::Quiet;
@@ -28,7 +29,7 @@ use crate::words;
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// The answer to one request.
-pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body> {
+pub(crate) async fn answer(mut asked: Asked, accepts: Accepts, rests: &Rests) -> Response<Body> {
     let first = loop {
         match asked.hear().await {
             Heard::Piece(Some(Piece::Begun)) if accepts.sse => match timeout(TOGETHER, asked.next()).await {
@@ -40,16 +41,13 @@ pub(crate) async fn answer(mut asked: Asked, accepts: Accepts) -> Response<Body>
             Heard::Piece(piece) => break piece,
         }
     };
+    if !matches!(first, Some(Piece::Begun | Piece::Early | Piece::Event(..) | Piece::Long { .. })) {
+        asked.leave_to(rests);
+    }
     match first {
         None => json(words::session_ended(asked.upstream(), &asked.id)),
         Some(Piece::Final(Final::Message { text, shape })) => match shape {
-            Shape::Numbered if accepts.sse => {
-                let (out, coming) = mpsc::channel(AHEAD);
-                asked.let_go();
-                let kept = stream::whole(asked, Final::Message { text, shape }, out).await;
-                tokio::spawn(kept);
-                events(Body::Coming(coming))
-            }
+            Shape::Numbered if accepts.sse => events(stream::whole(&asked, &text).into()),
             Shape::Json if accepts.json => json(text),
             Shape::Event | Shape::Json if accepts.sse => {
                 let mut out = BytesMut::with_capacity(text.len() + 16);

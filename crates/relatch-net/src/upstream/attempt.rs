@@ -13,7 +13,7 @@ use relatch_core::AttemptId;
 use relatch_core::effect::{Send, What};
 use relatch_core::input::{Begun, Cut, CutKind, Input};
 use relatch_wire::handshake::ServerHello;
-use relatch_wire::headers::{self, SESSION_ID, returned_upstream_header, valid_session_id};
+use relatch_wire::headers::{self, returned_upstream_header, valid_session_id};
 use relatch_wire::scan::{IdReplacer, TopLevel};
 use relatch_wire::{Envelope, Kind};
 use tokio::sync::mpsc;
@@ -30,6 +30,7 @@ use crate::driver::Upstream;
 use crate::exchange::{Chunk, Running, Stop};
 use crate::latch::{Said, UpSession};
 use crate::lock;
+use crate::names;
 use crate::quiet::Quiet;
 use crate::redact;
 use crate::spans::AttemptSpan;
@@ -451,7 +452,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
         return up.refused(job.attempt, refused);
     };
     let id = head
-        .get(SESSION_ID)
+        .get(names::SESSION)
         .filter(|id| valid_session_id(id.as_bytes()))
         .and_then(|id| id.to_str().ok())
         .map(Box::from);

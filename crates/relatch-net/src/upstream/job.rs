@@ -11,7 +11,7 @@ use http_body_util::Full;
 use relatch_core::effect::{Connection, IdRule, Send, What};
 use relatch_core::{AttemptId, Gen, LatchId};
 use relatch_wire::handshake::{initialize_message, initialized_message, ping_message, request_message};
-use relatch_wire::headers::{ACCEPT_BOTH, JSON, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, SSE};
+use relatch_wire::headers::{ACCEPT_BOTH, JSON, SSE};
 use relatch_wire::rewrite::split_server_request_id;
 use relatch_wire::{Kind, RequestId, method, params};
 
@@ -20,7 +20,8 @@ use super::dial::ConnRule;
 use super::place::Place;
 use crate::desk::{Arrival, Attempt, Desk};
 use crate::driver::Upstream;
-use crate::spans::{AttemptSpan, TRACEPARENT};
+use crate::names;
+use crate::spans::AttemptSpan;
 
 /// One attempt, ready to be sent.
 pub(crate) struct Job {
@@ -90,15 +91,15 @@ impl Outgoing {
         if self.verb == Method::POST {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
         }
-        let mut insert = |name: &'static str, value: &Option<HeaderValue>| {
+        let mut insert = |name: HeaderName, value: &Option<HeaderValue>| {
             if let Some(value) = value {
-                headers.insert(HeaderName::from_static(name), value.clone());
+                headers.insert(name, value.clone());
             }
         };
-        insert(PROTOCOL_VERSION, &self.revision);
-        insert(SESSION_ID, &self.session);
-        insert(LAST_EVENT_ID, &self.last_event);
-        insert(TRACEPARENT, &self.trace);
+        insert(names::REVISION, &self.revision);
+        insert(names::SESSION, &self.session);
+        insert(names::LAST_EVENT, &self.last_event);
+        insert(names::TRACE, &self.trace);
         if !headers.contains_key(HOST) {
             headers.insert(HOST, host.clone());
         }
