@@ -285,8 +285,13 @@ impl Keeper {
 
     /// Waits until everything that has to outlive this process is stored.
     pub async fn flush(&self) {
-        self.common.writer.flush().await;
+        self.recorded().await;
         self.common.copies.flush().await;
+    }
+
+    /// Waits until the records of sessions are stored, which is what a client counts on. Copies are for a later one.
+    pub(crate) async fn recorded(&self) {
+        self.common.writer.flush().await;
     }
 
     /// Ends the processes that were started for upstreams, and waits for that.

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
-use crate::sqlite::{BUSY, own_folder, private};
+use crate::sqlite::{begun, own_folder, private, settled};
 
 /// The format that this version writes.
 pub const COPY_FORMAT: u32 = 1;
@@ -123,10 +123,7 @@ impl CopyStore {
         let path = dir.join(FILE);
         own_folder(dir, FILE).map_err(|cause| StoreError::Place { path: dir.to_owned(), cause })?;
         private(&path).map_err(|cause| StoreError::Place { path: path.clone(), cause })?;
-        let mut connection = Connection::open(&path)?;
-        connection.busy_timeout(BUSY)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        let mut connection = begun(&path)?;
         let step = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: i64 = step.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if found > LAYOUT {
@@ -153,6 +150,7 @@ impl CopyStore {
         let key: Vec<u8> = step.query_row("SELECT key FROM secret", [], |row| row.get(0))?;
         step.pragma_update(None, "user_version", LAYOUT)?;
         step.commit()?;
+        settled(&connection)?;
         Ok(CopyStore { connection: Mutex::new(connection), key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
     }
 

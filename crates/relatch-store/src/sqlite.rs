@@ -22,7 +22,7 @@ const FILE: &str = "sessions.sqlite";
 /// Pages of the file that are kept in memory.
 const CACHE_KIB: i64 = 256;
 /// How long a call waits for somebody else's look into the file (a backup, a curious `sqlite3`).
-pub(crate) const BUSY: Duration = Duration::from_secs(5);
+const BUSY: Duration = Duration::from_secs(5);
 
 /// Records in `DIR/sessions.sqlite`.
 #[derive(Debug)]
@@ -49,11 +49,7 @@ impl SqliteStore {
         // Made here, since SQLite would make it readable for others; its side files take over the mode.
         private(&path).map_err(at(&path))?;
 
-        let connection = Connection::open(&path)?;
-        connection.busy_timeout(BUSY)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        // With the write-ahead log a crash of relatch loses nothing; a power cut may lose the last touches.
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        let connection = begun(&path)?;
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if found > LAYOUT {
             return Err(StoreError::Newer { path, found });
@@ -71,6 +67,7 @@ impl SqliteStore {
              CREATE INDEX IF NOT EXISTS sessions_by_use ON sessions (upstream, last_used);",
         )?;
         connection.pragma_update(None, "user_version", LAYOUT)?;
+        settled(&connection)?;
         Ok(SqliteStore { connection: Mutex::new(connection), _lock: lock })
     }
 
@@ -168,6 +165,26 @@ impl Store for SqliteStore {
     }
 }
 
+/// Opens a database with a write-ahead log. Until it is [`settled`] nothing waits for the disk, where that can lose nothing:
+/// without a log there is nothing in the file that is not on the disk already, and all that is written is the first page
+/// of a new file and the beginning of a log. A new file took eight waits, 2 to 35 ms, ahead of the first client.
+pub(crate) fn begun(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    if std::fs::metadata(log).is_err() {
+        connection.pragma_update(None, "synchronous", "OFF")?;
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    Ok(connection)
+}
+
+/// With the write-ahead log a crash of relatch loses nothing; a power cut may lose the last touches.
+pub(crate) fn settled(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", "NORMAL")
+}
+
 fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     Ok(Row { upstream: row.get(0)?, last_used: row.get(1)?, text: row.get(2)? })
 }
@@ -226,4 +243,47 @@ pub(crate) fn private(path: &Path) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two of SQLite's four degrees, as it tells them.
+    const OFF: i64 = 0;
+    const NORMAL: i64 = 1;
+
+    fn waits(connection: &Connection) -> i64 {
+        connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_new_file_waits_for_the_disk_only_once_it_has_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new.sqlite");
+        let connection = begun(&path).unwrap();
+        assert_eq!(waits(&connection), OFF);
+        settled(&connection).unwrap();
+        assert_eq!(waits(&connection), NORMAL);
+    }
+
+    #[test]
+    fn a_file_with_a_log_waits_from_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.sqlite");
+        let first = begun(&path).unwrap();
+        first.execute_batch("CREATE TABLE one (id)").unwrap();
+        let second = begun(&path).unwrap();
+        assert_ne!(waits(&second), OFF, "the log may hold what is nowhere else");
+    }
+
+    #[test]
+    fn an_open_store_waits_for_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path()).unwrap();
+        assert_eq!(waits(&store.connection()), NORMAL);
+        drop(store);
+        let again = SqliteStore::open(folder.path()).unwrap();
+        assert_eq!(waits(&again.connection()), NORMAL);
+    }
 }

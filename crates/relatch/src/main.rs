@@ -27,6 +27,9 @@ mod ways;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
@@ -36,12 +39,13 @@ fn main() -> ExitCode {
     }));
     // A reader that closes its end, as `head` does, is no bug; `render` sees the failed write.
     let cli = cli::Cli::parse();
-    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("RELATCH_LOG") {
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
+    if let Ok(wanted) = std::env::var("RELATCH_LOG")
+        && let Ok(wanted) = wanted.parse::<Targets>()
+    {
+        let lines = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
-            .with_ansi(render::Style::stderr().coloured())
-            .init();
+            .with_ansi(render::Style::stderr().coloured());
+        tracing_subscriber::registry().with(lines).with(wanted).init();
     }
     match cli.run() {
         Ok(code) => code,

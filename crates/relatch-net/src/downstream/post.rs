@@ -226,7 +226,7 @@ impl Post<'_> {
         };
         if response.status() == StatusCode::OK && self.up.desk(opened) {
             // The client may count on its id from now on, so the record comes first.
-            self.keeper.flush().await;
+            self.keeper.recorded().await;
             if let Ok(value) = HeaderValue::from_str(&sid) {
                 response.headers_mut().insert(names::SESSION, value);
             }

@@ -1,8 +1,7 @@
 //! What `adopt` and `release` would change, as a diff of each entry. Values of headers and addresses with a key in them are
 //! not shown.
 
-use similar::{ChangeTag, TextDiff};
-
+use super::lines::{self, Line};
 use super::{Style, Tint, clean};
 
 /// One client's file.
@@ -170,13 +169,13 @@ fn diff(before: &[String], after: &[String], secrets: &[String], style: Style) -
     };
     let (before, after) = (joined(before), joined(after));
     let mut text = String::new();
-    for change in TextDiff::from_lines(&before, &after).iter_all_changes() {
-        let line = change.value().trim_end_matches(['\r', '\n']).replace('\t', "  ");
-        let (sign, tint) = match change.tag() {
-            ChangeTag::Delete => ("-", Some(Tint::Bad)),
-            ChangeTag::Insert => ("+", Some(Tint::Good)),
-            ChangeTag::Equal => (" ", None),
+    for change in lines::compare(&before, &after) {
+        let (sign, tint, line) = match change {
+            Line::Gone(line) => ("-", Some(Tint::Bad), line),
+            Line::New(line) => ("+", Some(Tint::Good), line),
+            Line::Same(line) => (" ", None, line),
         };
+        let line = line.trim_end_matches(['\r', '\n']).replace('\t', "  ");
         let line = format!("  {sign} {}", clean(&line));
         text.push_str(&tint.map_or(line.clone(), |tint| style.tint(tint, &line)));
         text.push('\n');

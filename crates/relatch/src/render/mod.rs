@@ -10,6 +10,7 @@ pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod drill;
 pub(crate) mod explain;
+mod lines;
 pub(crate) mod log;
 pub(crate) mod serve;
 pub(crate) mod service;
