@@ -34,9 +34,9 @@ const WARM: usize = 128;
 const SESSIONS: usize = 512;
 
 /// Bytes of a session with no socket open.
-const IDLE: usize = 1_000;
+const IDLE: usize = 950;
 /// Bytes of the streams of a session, which are two connections.
-const STREAMS: usize = 75_000;
+const STREAMS: usize = 60_500;
 
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 const STREAM: &[u8] =

@@ -310,6 +310,10 @@ async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> End {
     }
     let kind = reply.head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if headers::is_type(kind, headers::SSE) {
+        if !matches!(job.what, What::Initialize { .. }) {
+            // They hold on to the whole buffer that they were read into, and a stream may last for days.
+            reply.head.headers = HeaderMap::new();
+        }
         up.fact_after(
             |desk| desk.attempts.contains_key(&job.attempt),
             Input::Begun { attempt: job.attempt, begun: Begun::Stream },

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -156,6 +156,8 @@ pub fn sse() -> (Voice, Say) {
 pub struct Server {
     pub at: SocketAddr,
     pub log: Arc<Mutex<Vec<Seen>>>,
+    /// Connections that were made to it so far.
+    pub connections: Arc<AtomicUsize>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -187,11 +189,14 @@ impl Server {
         .await;
         let at = listener.local_addr().unwrap();
         let log: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
         let (script, seen) = (Arc::new(script), Arc::clone(&log));
         let task = tokio::spawn(async move {
             let mut sockets = JoinSet::new();
             loop {
                 let Ok((socket, _)) = listener.accept().await else { return };
+                count.fetch_add(1, Ordering::SeqCst);
                 let _ = socket.set_nodelay(true);
                 let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
                 let service = service_fn(move |request: Request<Incoming>| {
@@ -216,7 +221,7 @@ impl Server {
                 });
             }
         });
-        Server { at, log, task: Some(task) }
+        Server { at, log, connections, task: Some(task) }
     }
 
     /// An ordinary server that keeps sessions, and `tools/call` as `script` says.
