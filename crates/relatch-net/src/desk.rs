@@ -293,15 +293,15 @@ impl Desk {
         news
     }
 
-    /// Sorts what came in a stream: one message, or on old revisions a batch.
-    pub(crate) fn sift(&mut self, of: AttemptId, text: Bytes) -> Vec<Sifted> {
+    /// Sorts what came in a stream: one message, or on old revisions a batch, all of which is behind the first.
+    pub(crate) fn sift(&mut self, of: AttemptId, text: Bytes) -> (Option<Sifted>, Vec<Sifted>) {
         match read_body(&text) {
-            Ok(Body::One(envelope)) => self.sift_one(of, text, envelope).into_iter().collect(),
-            Ok(Body::Batch(batch)) => batch
-                .into_iter()
-                .filter_map(|(span, envelope)| self.sift_one(of, text.slice(span), envelope))
-                .collect(),
-            Err(malformed) => vec![Sifted::Malformed(malformed.message)],
+            Ok(Body::One(envelope)) => (self.sift_one(of, text, envelope), Vec::new()),
+            Ok(Body::Batch(batch)) => {
+                let one = |(span, envelope)| self.sift_one(of, text.slice(span), envelope);
+                (None, batch.into_iter().filter_map(one).collect())
+            }
+            Err(malformed) => (Some(Sifted::Malformed(malformed.message)), Vec::new()),
         }
     }
 

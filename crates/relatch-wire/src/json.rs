@@ -406,14 +406,28 @@ pub(crate) fn decode(raw: &[u8]) -> Option<Cow<'_, str>> {
 
 /// The value of the one member `name` of the object at `at`; nothing if the object is odd or names it twice.
 pub(crate) fn member_at(bytes: &[u8], at: usize, name: &str) -> Option<Range<usize>> {
+    let [found] = members_at(bytes, at, [name])?;
+    found
+}
+
+/// The values of these members of the object at `at`, where they are; nothing if the object is odd or names one of them
+/// twice.
+pub(crate) fn members_at<const N: usize>(
+    bytes: &[u8],
+    at: usize,
+    names: [&str; N],
+) -> Option<[Option<Range<usize>>; N]> {
     let mut members = Members::open(bytes, at, 0).ok()?;
-    let mut found = None;
+    let mut found = [const { None }; N];
     while let Some(member) = members.next().ok()? {
-        if member.is(name) && found.replace(member.value).is_some() {
+        let named = names.iter().zip(&mut found).find(|(name, _)| member.is(name));
+        if let Some((_, place)) = named
+            && place.replace(member.value).is_some()
+        {
             return None;
         }
     }
-    found
+    Some(found)
 }
 
 /// The value at the end of a path of member names, starting from the object that `bytes` holds.

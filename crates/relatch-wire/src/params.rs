@@ -61,8 +61,9 @@ pub fn cancelled_request_id(params: &[u8]) -> Option<(RequestId, Range<usize>)> 
 
 /// Token and value of `notifications/progress`.
 pub fn progress_fields(params: &[u8]) -> Option<(RequestId, f64)> {
-    let (token, _) = notified_progress_token(params)?;
-    let raw = params.get(json::find(params, &["progress"])?)?;
+    let [token, raw] = json::members_at(params, 0, ["progressToken", "progress"])?;
+    let token = RequestId::from_raw(std::str::from_utf8(params.get(token?)?).ok()?)?;
+    let raw = params.get(raw?)?;
     if !matches!(raw.first(), Some(b'-' | b'0'..=b'9')) {
         return None;
     }

@@ -8,27 +8,62 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 
 /// So many bytes are looked at word by word, those behind them by blocks.
 const NEAR: usize = 64;
-const BLOCK: usize = 128;
+const BLOCK: usize = 64;
 
 /// The offset of the first byte that is one of `stops`; the length where there is none.
 pub(crate) fn first<const N: usize>(bytes: &[u8], stops: [u8; N]) -> usize {
-    look(
-        bytes,
-        |word| stops.iter().fold(0, |found, stop| found | equal(word, *stop)),
-        |byte| stops.contains(&byte),
-    )
+    look::<N, 0>(bytes, stops)
 }
 
 /// The same, control characters (below 0x20) being stops, too.
 #[inline]
 pub(crate) fn first_or_control<const N: usize>(bytes: &[u8], stops: [u8; N]) -> usize {
-    // A byte of 0x80 and above is none, which `!word` sees to.
-    let control = |word: u64| word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-    look(
-        bytes,
-        |word| stops.iter().fold(control(word), |found, stop| found | equal(word, *stop)),
-        |byte| byte < 0x20 || stops.contains(&byte),
-    )
+    look::<N, 0x20>(bytes, stops)
+}
+
+/// Stops are `stops`, and every byte below `BELOW`.
+#[inline]
+fn look<const N: usize, const BELOW: u8>(bytes: &[u8], stops: [u8; N]) -> usize {
+    // The beginning word by word: most strings and lines are short.
+    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
+    let found = by_words::<N, BELOW>(near, stops);
+    if found < NEAR || far.is_empty() { found } else { NEAR + by_blocks::<N, BELOW>(far, stops) }
+}
+
+fn by_blocks<const N: usize, const BELOW: u8>(bytes: &[u8], stops: [u8; N]) -> usize {
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    let passed = blocks.iter().take_while(|block| is_clear::<N, BELOW>(block, stops)).count() * BLOCK;
+    passed + by_words::<N, BELOW>(bytes.get(passed..).unwrap_or_default(), stops)
+}
+
+/// Whether there is no stop in a block. Written without a way out of it and without a branch, so that the compiler looks
+/// at many bytes with one instruction.
+fn is_clear<const N: usize, const BELOW: u8>(block: &[u8; BLOCK], stops: [u8; N]) -> bool {
+    let mut found = 0;
+    for byte in block {
+        let mut stop = u8::from(*byte < BELOW);
+        for one in stops {
+            stop |= u8::from(*byte == one);
+        }
+        found |= stop;
+    }
+    found == 0
+}
+
+#[inline]
+fn by_words<const N: usize, const BELOW: u8>(bytes: &[u8], stops: [u8; N]) -> usize {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for (number, chunk) in chunks.iter().enumerate() {
+        let word = u64::from_le_bytes(*chunk);
+        // A byte of 0x80 and above is not below, which `!word` sees to.
+        let below = word.wrapping_sub(ONES * u64::from(BELOW)) & !word & HIGH;
+        let found = stops.iter().fold(below, |found, stop| found | equal(word, *stop));
+        if found != 0 {
+            return number * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let is_stop = |byte: &u8| *byte < BELOW || stops.contains(byte);
+    chunks.len() * 8 + rest.iter().position(is_stop).unwrap_or(rest.len())
 }
 
 /// The high bit of each byte that equals `stop`. Above the lowest such byte there may be more that do not: a
@@ -36,33 +71,6 @@ pub(crate) fn first_or_control<const N: usize>(bytes: &[u8], stops: [u8; N]) -> 
 fn equal(word: u64, stop: u8) -> u64 {
     let differs = word ^ (ONES * u64::from(stop));
     differs.wrapping_sub(ONES) & !differs & HIGH
-}
-
-#[inline]
-fn look(bytes: &[u8], words: impl Fn(u64) -> u64, each: impl Fn(u8) -> bool) -> usize {
-    // The beginning word by word: most strings and lines are short.
-    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
-    let found = by_words(near, &words, &each);
-    if found < near.len() {
-        return found;
-    }
-    let (blocks, _) = far.as_chunks::<BLOCK>();
-    // Without a way out of it, so that the compiler looks at many bytes with one instruction.
-    let clear = |block: &&[u8; BLOCK]| !block.iter().fold(false, |found, byte| found | each(*byte));
-    let passed = near.len() + blocks.iter().take_while(clear).count() * BLOCK;
-    passed + by_words(bytes.get(passed..).unwrap_or_default(), &words, &each)
-}
-
-fn by_words(bytes: &[u8], words: &impl Fn(u64) -> u64, each: &impl Fn(u8) -> bool) -> usize {
-    let (chunks, rest) = bytes.as_chunks::<8>();
-    for (number, chunk) in chunks.iter().enumerate() {
-        let found = words(u64::from_le_bytes(*chunk));
-        if found != 0 {
-            return number * 8 + found.trailing_zeros() as usize / 8;
-        }
-    }
-    let behind = rest.iter().position(|byte| each(*byte)).unwrap_or(rest.len());
-    chunks.len() * 8 + behind
 }
 
 #[cfg(test)]

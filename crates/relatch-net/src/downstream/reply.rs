@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::body::{Aborted, Body};
-use super::spool::Spool;
+use super::spool::{Fault, Spool};
 use super::stream::{self, AHEAD, COMMENT, EventId, Gone, Out, put};
 use super::streams::Streams;
 use crate::driver::Upstream;
@@ -59,9 +59,9 @@ pub(crate) async fn answer(mut asked: Asked, accepts: Accepts, rests: &Rests) ->
         Some(Piece::Final(Final::Whole)) => json(words::lost_answer(asked.upstream(), &asked.id)),
         Some(Piece::Final(Final::Challenge(refusal))) => challenge(*refusal),
         Some(Piece::Long { sse: event, chunks }) if !accepts.sse || (!event && accepts.json) => {
-            asked.let_go();
             let (out, coming) = mpsc::channel(AHEAD);
-            tokio::spawn(long_json(asked, chunks, out));
+            // Its attempt goes on in there.
+            tokio::spawn(Quiet::new(long_json(asked, chunks, out)));
             typed(JSON, Body::Coming(coming))
         }
         Some(first @ (Piece::Begun | Piece::Long { .. } | Piece::Early | Piece::Event(..))) => {
@@ -155,23 +155,21 @@ fn typed(kind: &'static str, body: Body) -> Response<Body> {
 async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out) {
     let mut blanks = interval_at(Instant::now() + COMMENT, COMMENT);
     blanks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut spool = match Spool::open().await {
-        Ok(spool) => spool,
-        Err(fault) => {
-            tracing::warn!(
-                upstream = asked.upstream(),
-                "a long answer passes as it comes: no temporary file ({fault})"
-            );
-            return long_json_as_it_comes(asked, chunks, out).await;
-        }
-    };
+    let mut spool = Spool::new();
     loop {
         let gone = tokio::select! {
             biased;
-            chunk = chunks.recv() => match chunk {
-                Some(Chunk::Bytes(bytes)) => match spool.append(&bytes).await {
+            chunk = asked.chunk(&mut chunks) => match chunk {
+                Some(Chunk::Bytes(bytes)) => match asked.meanwhile(spool.append(bytes)).await {
                     Ok(()) => false,
-                    Err(fault) => return unspooled(&asked, &fault, &out).await,
+                    Err(Fault::NoFile(fault)) => {
+                        tracing::warn!(
+                            upstream = asked.upstream(),
+                            "a long answer passes as it comes: no temporary file ({fault})"
+                        );
+                        return long_json_as_it_comes(asked, spool, chunks, out).await;
+                    }
+                    Err(Fault::Lost(fault)) => return unspooled(&asked, &fault, &out).await,
                 },
                 Some(Chunk::End) => break,
                 None => return broken(asked, &out).await,
@@ -183,6 +181,7 @@ async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out
             return;
         }
     }
+    asked.let_go();
     let mut spooled = match spool.whole().await {
         Ok(spooled) => spooled,
         Err(fault) => return unspooled(&asked, &fault, &out).await,
@@ -213,6 +212,7 @@ async fn unspooled(asked: &Asked, fault: &std::io::Error, out: &Out) {
 
 /// The long answer broke: the error that follows it is the answer.
 async fn broken(mut asked: Asked, out: &Out) {
+    asked.let_go();
     let text = loop {
         match asked.pieces.recv().await {
             Some(Piece::Begun | Piece::Early | Piece::Event(..) | Piece::Long { .. }) => {}
@@ -226,7 +226,13 @@ async fn broken(mut asked: Asked, out: &Out) {
 }
 
 /// The same where there is no place on disk: what breaks is aborted.
-async fn long_json_as_it_comes(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out) {
+async fn long_json_as_it_comes(mut asked: Asked, spool: Spool, mut chunks: mpsc::Receiver<Chunk>, out: Out) {
+    asked.let_go();
+    for piece in spool.taken_back() {
+        if put(&out, piece).await.is_err() {
+            return;
+        }
+    }
     loop {
         let piece = match chunks.recv().await {
             Some(Chunk::Bytes(bytes)) => Ok(bytes),

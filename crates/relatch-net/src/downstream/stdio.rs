@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::http::stopped;
 use super::post::never_forwarded;
-use super::spool::{Spool, Spooled};
+use super::spool::{Fault, Spool, Spooled};
 use crate::driver::Upstream;
 use crate::exchange::{Chunk, Final, Piece};
 use crate::intake::{self, Asked, Heard};
@@ -347,11 +347,13 @@ async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Opt
             Some(Piece::Long { mut chunks, .. }) => {
                 asked.let_go();
                 let kept = async {
-                    let mut spool = Spool::open().await?;
+                    let mut spool = Spool::new();
                     loop {
                         match chunks.recv().await {
-                            Some(Chunk::Bytes(bytes)) => spool.append(&one_line(&bytes)).await?,
-                            Some(Chunk::End) => return Ok::<_, io::Error>(Some(spool.whole().await?)),
+                            Some(Chunk::Bytes(bytes)) => spool.append(one_line(&bytes)).await?,
+                            Some(Chunk::End) => {
+                                return spool.whole().await.map(Some).map_err(Fault::Lost);
+                            }
                             // An error follows in its place.
                             None => return Ok(None),
                         }
@@ -360,7 +362,8 @@ async fn answer<W: AsyncWrite + Unpin>(mut asked: Asked, out: &Output<W>) -> Opt
                 match kept.await {
                     Ok(kept) => spool = kept,
                     Err(fault) => {
-                        return Some(Last::Message(words::unspooled(asked.upstream(), &asked.id, &fault)));
+                        let words = words::unspooled(asked.upstream(), &asked.id, fault.cause());
+                        return Some(Last::Message(words));
                     }
                 }
             }

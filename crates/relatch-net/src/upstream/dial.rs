@@ -37,6 +37,8 @@ const MAX_HEAD: usize = 64 * 1024;
 /// The most bytes that are read ahead on one connection. A piece of a body can be up to twice that, by the way the
 /// buffer grows.
 const MAX_READ: usize = 128 * 1024;
+/// So much memory is taken at once for a body of a known length.
+const PROMISED: usize = 1024 * 1024;
 /// Idle connections beyond these are closed, oldest first.
 const MAX_IDLE: usize = 64;
 /// How often idle connections are looked through.
@@ -288,6 +290,9 @@ impl Reply {
     pub async fn collect(&mut self, limit: usize) -> Result<Bytes, Broken> {
         let mut first = Bytes::new();
         let mut all = BytesMut::new();
+        // Known from the beginning, it costs no growth. A server that promises more than it sends gets no memory for that.
+        let length =
+            self.body.size_hint().exact().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
         loop {
             let have = first.len() + all.len();
             let Some(piece) = self.chunk().await else { break };
@@ -300,6 +305,7 @@ impl Reply {
                 first = piece;
             } else {
                 if all.is_empty() {
+                    all.reserve(length.min(limit).min(PROMISED));
                     all.extend_from_slice(&std::mem::take(&mut first));
                 }
                 all.extend_from_slice(&piece);

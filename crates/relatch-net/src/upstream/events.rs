@@ -73,7 +73,7 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                 Some(ended())
             }
         };
-        for item in std::mem::take(&mut items) {
+        for item in items.drain(..) {
             match item {
                 SseItem::Comment => {}
                 SseItem::Retry(ms) => up.desk(|desk| {
@@ -83,13 +83,13 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                 }),
                 SseItem::Id(id) => number(up, job, id),
                 SseItem::Event { id, event, data } => {
-                    if let Some(id) = id {
-                        number(up, job, id);
-                    }
                     if event.is_some_and(|event| event != "message") {
+                        if let Some(id) = id {
+                            number(up, job, id);
+                        }
                         continue;
                     }
-                    match sift(up, job, data, &mut passed).await {
+                    match sift(up, job, id, data, &mut passed).await {
                         Ok(Some(answer)) => return End::Answered(answer),
                         Ok(None) => {}
                         Err(words) => odd = Some(words),
@@ -138,11 +138,13 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
                         Long::Passing(_) => {
                             return End::Cut(garbled("the answer ended in the middle".to_owned()));
                         }
-                        Long::Collecting(all, _) => match sift(up, job, all.freeze(), &mut passed).await {
-                            Ok(Some(answer)) => return End::Answered(answer),
-                            Ok(None) => {}
-                            Err(words) => odd = Some(words),
-                        },
+                        Long::Collecting(all, _) => {
+                            match sift(up, job, None, all.freeze(), &mut passed).await {
+                                Ok(Some(answer)) => return End::Answered(answer),
+                                Ok(None) => {}
+                                Err(words) => odd = Some(words),
+                            }
+                        }
                     }
                 }
                 SseItem::Broken(why) => {
@@ -184,16 +186,27 @@ fn number(up: &Arc<Upstream>, job: &Job, id: String) {
     up.fact_after(|desk| desk.event_id(job.of, id) && resumed, Input::Begun { attempt, begun: Begun::News });
 }
 
-/// Sends on what is not the answer.
+/// Notes an event's id and sends on what is not the answer.
 async fn sift(
     up: &Arc<Upstream>,
     job: &Job,
+    mut id: Option<String>,
     data: Bytes,
     passed: &mut Passed,
 ) -> Result<Option<Whole>, String> {
-    let sifted = up.desk(|desk| desk.sift(job.of, data));
+    if matches!(job.what, What::Resume { .. })
+        && let Some(id) = id.take()
+    {
+        number(up, job, id);
+    }
+    let (first, others) = up.desk(|desk| {
+        if let Some(id) = id {
+            desk.event_id(job.of, id);
+        }
+        desk.sift(job.of, data)
+    });
     let mut outcome = Ok(None);
-    for one in sifted {
+    for one in first.into_iter().chain(others) {
         match one {
             Sifted::Answer(text, kind) => outcome = Ok(Some(Whole { text, kind: Some(kind), sse: true })),
             Sifted::Exchange(sink, text) => {
