@@ -65,22 +65,29 @@ impl<'b> Cursor<'b> {
     #[inline]
     pub(crate) fn string(&mut self) -> Result<Range<usize>, Fault> {
         let start = self.at;
-        if !self.take(b'"') {
+        if self.peek() != Some(b'"') {
             return self.fault();
         }
+        let mut at = start + 1;
         loop {
-            let rest = self.bytes.get(self.at..).unwrap_or_default();
-            self.at += stop::first_or_control(rest, [b'"', b'\\']);
-            match self.peek() {
+            let rest = self.bytes.get(at..).unwrap_or_default();
+            // Most names, and many texts, end within a word.
+            let stop = rest.first_chunk().and_then(|word| stop::in_word(*word, [b'"', b'\\']));
+            at += stop.unwrap_or_else(|| stop::first_or_control(rest, [b'"', b'\\']));
+            match self.bytes.get(at) {
                 Some(b'"') => {
-                    self.at += 1;
+                    self.at = at + 1;
                     return Ok(start..self.at);
                 }
                 Some(b'\\') => {
-                    self.at += 1;
+                    self.at = at + 1;
                     self.escape()?;
+                    at = self.at;
                 }
-                _ => return self.fault(),
+                _ => {
+                    self.at = at;
+                    return self.fault();
+                }
             }
         }
     }

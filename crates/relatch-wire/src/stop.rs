@@ -21,6 +21,12 @@ pub(crate) fn first_or_control<const N: usize>(bytes: &[u8], stops: [u8; N]) -> 
     look::<N, 0x20>(bytes, stops)
 }
 
+/// The same in eight bytes alone; nothing where there is none.
+#[inline]
+pub(crate) fn in_word<const N: usize>(word: [u8; 8], stops: [u8; N]) -> Option<usize> {
+    by_word::<N, 0x20>(word, stops)
+}
+
 /// Stops are `stops`, and every byte below `BELOW`.
 #[inline]
 fn look<const N: usize, const BELOW: u8>(bytes: &[u8], stops: [u8; N]) -> usize {
@@ -54,16 +60,21 @@ fn is_clear<const N: usize, const BELOW: u8>(block: &[u8; BLOCK], stops: [u8; N]
 fn by_words<const N: usize, const BELOW: u8>(bytes: &[u8], stops: [u8; N]) -> usize {
     let (chunks, rest) = bytes.as_chunks::<8>();
     for (number, chunk) in chunks.iter().enumerate() {
-        let word = u64::from_le_bytes(*chunk);
-        // A byte of 0x80 and above is not below, which `!word` sees to.
-        let below = word.wrapping_sub(ONES * u64::from(BELOW)) & !word & HIGH;
-        let found = stops.iter().fold(below, |found, stop| found | equal(word, *stop));
-        if found != 0 {
-            return number * 8 + found.trailing_zeros() as usize / 8;
+        if let Some(found) = by_word::<N, BELOW>(*chunk, stops) {
+            return number * 8 + found;
         }
     }
     let is_stop = |byte: &u8| *byte < BELOW || stops.contains(byte);
     chunks.len() * 8 + rest.iter().position(is_stop).unwrap_or(rest.len())
+}
+
+#[inline]
+fn by_word<const N: usize, const BELOW: u8>(word: [u8; 8], stops: [u8; N]) -> Option<usize> {
+    let word = u64::from_le_bytes(word);
+    // A byte of 0x80 and above is not below, which `!word` sees to.
+    let below = word.wrapping_sub(ONES * u64::from(BELOW)) & !word & HIGH;
+    let found = stops.iter().fold(below, |found, stop| found | equal(word, *stop));
+    (found != 0).then_some(found.trailing_zeros() as usize / 8)
 }
 
 /// The high bit of each byte that equals `stop`. Above the lowest such byte there may be more that do not: a

@@ -187,9 +187,9 @@ async fn connection(stream: TcpStream, side: Arc<Side>, stop: watch::Receiver<bo
             before = so_far;
             limit.as_mut().reset(Instant::now() + HEAD_WITHIN);
         }
-        let ended = connection.as_mut().poll(cx);
+        // Ahead of the next call, which takes the connection that they give back.
         rests.poll(cx);
-        ended.map(Some)
+        connection.as_mut().poll(cx).map(Some)
     })
     .await;
     rests.apart();
@@ -242,56 +242,73 @@ impl Side {
         stop: watch::Receiver<bool>,
         rests: &Rests,
     ) -> Response<Body> {
-        let headers = request.headers();
-        if let Err(foreign) = self.config.allowed.check(headers) {
-            return post::refuse(StatusCode::FORBIDDEN, -32000, &format!("Forbidden: {foreign}"));
+        let (head, body) = request.into_parts();
+        let up = match self.upstream(&head, &stop) {
+            Ok(up) => up,
+            Err(answer) => return *answer,
+        };
+        // What is seldom asked for is boxed: a call would carry the room for it along.
+        let answered = match head.method {
+            Method::POST => post::post(&self.keeper, &up, &head.headers, body, rests).await,
+            Method::GET => Box::pin(self.get(&up, &head.headers, stop)).await,
+            Method::DELETE => Box::pin(self.delete(&up, &head.headers)).await,
+            _ => Ok(only("GET, POST, DELETE")),
+        };
+        answered.unwrap_or_else(|refusal| *refusal)
+    }
+
+    /// The upstream that a request is for; otherwise what answers it.
+    fn upstream(
+        &self,
+        head: &request::Parts,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<Arc<Upstream>, post::Refusal> {
+        if let Err(foreign) = self.config.allowed.check(&head.headers) {
+            let words = format!("Forbidden: {foreign}");
+            return Err(Box::new(post::refuse(StatusCode::FORBIDDEN, -32000, &words)));
         }
-        let path = request.uri().path().to_owned();
-        let read = matches!(*request.method(), Method::GET | Method::HEAD);
-        match path.as_str() {
+        let path = head.uri.path();
+        let token = self.config.token.as_deref().map(|token| has_token(&head.headers, token));
+        // `livez` and the like have no `/mcp` behind them.
+        if let Some(name) = path.strip_prefix('/').and_then(|rest| rest.strip_suffix("/mcp")) {
+            return match self.keeper.upstream(name) {
+                _ if token == Some(false) => Err(Box::new(no_token())),
+                Some(up) => Ok(up),
+                None => Err(Box::new(self.unknown(path))),
+            };
+        }
+        Err(Box::new(self.beside(head, token, stop)))
+    }
+
+    /// What is no upstream's.
+    fn beside(
+        &self,
+        head: &request::Parts,
+        token: Option<bool>,
+        stop: &watch::Receiver<bool>,
+    ) -> Response<Body> {
+        let read = matches!(head.method, Method::GET | Method::HEAD);
+        let path = head.uri.path();
+        match path {
             "/livez" | "/readyz" if !read => return only("GET, HEAD"),
             "/livez" => return text(StatusCode::OK, "alive\n"),
             "/readyz" if *stop.borrow() => return text(StatusCode::SERVICE_UNAVAILABLE, "closing\n"),
             "/readyz" => return text(StatusCode::OK, "ready\n"),
             _ => {}
         }
-        let token = self.config.token.as_deref().map(|token| has_token(headers, token));
-        if let Some(name) = path.strip_prefix('/').and_then(|rest| rest.strip_suffix("/mcp")) {
-            return match self.keeper.upstream(name) {
-                _ if token == Some(false) => no_token(),
-                Some(up) => self.mcp(&up, request, stop, rests).await,
-                None => self.unknown(&path),
-            };
-        }
         if path == metrics::PATH {
             let may = token != Some(false)
-                || self.config.token.as_deref().is_some_and(|token| metrics::may_read(headers, token));
+                || self.config.token.as_deref().is_some_and(|token| metrics::may_read(&head.headers, token));
             return match (read, may) {
                 (false, _) => only("GET, HEAD"),
                 (true, false) => no_token(),
                 (true, true) => metrics::answer((self.config.metrics)()),
             };
         }
-        let (head, _) = request.into_parts();
-        match (self.config.site)(&head, token == Some(true)) {
-            Some(shown) => shown.map(|shown| showing(shown, stop)),
+        match (self.config.site)(head, token == Some(true)) {
+            Some(shown) => shown.map(|shown| showing(shown, stop.clone())),
             None if token == Some(false) => no_token(),
-            None => self.unknown(&path),
-        }
-    }
-
-    async fn mcp(
-        &self,
-        up: &Arc<Upstream>,
-        request: Request<Incoming>,
-        stop: watch::Receiver<bool>,
-        rests: &Rests,
-    ) -> Response<Body> {
-        match *request.method() {
-            Method::POST => post::post(&self.keeper, up, request, rests).await,
-            Method::GET => self.get(up, request.headers(), stop).await.unwrap_or_else(|refusal| *refusal),
-            Method::DELETE => self.delete(up, request.headers()).await.unwrap_or_else(|refusal| *refusal),
-            _ => only("GET, POST, DELETE"),
+            None => self.unknown(path),
         }
     }
 

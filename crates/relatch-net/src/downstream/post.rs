@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use relatch_core::LatchId;
@@ -94,23 +94,11 @@ pub(crate) fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
 pub(crate) async fn post(
     keeper: &Arc<Keeper>,
     up: &Arc<Upstream>,
-    request: Request<Incoming>,
-    rests: &Rests,
-) -> Response<Body> {
-    match try_post(keeper, up, request, rests).await {
-        Ok(response) => response,
-        Err(refusal) => *refusal,
-    }
-}
-
-async fn try_post(
-    keeper: &Arc<Keeper>,
-    up: &Arc<Upstream>,
-    request: Request<Incoming>,
+    headers: &HeaderMap,
+    body: Incoming,
     rests: &Rests,
 ) -> Result<Response<Body>, Refusal> {
-    let (head, body) = request.into_parts();
-    let header = |name: &HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let header = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     if !header(&CONTENT_TYPE).is_some_and(|kind| is_type(kind, JSON)) {
         return Err(refused(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -118,8 +106,8 @@ async fn try_post(
             "Unsupported Media Type: Content-Type must be application/json",
         ));
     }
-    let accepted = match head.headers.contains_key(ACCEPT) {
-        true => all_accepts(&head.headers),
+    let accepted = match headers.contains_key(ACCEPT) {
+        true => all_accepts(headers),
         // RFC 9110 §12.5.1: no field, no preference.
         false => Accepts { json: true, sse: true },
     };
@@ -130,7 +118,7 @@ async fn try_post(
             "Not Acceptable: Client must accept application/json or text/event-stream",
         ));
     }
-    check_version(&head.headers)?;
+    check_version(headers)?;
     let body = collect(body, header(&CONTENT_LENGTH), &keeper.common.kept);
     let mut body = pin!(body);
     // Most bodies come with their head, and need no time.
@@ -156,8 +144,8 @@ async fn try_post(
         // It was taken out of the configuration: what belongs to running calls still goes on, and nothing else.
         return Err(session_not_found());
     }
-    let headers = keeper.common.forwardable(&head.headers);
-    let mut post = Post { keeper, up, headers: &head.headers, forwarded: headers, accepted, kept, rests };
+    let forwarded = keeper.common.forwardable(headers);
+    let mut post = Post { keeper, up, headers, forwarded, accepted, kept, rests };
     match messages {
         Messages::One(envelope) => post.one(text, envelope).await,
         Messages::Batch(batch) => {

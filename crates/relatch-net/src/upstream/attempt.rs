@@ -93,7 +93,7 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
     let work = async move {
         match job {
             Some(job) => match &Arc::clone(&job.place).way {
-                Way::Url(dialer, streams) => http_sse::run(up, dialer, streams, job).await,
+                Way::Url(dialer, streams) => http_sse::run(&up, dialer, streams, &job).await,
                 Way::Command(commands) => Box::pin(pipe::run(up, commands, job)).await,
             },
             None => {
@@ -181,8 +181,6 @@ pub(super) async fn unless_refused(up: &Arc<Upstream>, dialer: &Dialer, job: &Jo
     let end = read(up, job, &mut reply).await;
     match end {
         End::Answered(whole) => {
-            // What is there already gives the connection back before the answer goes on.
-            settle(&mut reply).await;
             deliver(up, job, &reply.head.headers, whole);
             resumed(up, attempt, of);
             drain(reply).await;

@@ -116,12 +116,12 @@ impl Streams {
 }
 
 /// One attempt, by the transport of its session; a handshake by the one that the address speaks.
-pub(crate) async fn run(up: Arc<Upstream>, dialer: &Dialer, streams: &Streams, job: Job) {
+pub(crate) async fn run(up: &Arc<Upstream>, dialer: &Dialer, streams: &Streams, job: &Job) {
     match (&job.what, job.streamed) {
         // Boxed: a call by Streamable HTTP would carry the room for them along.
-        (What::Initialize { .. }, _) => Box::pin(open_by_any(&up, dialer, streams, &job)).await,
-        (_, true) => Box::pin(by_stream(&up, dialer, streams, &job)).await,
-        (_, false) => attempt::run(&up, dialer, &job).await,
+        (What::Initialize { .. }, _) => Box::pin(open_by_any(up, dialer, streams, job)).await,
+        (_, true) => Box::pin(by_stream(up, dialer, streams, job)).await,
+        (_, false) => attempt::run(up, dialer, job).await,
     }
 }
 
