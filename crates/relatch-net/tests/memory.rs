@@ -35,9 +35,12 @@ const SESSIONS: usize = 512;
 
 /// Bytes of a session with no socket open.
 const IDLE: usize = 950;
+/// Bytes of one whose client knows a list of 20 tools, as do others.
+const LISTED: usize = 1_030;
 /// Bytes of the streams of a session, which are two connections.
-const STREAMS: usize = 60_500;
+const STREAMS: usize = 58_500;
 
+const LIST: &str = r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#;
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 const STREAM: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n3\r\n:\n\n\r\n";
@@ -66,14 +69,19 @@ async fn server() -> Server {
                         kept.lock().unwrap().push(socket.into_std().unwrap());
                         return;
                     }
-                    let said = if request.contains("\"initialize\"") {
+                    let said = if request.contains(LIST) {
+                        let tool = |n| {
+                            let schema = r#"{"type":"object","properties":{"text":{"type":"string"}}}"#;
+                            let hints = r#"{"readOnlyHint":true}"#;
+                            format!(r#"{{"name":"a_tool_{n}","inputSchema":{schema},"annotations":{hints}}}"#)
+                        };
+                        let tools: Vec<String> = (0..20).map(tool).collect();
+                        let tools = tools.join(",");
+                        ok(&format!(r#"{{"jsonrpc":"2.0","id":2,"result":{{"tools":[{tools}]}}}}"#), "")
+                    } else if request.contains("\"initialize\"") {
                         let number = sessions.fetch_add(1, Ordering::Relaxed);
                         let hello = r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true}},"serverInfo":{"name":"a server","version":"1.2.3"}}}"#;
-                        format!(
-                            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
-                             mcp-session-id: 5f0c2d5e-1c1a-4f6e-9a51-{number:012x}\r\ncontent-length: {}\r\n\r\n{hello}",
-                            hello.len()
-                        )
+                        ok(hello, &format!("mcp-session-id: 5f0c2d5e-1c1a-4f6e-9a51-{number:012x}\r\n"))
                     } else {
                         "HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n".to_owned()
                     };
@@ -83,6 +91,13 @@ async fn server() -> Server {
         }
     });
     Server { at, streams }
+}
+
+fn ok(message: &str, header: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{header}content-length: {}\r\n\r\n{message}",
+        message.len()
+    )
 }
 
 /// One HTTP message; none at the end of the connection.
@@ -132,11 +147,17 @@ fn held(sids: &[String]) -> usize {
     stats.bytes_allocated - stats.bytes_deallocated - sids.iter().map(String::len).sum::<usize>()
 }
 
-/// Opens so many sessions by one connection, which is closed.
-async fn sessions(at: SocketAddr, count: usize, sids: &mut Vec<String>) {
+/// Opens so many sessions by one connection, which is closed; `lists` says whether they ask for a list.
+async fn sessions(at: SocketAddr, count: usize, lists: bool, sids: &mut Vec<String>) {
     let mut socket = tokio::net::TcpStream::connect(at).await.unwrap();
     for _ in 0..count {
-        sids.push(open(&mut socket).await);
+        let sid = open(&mut socket).await;
+        if lists {
+            socket.write_all(&request("POST", &sid, LIST)).await.unwrap();
+            let answer = soon("the list", message(&mut socket)).await.unwrap();
+            assert!(answer.contains("a_tool_19"), "{answer}");
+        }
+        sids.push(sid);
     }
 }
 
@@ -171,23 +192,24 @@ async fn a_session_at_rest_holds_as_little_as_was_counted_and_so_do_its_streams(
     let (_stop, stopping) = watch::channel(false);
     tokio::spawn(serve(listener, Arc::clone(&keeper), config, stopping));
 
-    let mut sids = Vec::with_capacity(WARM + SESSIONS);
-    sessions(at, WARM, &mut sids).await;
+    let mut sids = Vec::with_capacity(WARM + 2 * SESSIONS);
+    sessions(at, WARM, true, &mut sids).await;
     soon("the records are written", keeper.flush()).await;
-    let before = held(&sids);
-    let calls = COUNTED.stats();
-    sessions(at, SESSIONS, &mut sids).await;
-    soon("the records are written", keeper.flush()).await;
-    let idle = (held(&sids) - before) / SESSIONS;
-    let now = COUNTED.stats();
-    let blocks = (now.allocations - now.deallocations) - (calls.allocations - calls.deallocations);
-    println!("idle: {idle} bytes, {} blocks", blocks as f64 / SESSIONS as f64);
+    let mut before = held(&sids);
+    let mut each = Vec::new();
+    for lists in [false, true] {
+        sessions(at, SESSIONS, lists, &mut sids).await;
+        soon("the records are written", keeper.flush()).await;
+        let now = held(&sids);
+        each.push((now - before) / SESSIONS);
+        before = now;
+    }
+    let (idle, listed) = (each[0], each[1]);
 
     let mut sockets = Vec::with_capacity(WARM + SESSIONS);
-    let mut before = (0, 0);
-    for (number, sid) in sids.iter().enumerate() {
+    for (number, sid) in sids.iter().take(WARM + SESSIONS).enumerate() {
         if number == WARM {
-            before = (held(&sids), COUNTED.stats().allocations - COUNTED.stats().deallocations);
+            before = held(&sids);
         }
         let mut socket = tokio::net::TcpStream::connect(at).await.unwrap();
         socket.write_all(&request("GET", sid, "")).await.unwrap();
@@ -197,9 +219,9 @@ async fn a_session_at_rest_holds_as_little_as_was_counted_and_so_do_its_streams(
         sockets.push(socket.into_std().unwrap());
         until("the stream at the server", || server.streams.lock().unwrap().len() > number).await;
     }
-    let streams = (held(&sids) - before.0) / SESSIONS;
-    let blocks = COUNTED.stats().allocations - COUNTED.stats().deallocations - before.1;
-    println!("streams: {streams} bytes, {} blocks", blocks as f64 / SESSIONS as f64);
-    assert!(idle <= IDLE, "an idle session holds {idle} bytes, {IDLE} before");
+    let streams = (held(&sids) - before) / SESSIONS;
+    println!("bytes: a session at rest {idle}, one that knows its tools {listed}, its streams {streams}");
+    assert!(idle <= IDLE, "a session at rest holds {idle} bytes, {IDLE} before");
+    assert!(listed <= LISTED, "one that knows its tools holds {listed} bytes, {LISTED} before");
     assert!(streams <= STREAMS, "its streams hold {streams} bytes, {STREAMS} before");
 }

@@ -8,12 +8,16 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use super::standing::Standing;
+
 /// A body of an answer.
 pub(crate) enum Body {
     /// All of it.
     Whole(Option<Bytes>),
     /// Pieces, until the channel ends.
     Coming(mpsc::Receiver<Result<Bytes, Aborted>>),
+    /// Events for as long as its client reads them.
+    Standing(Standing),
 }
 
 /// The rest of a body will never come; its connection is closed.
@@ -81,6 +85,9 @@ impl http_body::Body for Body {
             Body::Coming(pieces) => {
                 pieces.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
             }
+            Body::Standing(standing) => {
+                standing.poll_piece(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+            }
         }
     }
 
@@ -91,7 +98,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Body::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Body::Coming(_) => SizeHint::default(),
+            Body::Coming(_) | Body::Standing(_) => SizeHint::default(),
         }
     }
 }

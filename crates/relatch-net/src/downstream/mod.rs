@@ -7,6 +7,7 @@ pub mod origin;
 pub(crate) mod post;
 pub(crate) mod reply;
 mod spool;
+mod standing;
 pub mod stdio;
 pub(crate) mod stream;
 pub(crate) mod streams;

@@ -16,7 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::body::{Aborted, Body};
 use super::spool::{Fault, Spool};
-use super::stream::{self, AHEAD, COMMENT, EventId, Gone, Out, put};
+use super::standing::Standing;
+use super::stream::{self, AHEAD, COMMENT, EventId, Out, put};
 use super::streams::Streams;
 use crate::driver::Upstream;
 use crate::exchange::{Challenge, Chunk, Final, Piece, Rests, Shape};
@@ -100,18 +101,9 @@ pub(crate) fn standing(
     latch: LatchId,
     outbox: Arc<Outbox>,
     reader: u64,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) -> Response<Body> {
-    let (out, coming) = mpsc::channel(AHEAD);
-    tokio::spawn(async move {
-        tokio::select! {
-            // The client is gone, another reader has taken over, or the session is over.
-            _ = read_outbox(&outbox, reader, &up.common.events, &out) => {}
-            () = super::http::stopped(&mut stop) => {}
-        }
-        up.detach(latch, reader);
-    });
-    events(Body::Coming(coming))
+    events(Body::Standing(Standing::new(up, latch, outbox, reader, stop)))
 }
 
 /// An upstream's refusal of the client's credentials, as it came.
@@ -245,26 +237,4 @@ async fn long_json_as_it_comes(mut asked: Asked, spool: Spool, mut chunks: mpsc:
         }
     }
     drop(asked.pieces.recv().await);
-}
-
-async fn read_outbox(outbox: &Outbox, reader: u64, prefix: &str, out: &Out) -> Result<(), Gone> {
-    let mut comments = interval_at(Instant::now() + COMMENT, COMMENT);
-    comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    put(out, Bytes::from_static(sse::comment())).await?;
-    loop {
-        tokio::select! {
-            biased;
-            message = outbox.next(reader) => match message {
-                Some((number, message)) => {
-                    let id = EventId { stream: 0, number }.text(prefix);
-                    let mut framed = BytesMut::with_capacity(message.len() + 48);
-                    sse::write_event(&mut framed, Some(&id), None, &message);
-                    put(out, framed.freeze()).await?;
-                }
-                None => return Ok(()),
-            },
-            _ = comments.tick() => put(out, Bytes::from_static(sse::comment())).await?,
-            () = out.closed() => return Err(Gone),
-        }
-    }
 }
