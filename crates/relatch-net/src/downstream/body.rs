@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use super::spool::Spooled;
 use super::standing::Standing;
 
 /// A body of an answer.
@@ -15,9 +16,20 @@ pub(crate) enum Body {
     /// All of it.
     Whole(Option<Bytes>),
     /// Pieces, until the channel ends.
-    Coming(mpsc::Receiver<Result<Bytes, Aborted>>),
+    Coming(mpsc::Receiver<Result<Part, Aborted>>),
+    /// What was kept until it was whole.
+    Spooled(Spooled),
     /// Events for as long as its client reads them.
     Standing(Standing),
+}
+
+/// A part of a body that comes.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Its next bytes.
+    Bytes(Bytes),
+    /// All the rest, which is read by whoever writes it to the client: handed over piece by piece, each is a hop.
+    Rest(Spooled),
 }
 
 /// The rest of a body will never come; its connection is closed.
@@ -80,14 +92,28 @@ impl http_body::Body for Body {
     type Error = Aborted;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        match self.get_mut() {
-            Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Coming(pieces) => {
-                pieces.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
-            }
-            Body::Standing(standing) => {
-                standing.poll_piece(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
-            }
+        let body = self.get_mut();
+        loop {
+            let rest = match body {
+                Body::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+                Body::Coming(pieces) => match ready!(pieces.poll_recv(cx)) {
+                    None => return Poll::Ready(None),
+                    Some(Err(aborted)) => return Poll::Ready(Some(Err(aborted))),
+                    Some(Ok(Part::Bytes(bytes))) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    Some(Ok(Part::Rest(rest))) => rest,
+                },
+                Body::Standing(standing) => {
+                    return standing.poll_piece(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))));
+                }
+                Body::Spooled(spooled) => {
+                    let piece = ready!(spooled.poll_piece(cx)).map_err(|fault| {
+                        tracing::warn!("a long answer can't be read back: {fault}");
+                        Aborted
+                    });
+                    return Poll::Ready(piece.transpose().map(|piece| piece.map(Frame::data)));
+                }
+            };
+            *body = Body::Spooled(rest);
         }
     }
 
@@ -98,7 +124,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Body::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Body::Coming(_) | Body::Standing(_) => SizeHint::default(),
+            Body::Coming(_) | Body::Spooled(_) | Body::Standing(_) => SizeHint::default(),
         }
     }
 }

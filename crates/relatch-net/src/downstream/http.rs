@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::body::Body;
+use super::body::{Body, Part};
 use super::origin::{Allowed, has_token};
 use super::stream::EventId;
 use super::{metrics, post, reply};
@@ -386,7 +386,7 @@ fn showing(shown: Shown, mut stop: watch::Receiver<bool>) -> Body {
     tokio::spawn(async move {
         let pass = async {
             while let Some(piece) = pieces.recv().await {
-                if out.send(Ok(piece)).await.is_err() {
+                if out.send(Ok(Part::Bytes(piece))).await.is_err() {
                     return;
                 }
             }

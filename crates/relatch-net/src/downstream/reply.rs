@@ -14,7 +14,7 @@ use relatch_wire::sse;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::body::{Aborted, Body};
+use super::body::{Aborted, Body, Part};
 use super::spool::{Fault, Spool};
 use super::standing::Standing;
 use super::stream::{self, AHEAD, COMMENT, EventId, Out, put};
@@ -89,7 +89,7 @@ pub(crate) async fn resumed(streams: &Streams, event: EventId, upstream: &str) -
             let mut framed = BytesMut::new();
             sse::write_event(&mut framed, None, None, &words::not_kept(upstream, &id));
             // There is room for one, and nobody else sends.
-            let _ = out.try_send(Ok(framed.freeze()));
+            let _ = out.try_send(Ok(Part::Bytes(framed.freeze())));
         }
     }
     events(Body::Coming(coming))
@@ -174,26 +174,14 @@ async fn long_json(mut asked: Asked, mut chunks: mpsc::Receiver<Chunk>, out: Out
         }
     }
     asked.let_go();
-    let mut spooled = match spool.whole().await {
+    let spooled = match spool.whole().await {
         Ok(spooled) => spooled,
         Err(fault) => return unspooled(&asked, &fault, &out).await,
     };
     // The end of the answer is known to the core before the client can see it.
     drop(asked.pieces.recv().await);
-    loop {
-        let piece = match spooled.piece().await {
-            Ok(Some(piece)) => Ok(piece),
-            Ok(None) => return,
-            Err(fault) => {
-                tracing::warn!(upstream = asked.upstream(), "a long answer can't be read back: {fault}");
-                Err(Aborted)
-            }
-        };
-        let broken = piece.is_err();
-        if out.send(piece).await.is_err() || broken {
-            return;
-        }
-    }
+    // A client that has left reads nothing.
+    drop(out.send(Ok(Part::Rest(spooled))).await);
 }
 
 /// The long answer can't be kept: the client hears of that instead.
@@ -227,7 +215,7 @@ async fn long_json_as_it_comes(mut asked: Asked, spool: Spool, mut chunks: mpsc:
     }
     loop {
         let piece = match chunks.recv().await {
-            Some(Chunk::Bytes(bytes)) => Ok(bytes),
+            Some(Chunk::Bytes(bytes)) => Ok(Part::Bytes(bytes)),
             Some(Chunk::End) => break,
             None => Err(Aborted),
         };

@@ -9,15 +9,17 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _, Seek as _, Write as _};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::entropy;
 
 /// What one answer holds in memory at most, in bytes.
-const HELD: usize = 6 * 1024 * 1024;
+const HELD: usize = 8 * 1024 * 1024;
 /// And all of them together.
 const ALL_HELD: usize = 32 * 1024 * 1024;
 /// Bytes that are written to disk at a time.
@@ -62,6 +64,7 @@ pub(crate) struct Spool {
 }
 
 /// The same when all has come, read from its beginning.
+#[derive(Debug)]
 pub(crate) struct Spooled {
     held: Held,
     file: Option<Reading>,
@@ -69,7 +72,7 @@ pub(crate) struct Spooled {
 }
 
 /// The part that is in memory.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Held {
     pieces: VecDeque<Bytes>,
     bytes: usize,
@@ -115,6 +118,7 @@ enum Disk {
 }
 
 /// A file that is read back, one piece ahead of what is asked for.
+#[derive(Debug)]
 struct Reading {
     next: JoinHandle<io::Result<(File, Bytes)>>,
 }
@@ -215,18 +219,25 @@ impl Disk {
 
 impl Spooled {
     /// The next piece; none at the end.
-    pub(crate) async fn piece(&mut self) -> io::Result<Option<Bytes>> {
+    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         if let Some(piece) = self.held.next() {
-            return Ok(Some(piece));
+            return Poll::Ready(Ok(Some(piece)));
         }
-        if let Some(reading) = self.file.take() {
-            let (file, piece) = done(reading.next).await?;
+        if let Some(reading) = &mut self.file {
+            let read = ready!(Pin::new(&mut reading.next).poll(cx));
+            self.file = None;
+            let (file, piece) = of_join(read)?;
             if !piece.is_empty() {
                 self.file = Some(Reading::begin(move || Ok(file)));
-                return Ok(Some(piece));
+                return Poll::Ready(Ok(Some(piece)));
             }
         }
-        Ok(self.rest.next())
+        Poll::Ready(Ok(self.rest.next()))
+    }
+
+    /// The same, waited for.
+    pub(crate) async fn piece(&mut self) -> io::Result<Option<Bytes>> {
+        std::future::poll_fn(|cx| self.poll_piece(cx)).await
     }
 }
 
@@ -278,7 +289,11 @@ async fn opened(folder: PathBuf) -> io::Result<File> {
 }
 
 async fn done<T>(work: JoinHandle<io::Result<T>>) -> io::Result<T> {
-    work.await.unwrap_or_else(|fault| Err(io::Error::other(fault)))
+    of_join(work.await)
+}
+
+fn of_join<T>(outcome: Result<io::Result<T>, JoinError>) -> io::Result<T> {
+    outcome.unwrap_or_else(|fault| Err(io::Error::other(fault)))
 }
 
 #[cfg(test)]

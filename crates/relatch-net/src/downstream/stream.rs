@@ -17,7 +17,7 @@ use relatch_wire::sse;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-use super::body::Aborted;
+use super::body::{Aborted, Part};
 use super::streams::{Kept, Return, Room, Streams};
 use crate::exchange::{Chunk, Final, Piece};
 use crate::intake::{Asked, Heard};
@@ -42,14 +42,14 @@ const TAIL_EVENTS: usize = 256;
 const RETRY_MS: u64 = 1_000;
 
 /// The way to a client's socket.
-pub(crate) type Out = mpsc::Sender<Result<Bytes, Aborted>>;
+pub(crate) type Out = mpsc::Sender<Result<Part, Aborted>>;
 
 /// The client's connection is gone.
 pub(crate) struct Gone;
 
 /// Sends bytes to a client.
 pub(crate) async fn put(out: &Out, bytes: Bytes) -> Result<(), Gone> {
-    out.send(Ok(bytes)).await.map_err(|_| Gone)
+    out.send(Ok(Part::Bytes(bytes))).await.map_err(|_| Gone)
 }
 
 /// The name of one event: which stream, and which event of it.
@@ -303,7 +303,7 @@ impl Stream {
         let framed = self.pen.take(&mut self.tail);
         if !framed.is_empty()
             && let Reader::There(out) = &self.reader
-            && out.try_send(Ok(framed)).is_err()
+            && out.try_send(Ok(Part::Bytes(framed))).is_err()
         {
             self.reader = Reader::Away(Instant::now());
         }
