@@ -346,12 +346,12 @@ fn read_params(members: &mut Members<'_>, base: usize) -> Result<(Range<usize>, 
                     match &*name_of(key) {
                         b"progressToken" => token.put(local(meta.value()?)),
                         META_REVISION => revision.put(local(meta.value()?)),
-                        _ => drop(meta.value()?),
+                        _ => meta.value().map(|_| ())?,
                     }
                     Ok(())
                 })?;
             }
-            _ => drop(params.value()?),
+            _ => params.value().map(|_| ())?,
         }
         Ok(())
     })?;
