@@ -1,4 +1,4 @@
-//! Where in a run of bytes the next one stands that matters, looked for eight at a time, and far off by blocks.
+//! Where in a run of bytes the next one stands that matters, looked for eight at a time, and far off by more.
 //!
 //! Nearly all bytes of a large message lie inside of strings and lines, where one byte in thousands says anything.
 //! Knows no grammar.
@@ -6,9 +6,8 @@
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// So many bytes are looked at word by word, those behind them by blocks.
+/// So many bytes are looked at word by word, which for them is quicker than what is quick for many.
 const NEAR: usize = 64;
-const BLOCK: usize = 64;
 
 /// The offset of the first byte that is one of `stops`; the length where there is none.
 pub(crate) fn first<const N: usize>(bytes: &[u8], stops: [u8; N]) -> usize {
@@ -33,27 +32,27 @@ fn look<const N: usize, const BELOW: u8>(bytes: &[u8], stops: [u8; N]) -> usize 
     // The beginning word by word: most strings and lines are short.
     let (near, far) = bytes.split_at(bytes.len().min(NEAR));
     let found = by_words::<N, BELOW>(near, stops);
-    if found < NEAR || far.is_empty() { found } else { NEAR + by_blocks::<N, BELOW>(far, stops) }
+    if found < NEAR || far.is_empty() { found } else { NEAR + far_off::<N, BELOW>(far, stops) }
 }
 
-fn by_blocks<const N: usize, const BELOW: u8>(bytes: &[u8], stops: [u8; N]) -> usize {
-    let (blocks, _) = bytes.as_chunks::<BLOCK>();
-    let passed = blocks.iter().take_while(|block| is_clear::<N, BELOW>(block, stops)).count() * BLOCK;
-    passed + by_words::<N, BELOW>(bytes.get(passed..).unwrap_or_default(), stops)
+/// The rest, by instructions that look at many bytes at once. Chosen by hand, since a program that is optimized for size has
+/// none by itself.
+fn far_off<const N: usize, const BELOW: u8>(bytes: &[u8], stops: [u8; N]) -> usize {
+    let found = match stops.as_slice() {
+        [one] => memchr::memchr(*one, bytes),
+        [one, two] => memchr::memchr2(*one, *two, bytes),
+        [one, two, three] => memchr::memchr3(*one, *two, *three, bytes),
+        _ => return by_words::<N, BELOW>(bytes, stops),
+    };
+    let run = bytes.get(..found.unwrap_or(bytes.len())).unwrap_or_default();
+    if BELOW == 0 || is_clear::<BELOW>(run) { run.len() } else { by_words::<N, BELOW>(run, stops) }
 }
 
-/// Whether there is no stop in a block. Written without a way out of it and without a branch, so that the compiler looks
-/// at many bytes with one instruction.
-fn is_clear<const N: usize, const BELOW: u8>(block: &[u8; BLOCK], stops: [u8; N]) -> bool {
-    let mut found = 0;
-    for byte in block {
-        let mut stop = u8::from(*byte < BELOW);
-        for one in stops {
-            stop |= u8::from(*byte == one);
-        }
-        found |= stop;
-    }
-    found == 0
+/// Whether no byte is below `BELOW`. Without a way out of it: there is hardly ever one.
+fn is_clear<const BELOW: u8>(bytes: &[u8]) -> bool {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    let found = chunks.iter().fold(0, |found, chunk| found | below::<BELOW>(u64::from_le_bytes(*chunk)));
+    found == 0 && rest.iter().all(|byte| *byte >= BELOW)
 }
 
 #[inline]
@@ -75,6 +74,12 @@ fn by_word<const N: usize, const BELOW: u8>(word: [u8; 8], stops: [u8; N]) -> Op
     let below = word.wrapping_sub(ONES * u64::from(BELOW)) & !word & HIGH;
     let found = stops.iter().fold(below, |found, stop| found | equal(word, *stop));
     (found != 0).then_some(found.trailing_zeros() as usize / 8)
+}
+
+/// The high bit of each byte that is below `BELOW`, the lowest of them at least, as in [`equal`].
+fn below<const BELOW: u8>(word: u64) -> u64 {
+    // A byte of 0x80 and above is not below, which `!word` sees to.
+    word.wrapping_sub(ONES * u64::from(BELOW)) & !word & HIGH
 }
 
 /// The high bit of each byte that equals `stop`. Above the lowest such byte there may be more that do not: a
