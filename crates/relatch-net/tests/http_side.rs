@@ -185,11 +185,12 @@ async fn the_standing_stream_brings_what_the_server_says_and_a_second_one_takes_
     assert_eq!(first.event().await, None);
     voice.event(news).await;
     assert_eq!(second.event().await.unwrap(), news);
-    // What comes while nobody listens waits.
+    // Nobody listens, so nothing is listened to; and a client that comes back is listened for.
     drop(second);
-    until("the reader is gone", || world.keeper.report("x").is_some()).await;
-    voice.event(news).await;
+    soon("the server's stream is let go", voice.closed()).await;
     let mut third = client.listen().await;
+    let voice = soon("a stream is opened anew", tell.recv()).await.unwrap();
+    voice.event(news).await;
     assert_eq!(third.event().await.unwrap(), news);
 }
 
