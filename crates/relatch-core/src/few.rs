@@ -43,7 +43,7 @@ impl<T: Copy + Ord> Few<T> {
         }
     }
 
-    #[cfg(debug_assertions)]
+    #[cfg(any(test, debug_assertions))]
     pub(crate) fn contains(&self, member: &T) -> bool {
         self.all().binary_search(member).is_ok()
     }

@@ -16,8 +16,12 @@ pub struct Shared<T: ?Sized>(Vec<Arc<T>>);
 impl<T: ?Sized + PartialEq> Shared<T> {
     /// The value that is equal to this one and in use already, or else this one.
     pub fn of<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
-        if let Some(known) = self.0.iter().find(|known| ***known == *value.borrow()) {
-            return Arc::clone(known);
+        if let Some(at) = self.0.iter().position(|known| **known == *value.borrow()) {
+            // To the end: what goes first is what was not seen for longest.
+            let known = self.0.remove(at);
+            self.0.push(Arc::clone(&known));
+            self.0.retain(|other| Arc::strong_count(other) > 1);
+            return known;
         }
         // What nobody holds any more is let go with the next that comes.
         self.0.retain(|known| Arc::strong_count(known) > 1);

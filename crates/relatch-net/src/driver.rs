@@ -575,7 +575,10 @@ impl Upstream {
             && let Some(page) = envelope.result(&text).and_then(|raw| relatch_wire::lists::items(raw, kind))
         {
             latch.lists.passed(kind, first, &page);
-            latch.lists.share(&mut desk.alike.lists);
+            // A list that is still being paged through changes with each page.
+            if page.next_cursor.is_none() {
+                latch.lists.share(&mut desk.alike.lists);
+            }
             if let Some((generation, headers)) = came {
                 let arrival = &exchange.arrival;
                 let cursor = arrival.envelope.params(&arrival.message).and_then(relatch_wire::params::cursor);

@@ -71,6 +71,9 @@ pub(crate) struct Running {
     stop: Option<oneshot::Receiver<()>>,
 }
 
+/// More than this of one connection go on by themselves: each is looked at whenever the connection is.
+const RESTS: usize = 8;
+
 /// Attempts whose answers have gone on and which still read to their ends. A client's connection drives them along: as
 /// tasks of their own they would wake a second thread at the end of nearly every call.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +82,12 @@ pub(crate) struct Rests(Arc<Mutex<Vec<Running>>>);
 impl Rests {
     /// One more, from the work that drove it so far and drives these.
     pub(crate) fn take(&self, running: Running) {
-        lock(&self.0).push(running);
+        let mut rests = lock(&self.0);
+        if rests.len() < RESTS {
+            rests.push(running);
+        } else {
+            running.apart();
+        }
     }
 
     /// Drives them on.

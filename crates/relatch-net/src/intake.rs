@@ -71,12 +71,20 @@ impl Asked {
 
     /// The next piece.
     pub(crate) async fn next(&mut self) -> Option<Piece> {
-        next(&mut self.driven, &mut self.pieces).await
+        let piece = next(&mut self.driven, &mut self.pieces).await;
+        self.hears(piece)
     }
 
     /// The next piece, if it is there already.
     pub(crate) fn ready(&mut self) -> Option<Piece> {
-        self.pieces.ready()
+        let piece = self.pieces.ready()?;
+        self.hears(Some(piece))
+    }
+
+    /// An early word begins a wait of which its client hears; whatever else comes ends it.
+    fn hears(&mut self, piece: Option<Piece>) -> Option<Piece> {
+        self.held = matches!(piece, Some(Piece::Early)).then_some(0);
+        piece
     }
 
     /// The next chunk of a long answer.
@@ -117,7 +125,7 @@ impl Asked {
 
     /// The next piece, or that the call is still held.
     pub(crate) async fn hear(&mut self) -> Heard {
-        let heard = match (&self.token, self.held) {
+        let piece = match (&self.token, self.held) {
             (Some(token), Some(told)) => tokio::select! {
                 biased;
                 piece = next(&mut self.driven, &mut self.pieces) => piece,
@@ -127,10 +135,9 @@ impl Asked {
                     return Heard::StillHeld(words);
                 }
             },
-            (Some(_) | None, _) => self.next().await,
+            (Some(_) | None, _) => next(&mut self.driven, &mut self.pieces).await,
         };
-        self.held = matches!(heard, Some(Piece::Early)).then_some(0);
-        Heard::Piece(heard)
+        Heard::Piece(self.hears(piece))
     }
 
     /// The number of its stream, should it become one.

@@ -220,6 +220,96 @@ async fn a_connection_without_a_whole_request_is_closed_and_one_that_carries_an_
     assert!(stream.chunk().await.unwrap().unwrap().starts_with(b":"), "it goes on");
 }
 
+/// Time goes on by this much, in steps that let everything run that is due.
+async fn goes_by(seconds: u64) {
+    tokio::time::pause();
+    for _ in 0..seconds {
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    }
+    tokio::time::resume();
+}
+
+fn raw_post(client: &Client, body: &str) -> Vec<u8> {
+    format!(
+        "POST /x/mcp HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\nmcp-session-id: {}\r\ncontent-length: {}\r\n\r\n{body}",
+        client.at,
+        client.sid.as_deref().unwrap(),
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// Reads until this is there.
+async fn read_until(socket: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut all = Vec::new();
+    while !all.ends_with(end) {
+        let mut some = [0; 64 * 1024];
+        let count = soon("an answer", socket.read(&mut some)).await.unwrap();
+        assert!(count > 0, "closed after {} bytes", all.len());
+        all.extend_from_slice(&some[..count]);
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_connection_rests_for_its_while_from_the_end_of_a_call_and_is_closed_then() {
+    let (go, goes) = tokio::sync::watch::channel(false);
+    let server = Server::ordinary(move |seen| {
+        let mut goes = goes.clone();
+        async move {
+            if seen.json()["params"]["name"] == "slow" {
+                drop(goes.wait_for(|go| *go).await);
+            }
+            json(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, seen.id()))
+        }
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    let mut socket = TcpStream::connect(world.at).await.unwrap();
+    socket.write_all(&raw_post(&client, &call_text(1, "slow"))).await.unwrap();
+    until("the call is with the server", || {
+        !server.seen(|seen| seen.json()["params"]["name"] == "slow").is_empty()
+    })
+    .await;
+    // Over two looks at the connection it runs; just ahead of the next it ends.
+    goes_by(59).await;
+    go.send_replace(true);
+    read_until(&mut socket, br#""id":1,"result":{}}"#).await;
+    goes_by(25).await;
+    socket.write_all(&raw_post(&client, &call_text(2, "quick"))).await.unwrap();
+    read_until(&mut socket, br#""id":2,"result":{}}"#).await;
+    goes_by(65).await;
+    assert_eq!(soon("it is closed", socket.read(&mut [0; 16])).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_all_of_a_long_answer() {
+    const LONG: usize = 16 * 1024 * 1024;
+    let server = Server::ordinary(move |seen| async move {
+        let uri = "x".repeat(LONG);
+        json(format!(
+            r#"{{"jsonrpc":"2.0","id":{},"result":{{"resources":[{{"uri":"{uri}"}}]}}}}"#,
+            seen.id()
+        ))
+    })
+    .await;
+    let world = World::before(&server).await;
+    let client = world.opened().await;
+    // A list is handed over in one piece, most of which the socket does not take yet; a call's answer comes in several.
+    for (method, end) in [("resources/list", &br#"x"}]}}"#[..]), ("tools/call", b"0\r\n\r\n")] {
+        let mut socket = TcpStream::connect(world.at).await.unwrap();
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"name":"long"}}}}"#);
+        socket.write_all(&raw_post(&client, &body)).await.unwrap();
+        let mut head = [0; 12];
+        soon("the answer begins", socket.read_exact(&mut head)).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+        goes_by(100).await;
+        assert!(read_until(&mut socket, end).await.len() > LONG, "{method}");
+    }
+}
+
 #[tokio::test]
 async fn an_ended_session_is_ended_upstream_and_answered_404() {
     let server = answering("{}").await;

@@ -119,6 +119,12 @@ impl CopyStore {
         }
     }
 
+    /// What a test looks at.
+    #[cfg(test)]
+    pub(crate) fn looked_at(&self, look: impl FnOnce(&Connection)) {
+        look(&self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
     fn try_open(dir: &Path) -> Result<CopyStore, StoreError> {
         let path = dir.join(FILE);
         own_folder(dir, FILE).map_err(|cause| StoreError::Place { path: dir.to_owned(), cause })?;

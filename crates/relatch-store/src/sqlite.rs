@@ -21,6 +21,8 @@ const LAYOUT: i64 = 1;
 const FILE: &str = "sessions.sqlite";
 /// Pages of the file that are kept in memory.
 const CACHE_KIB: i64 = 256;
+/// Pages of the log from which on they go into the file; SQLite's own number.
+const CHECKPOINT: i64 = 1_000;
 /// How long a call waits for somebody else's look into the file (a backup, a curious `sqlite3`).
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -169,12 +171,18 @@ impl Store for SqliteStore {
 /// without a log there is nothing in the file that is not on the disk already, and all that is written is the first page
 /// of a new file and the beginning of a log. A new file took eight waits, 2 to 35 ms, ahead of the first client.
 pub(crate) fn begun(path: &Path) -> rusqlite::Result<Connection> {
+    // A power cut at that moment may leave a first page of zeros, which SQLite takes for no database: it is begun anew.
+    if is_blank(path).unwrap_or(false) {
+        drop(File::options().write(true).open(path).and_then(|file| file.set_len(0)));
+    }
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     if std::fs::metadata(log).is_err() {
         connection.pragma_update(None, "synchronous", "OFF")?;
+        // Nothing goes from the log into the file meanwhile, whoever else writes.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     Ok(connection)
@@ -182,7 +190,15 @@ pub(crate) fn begun(path: &Path) -> rusqlite::Result<Connection> {
 
 /// With the write-ahead log a crash of relatch loses nothing; a power cut may lose the last touches.
 pub(crate) fn settled(connection: &Connection) -> rusqlite::Result<()> {
-    connection.pragma_update(None, "synchronous", "NORMAL")
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)
+}
+
+/// Whether a file has a beginning that says nothing.
+fn is_blank(path: &Path) -> io::Result<bool> {
+    let mut header = [0; 100];
+    File::open(path)?.read_exact(&mut header)?;
+    Ok(header == [0; 100])
 }
 
 fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
@@ -196,11 +212,13 @@ pub(crate) fn own_folder(dir: &Path, file: &str) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is a file, and no folder"));
     }
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    if std::fs::metadata(dir)?.permissions().mode() & 0o077 == 0 {
+    let is_private = || Ok::<_, io::Error>(std::fs::metadata(dir)?.permissions().mode() & 0o077 == 0);
+    if is_private()? {
         return Ok(());
     }
     let ours = dir.join(file).exists() || std::fs::read_dir(dir)?.next().is_none();
-    if !ours {
+    // Another keeper that begins at this moment closes it to others ahead of its first file.
+    if !ours && !is_private()? {
         let words = "it holds other things and is open to others; relatch needs a folder of its own";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
     }
@@ -278,6 +296,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_zeros_is_begun_anew_and_any_other_that_is_no_database_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        std::fs::write(&path, [0; 4096]).unwrap();
+        drop(SqliteStore::open(folder.path()).unwrap());
+        std::fs::write(&path, [b'x'; 4096]).unwrap();
+        assert!(SqliteStore::open(folder.path()).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), [b'x'; 4096]);
+    }
+
+    #[test]
     fn an_open_store_waits_for_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path()).unwrap();
@@ -285,5 +314,13 @@ mod tests {
         drop(store);
         let again = SqliteStore::open(folder.path()).unwrap();
         assert_eq!(waits(&again.connection()), NORMAL);
+        let checkpoint = |connection: &Connection| -> i64 {
+            connection.pragma_query_value(None, "wal_autocheckpoint", |row| row.get(0)).unwrap()
+        };
+        assert_eq!(checkpoint(&again.connection()), CHECKPOINT);
+        let copies = crate::copies::CopyStore::open(folder.path()).unwrap();
+        copies.looked_at(|connection| {
+            assert_eq!((waits(connection), checkpoint(connection)), (NORMAL, CHECKPOINT));
+        });
     }
 }

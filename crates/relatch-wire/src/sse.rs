@@ -329,7 +329,13 @@ impl SseReader {
             }
             (Data::None, Some(id)) => out.push(SseItem::Id(id)),
             (Data::Whole(data), Some(id)) if data.is_empty() => out.push(SseItem::Id(id)),
-            (Data::Whole(data), id) => out.push(SseItem::Event { id, event, data: data.into() }),
+            (Data::Whole(mut data), id) => {
+                // Room to grow is not held on to: who keeps events counts what they say.
+                if data.capacity() > data.len() + data.len() / 2 {
+                    data.shrink_to_fit();
+                }
+                out.push(SseItem::Event { id, event, data: data.into() });
+            }
             (Data::None, None) => {}
         }
     }

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     // A reader that closes its end, as `head` does, is no bug; `render` sees the failed write.
     let cli = cli::Cli::parse();
     if let Ok(wanted) = std::env::var("RELATCH_LOG")
-        && let Ok(wanted) = wanted.parse::<Targets>()
+        && let Some(wanted) = wanted_logs(&wanted)
     {
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
@@ -59,4 +59,21 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit)
         }
     }
+}
+
+/// What `RELATCH_LOG` asks for; a part that can't be read is named, and the others hold.
+fn wanted_logs(text: &str) -> Option<Targets> {
+    let mut parts = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        // Spans and fields of them can't be asked for, and an empty level would be read as one.
+        let readable = !part.contains(['[', ']', '{', '}']) && !part.ends_with('=');
+        match part.parse::<Targets>() {
+            Ok(_) if readable => parts.push(part),
+            _ => render::say(&format!(
+                "`RELATCH_LOG` has `{part}`, which is neither a level (error, warn, info, debug, trace, off) nor MODULE=LEVEL; \
+                 it is left out"
+            )),
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join(",").parse().ok()).flatten()
 }

@@ -3,11 +3,11 @@
 //! Refused here is what is about the HTTP request itself, in this order: `Host` and `Origin`, token, path, method. What
 //! is no upstream's goes to the [`Site`], which has its own ways to know who asks.
 
-use std::io;
-use std::pin::pin;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use relatch_wire::failure::rpc_error;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -34,7 +34,7 @@ use crate::keeper::Keeper;
 use crate::names;
 use crate::quiet::Quiet;
 
-/// The head of a request has to be whole within this, or twice that; and so long may a connection be without one.
+/// The head of a request has to be whole within this, or twice that; and so long a connection stays without one.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// The largest head.
 const MAX_HEAD: usize = 64 * 1024;
@@ -151,20 +151,21 @@ async fn turn_away(mut stream: TcpStream, bound: usize) -> io::Result<()> {
 async fn connection(stream: TcpStream, side: Arc<Side>, stop: watch::Receiver<bool>) {
     // An answer in two writes costs 44 ms without it.
     drop(stream.set_nodelay(true));
-    let (rests, calls) = (Rests::default(), Arc::new(Calls::default()));
-    let of_service = (side, stop.clone(), rests.clone(), Arc::clone(&calls));
+    let (rests, use_of) = (Rests::default(), Arc::new(Use::default()));
+    let of_service = (side, stop.clone(), rests.clone(), Arc::clone(&use_of));
     let service = service_fn(move |request| {
-        let (side, stop, rests, calls) = of_service.clone();
+        let (side, stop, rests, use_of) = of_service.clone();
         async move {
-            let call = Calls::begin(calls);
+            let call = use_of.call();
             let answer = side.answer(request, stop, &rests).await;
-            // It runs until the last of its body is out.
+            // It runs until the last of its body is handed over to be written.
             Ok::<_, std::convert::Infallible>(answer.map(|body| body.with(call)))
         }
     });
+    let socket = Socket { stream, use_of: Arc::clone(&use_of) };
     let mut builder = http1::Builder::new();
     builder.max_header_size(MAX_HEAD);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
     let mut told = stop.clone();
     let mut stops = pin!(stopped(&mut told));
     let mut limit = pin!(tokio::time::sleep(HEAD_WITHIN));
@@ -179,17 +180,21 @@ async fn connection(stream: TcpStream, side: Arc<Side>, stop: watch::Receiver<bo
             stopping = true;
             connection.as_mut().graceful_shutdown();
         }
+        // Ahead of the next call, which takes the connection that they give back.
+        rests.poll(cx);
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        // Behind that: what has come by now is no idleness, however long nobody has looked.
         while (first || limit.is_elapsed()) && limit.as_mut().poll(cx).is_ready() {
-            let so_far = calls.begun();
-            if so_far == before && !calls.running() {
+            let so_far = use_of.turns();
+            if so_far == before && !use_of.is_used() {
                 return Poll::Ready(None);
             }
             before = so_far;
             limit.as_mut().reset(Instant::now() + HEAD_WITHIN);
         }
-        // Ahead of the next call, which takes the connection that they give back.
-        rests.poll(cx);
-        connection.as_mut().poll(cx).map(Some)
+        Poll::Pending
     })
     .await;
     rests.apart();
@@ -198,35 +203,91 @@ async fn connection(stream: TcpStream, side: Arc<Side>, stop: watch::Receiver<bo
     }
 }
 
-/// The requests of one connection: how many there were, and whether one is being answered.
+/// What goes on on one connection.
 #[derive(Default)]
-struct Calls {
-    begun: AtomicU64,
+struct Use {
+    /// Counts up when a request begins to be answered, and when its answer is handed over.
+    turns: AtomicU64,
+    /// Requests that are being answered.
     running: AtomicU64,
+    /// Something is to be written that its client does not take yet.
+    writing: AtomicBool,
 }
 
-/// One that is being answered.
-struct RunningCall(Arc<Calls>);
+/// A request that is being answered.
+struct RunningCall(Arc<Use>);
 
-impl Calls {
-    fn begin(calls: Arc<Calls>) -> RunningCall {
-        calls.begun.fetch_add(1, Ordering::Relaxed);
-        calls.running.fetch_add(1, Ordering::Relaxed);
-        RunningCall(calls)
+impl Use {
+    fn call(self: Arc<Self>) -> RunningCall {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::Relaxed);
+        RunningCall(self)
     }
 
-    fn begun(&self) -> u64 {
-        self.begun.load(Ordering::Relaxed)
+    fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
-    fn running(&self) -> bool {
-        self.running.load(Ordering::Relaxed) > 0
+    fn is_used(&self) -> bool {
+        self.running.load(Ordering::Relaxed) > 0 || self.writing.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for RunningCall {
     fn drop(&mut self) {
+        self.0.turns.fetch_add(1, Ordering::Relaxed);
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client's socket, which tells whether it takes what is written.
+struct Socket {
+    stream: TcpStream,
+    use_of: Arc<Use>,
+}
+
+impl Socket {
+    fn tried(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.use_of.writing.store(written.is_pending(), Ordering::Relaxed);
+        written
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.tried(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.tried(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

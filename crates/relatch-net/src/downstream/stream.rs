@@ -212,8 +212,9 @@ impl Tail {
         if self.events.is_empty() && !self.too_long {
             return None;
         }
-        let room = Room::take(self.bytes);
-        if written && (self.too_long || self.bytes > TAIL_BYTES || room.is_none()) {
+        let mut room = Room::take(self.bytes);
+        if room.is_none() || (written && (self.too_long || self.bytes > TAIL_BYTES)) {
+            room = None;
             let text = words::not_kept(asked.upstream(), &asked.id);
             let mut framed = BytesMut::new();
             pen.next_id();
@@ -383,18 +384,28 @@ impl Stream {
         self.asked.let_go();
         let Ok(streams) = &self.streams else { return };
         let written = matches!(self.reader, Reader::There(_));
-        let kept = answered.then(|| self.tail.kept(&mut self.pen, &self.asked, written)).flatten();
+        let tail = std::mem::take(&mut self.tail);
+        let kept = answered.then(|| tail.kept(&mut self.pen, &self.asked, written)).flatten();
         streams.finishes(self.pen.id.stream, &self.asked.id, kept);
-        // Who came back just now finds it there.
+        // Who came back just now finds it there, or hears that it is not.
         self.back.close();
-        while let Ok(back) = self.back.try_recv() {
-            let (streams, stream) = (Arc::clone(streams), self.pen.id.stream);
+        while let Ok(Return { after, out }) = self.back.try_recv() {
+            let last = EventId { stream: self.pen.id.stream, number: after };
+            let (streams, words) = (Arc::clone(streams), self.not_kept());
             tokio::spawn(async move {
-                let last = EventId { stream, number: back.after };
-                // Where nothing was kept, its body ends here.
-                drop(streams.resume(last, back.out).await);
+                if let Err(out) = streams.resume(last, out).await {
+                    drop(put(&out, words).await);
+                }
             });
         }
+    }
+
+    /// What a client is told that comes back for an answer that is gone.
+    fn not_kept(&self) -> Bytes {
+        let mut framed = BytesMut::new();
+        let text = words::not_kept(self.asked.upstream(), &self.asked.id);
+        sse::write_event(&mut framed, None, None, &text);
+        framed.freeze()
     }
 
     async fn send(&mut self, bytes: Bytes) {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -133,14 +133,25 @@ impl Streams {
 
     /// A stream that has begun is over.
     pub(crate) fn finishes(self: &Arc<Self>, number: u64, request: &RequestId, kept: Option<Kept>) {
-        let known = lock(&self.known).running.remove(&number);
+        // In one step: who comes back meanwhile finds the one or the other.
+        let mut known = lock(&self.known);
+        let had_place = known.running.remove(&number).is_some();
         // Where others have taken its place there is none for what is left of it, either.
-        self.keep(number, request, kept.filter(|_| known.is_some()));
+        self.put(known, number, request, kept.filter(|_| had_place));
     }
 
     /// An answer is out, and this is kept of it.
     pub(crate) fn keep(self: &Arc<Self>, number: u64, request: &RequestId, kept: Option<Kept>) {
-        let mut known = lock(&self.known);
+        self.put(lock(&self.known), number, request, kept);
+    }
+
+    fn put(
+        self: &Arc<Self>,
+        mut known: MutexGuard<'_, Known>,
+        number: u64,
+        request: &RequestId,
+        kept: Option<Kept>,
+    ) {
         let Some(kept) = kept else { return known.part_from(number, request.clone()) };
         let until = Instant::now() + kept.span;
         known.finished.insert(number, Finished { request: request.clone(), kept, until });
