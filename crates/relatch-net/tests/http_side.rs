@@ -234,7 +234,7 @@ fn raw_post(client: &Client, body: &str) -> Vec<u8> {
         "POST /x/mcp HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
          accept: application/json, text/event-stream\r\nmcp-session-id: {}\r\ncontent-length: {}\r\n\r\n{body}",
         client.at,
-        client.sid.as_deref().unwrap(),
+        client.sid.as_deref().expect("a session"),
         body.len()
     )
     .into_bytes()
@@ -245,7 +245,7 @@ async fn read_until(socket: &mut TcpStream, end: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     while !all.ends_with(end) {
         let mut some = [0; 64 * 1024];
-        let count = soon("an answer", socket.read(&mut some)).await.unwrap();
+        let count = soon("an answer", socket.read(&mut some)).await.expect("a socket");
         assert!(count > 0, "closed after {} bytes", all.len());
         all.extend_from_slice(&some[..count]);
     }
