@@ -3,6 +3,7 @@
 //! Says what was measured, as ratios and counts; judges nothing and fails only when something could not be measured,
 //! or when what must never happen (a call that ran twice, an answer that lied) did.
 
+mod bare;
 mod bridges;
 mod client;
 mod delay;
@@ -88,6 +89,14 @@ enum What {
     /// The server that measurements kill and start again
     #[command(hide = true)]
     Server(server::Manners),
+    /// The least that a proxy costs
+    #[command(hide = true)]
+    Bare {
+        /// Where it listens
+        at: std::net::SocketAddr,
+        /// Where it passes on to
+        to: std::net::SocketAddr,
+    },
 }
 
 /// Where the figures go.
@@ -109,6 +118,13 @@ fn main() -> anyhow::Result<ExitCode> {
         What::Pressure { output, extent } => output.put(&runtime.block_on(pressure::measure(&extent))?),
         What::Growth { output, extent } => output.put(&runtime.block_on(growth::measure(&extent))?),
         What::Load { output, extent } => output.put(&runtime.block_on(load::measure(&extent))?),
+        What::Bare { at, to } => {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(bare::run(at, to))?;
+            Ok(ExitCode::SUCCESS)
+        }
         What::Server(manners) => {
             runtime.block_on(server::run(manners))?;
             Ok(ExitCode::SUCCESS)

@@ -279,6 +279,29 @@ impl Nginx {
     }
 }
 
+/// The bare proxy, see `bare.rs`. Killed when this goes.
+#[derive(Debug)]
+pub(crate) struct Bare {
+    pub(crate) at: SocketAddr,
+    child: Child,
+}
+
+impl Bare {
+    pub(crate) async fn before(server: SocketAddr) -> anyhow::Result<Bare> {
+        let at = free_port()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bare", &at.to_string(), &server.to_string()]);
+        let child = spawn(command, Stdio::null())?;
+        accepts(at).await.context("the bare proxy does not listen")?;
+        Ok(Bare { at, child })
+    }
+
+    /// Its process.
+    pub(crate) fn family(&self) -> anyhow::Result<Family> {
+        Ok(Family::of(self.child.id().context("the bare proxy has ended")?))
+    }
+}
+
 /// The program that is measured: `RELATCH`, or what was built beside this one.
 pub(crate) fn relatch() -> anyhow::Result<PathBuf> {
     if let Some(given) = std::env::var_os("RELATCH") {

@@ -16,7 +16,7 @@ use super::{Extent, Goal, Rows};
 use crate::lean::Lean;
 use crate::proc::Family;
 use crate::render::{Cell, Table};
-use crate::stage::{self, Kind, Nginx, Relatch, Server};
+use crate::stage::{self, Bare, Kind, Nginx, Relatch, Server};
 
 /// Calls ahead of those that count.
 const WARM: usize = 20;
@@ -38,9 +38,12 @@ enum Way {
     Direct,
     Nginx,
     Relatch,
+    /// The bare proxy: small calls only, since it passes on what is whole.
+    Bare,
 }
 
 const WAYS: [Way; 3] = [Way::Direct, Way::Nginx, Way::Relatch];
+const WAYS_OF_CALLS: [Way; 4] = [Way::Direct, Way::Nginx, Way::Relatch, Way::Bare];
 const SHAPES: [Shape; 2] = [Shape::Json, Shape::Sse];
 
 impl Shape {
@@ -56,22 +59,24 @@ impl Shape {
 pub(super) struct Stage {
     servers: BTreeMap<Shape, Server>,
     nginx: BTreeMap<Shape, Nginx>,
+    bare: BTreeMap<Shape, Bare>,
     relatch: Relatch,
 }
 
 impl Stage {
     pub(super) async fn set(program: &Path, folder: &Path) -> anyhow::Result<Stage> {
         let mut servers = BTreeMap::new();
-        let mut nginx = BTreeMap::new();
+        let (mut nginx, mut bare) = (BTreeMap::new(), BTreeMap::new());
         let mut named = Vec::new();
         for shape in SHAPES {
             let server = Server::start(Kind::Echo { json: shape == Shape::Json }, folder).await?;
             nginx.insert(shape, Nginx::before(server.at, folder).await?);
+            bare.insert(shape, Bare::before(server.at).await?);
             named.push((shape.name().to_ascii_lowercase(), server.at));
             servers.insert(shape, server);
         }
         let relatch = Relatch::serve(program, folder, &named).await?;
-        Ok(Stage { servers, nginx, relatch })
+        Ok(Stage { servers, nginx, bare, relatch })
     }
 
     pub(super) async fn strike(self) -> anyhow::Result<()> {
@@ -85,6 +90,7 @@ impl Stage {
         Ok(match way {
             Way::Direct => (self.servers.get(&shape).context("no server")?.at, "/mcp".to_owned()),
             Way::Nginx => (self.nginx.get(&shape).context("no nginx")?.at, "/mcp".to_owned()),
+            Way::Bare => (self.bare.get(&shape).context("no bare proxy")?.at, "/mcp".to_owned()),
             Way::Relatch => (self.relatch.at, format!("/{}/mcp", shape.name().to_ascii_lowercase())),
         })
     }
@@ -94,6 +100,7 @@ impl Stage {
         Ok(match way {
             Way::Direct => None,
             Way::Nginx => Some(self.nginx.get(&shape).context("no nginx")?.family()?),
+            Way::Bare => Some(self.bare.get(&shape).context("no bare proxy")?.family()?),
             Way::Relatch => Some(self.relatch.family()?),
         })
     }
@@ -114,8 +121,12 @@ impl Samples {
 
     /// relatch's figures over those of another way, round by round.
     fn ratios(&self, measure: &str, way: Way) -> Vec<f64> {
-        let pairs = self.of(measure, Way::Relatch).iter().zip(self.of(measure, way));
-        pairs.map(|(relatch, other)| relatch / other).collect()
+        self.over(measure, Way::Relatch, way)
+    }
+
+    fn over(&self, measure: &str, one: Way, other: Way) -> Vec<f64> {
+        let pairs = self.of(measure, one).iter().zip(self.of(measure, other));
+        pairs.map(|(one, other)| one / other).collect()
     }
 
     fn row(&self, rows: &mut Rows, measure: &str, goal: Goal) {
@@ -124,14 +135,25 @@ impl Samples {
 
     /// Everything on every way.
     fn table(&self, title: &str) -> Table {
-        let mut table = Table::new(title, &["measure", "direct", "nginx", "relatch", "× direct", "× nginx"]);
+        let bare = self.0.keys().any(|(_, way)| *way == Way::Bare);
+        let (columns, ways) = match bare {
+            true => (
+                &["measure", "direct", "nginx", "relatch", "bare", "× direct", "× nginx", "bare × nginx"][..],
+                &WAYS_OF_CALLS[..],
+            ),
+            false => (&["measure", "direct", "nginx", "relatch", "× direct", "× nginx"][..], &WAYS[..]),
+        };
+        let mut table = Table::new(title, columns);
         let mut names: Vec<&String> = self.0.keys().map(|(name, _)| name).collect();
         names.dedup();
         for name in names {
             let mut row = vec![Cell::text(name.clone())];
-            row.extend(WAYS.map(|way| Cell::spread(self.of(name, way).iter().copied(), 2)));
+            row.extend(ways.iter().map(|way| Cell::spread(self.of(name, *way).iter().copied(), 2)));
             row.push(Cell::spread(self.ratios(name, Way::Direct), 2));
             row.push(Cell::spread(self.ratios(name, Way::Nginx), 2));
+            if bare {
+                row.push(Cell::spread(self.over(name, Way::Bare, Way::Nginx), 2));
+            }
             table.rows.push(row);
         }
         table
@@ -139,18 +161,18 @@ impl Samples {
 }
 
 /// The order of the ways in a round.
-fn turn(round: usize) -> impl Iterator<Item = Way> {
-    (0..WAYS.len()).filter_map(move |at| WAYS.get((at + round) % WAYS.len()).copied())
+fn turn(ways: &[Way], round: usize) -> impl Iterator<Item = Way> {
+    (0..ways.len()).filter_map(move |at| ways.get((at + round) % ways.len()).copied())
 }
 
 pub(super) async fn calls(stage: &Stage, extent: &Extent, rows: &mut Rows) -> anyhow::Result<Table> {
     let mut samples = Samples::default();
     for round in 0..extent.rounds {
         for shape in SHAPES {
-            for way in turn(round) {
+            for way in turn(&WAYS_OF_CALLS, round) {
                 one_at_a_time(stage, way, shape, extent.calls, &mut samples).await?;
             }
-            for way in turn(round) {
+            for way in turn(&WAYS_OF_CALLS, round) {
                 at_once(stage, way, shape, extent.calls * 8, &mut samples).await?;
             }
         }
@@ -244,11 +266,11 @@ pub(super) async fn large(stage: &Stage, extent: &Extent, rows: &mut Rows) -> an
     let mut samples = Samples::default();
     for round in 0..extent.rounds {
         for shape in SHAPES {
-            for way in turn(round) {
+            for way in turn(&WAYS, round) {
                 bodies(stage, way, shape, &mut samples).await?;
             }
         }
-        for way in turn(round) {
+        for way in turn(&WAYS, round) {
             events(stage, way, &mut samples).await?;
         }
     }
