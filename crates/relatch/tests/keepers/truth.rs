@@ -46,6 +46,8 @@ fn every_keeper_of_the_user_is_in_one_table_and_each_word_has_its_evidence() {
     let (files, mut gmail) = (stage::echo(), stage::echo());
     let home = Home::new();
     let mut client = Piped::start(&home, &files.url(), &["--name", "files"]);
+    // Keepers stand in the order in which they began.
+    stage::until("the first keeper", || home.typed(&["status"]).1.contains("files").then_some(()));
     let serve = Serve::start(
         &home,
         &[&format!("gmail={}", gmail.url()), "linear=http://127.0.0.1:9/mcp", "--hold", "2s"],
