@@ -78,19 +78,24 @@ impl Bare {
             head.headers.remove(TRANSFER_ENCODING);
             anyhow::Ok(Response::from_parts(head, Full::new(body.collect().await?.to_bytes())))
         };
-        let answer = driven(driver, answer).await?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+        let (answer, open) = driven(driver, answer).await;
+        let answer = answer?;
+        if open {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+        }
         Ok(answer)
     }
 }
 
-/// What waits for a connection moves it on.
-async fn driven<T>(driver: &mut Driver, work: impl Future<Output = T>) -> T {
+/// What waits for a connection moves it on; tells whether that is still open. That it has ended is told to whoever waits
+/// for its answer.
+async fn driven<T>(driver: &mut Driver, work: impl Future<Output = T>) -> (T, bool) {
     let mut work = pin!(work);
-    std::future::poll_fn(|cx| {
-        // That it has ended is told to whoever waits for its answer.
-        let _ended = Pin::new(&mut *driver).poll(cx).is_ready();
+    let mut open = true;
+    let done = std::future::poll_fn(|cx| {
+        open = open && Pin::new(&mut *driver).poll(cx).is_pending();
         work.as_mut().poll(cx)
     })
-    .await
+    .await;
+    (done, open)
 }

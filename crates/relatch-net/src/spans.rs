@@ -323,7 +323,8 @@ impl Spans {
         let short = |text: &str| text.chars().filter(|c| !c.is_control()).take(NAME).collect::<String>();
         let method = short(arrival.envelope.method().unwrap_or_default());
         let called = method == relatch_wire::method::TOOLS_CALL;
-        let tool = if called { params::tool_name(raw).map(|tool| short(&tool)) } else { None };
+        let tool = if called { arrival.envelope.param_name(&arrival.message) } else { None };
+        let tool = tool.map(|tool| short(&tool));
         let mut open = Open {
             spans: self.out.clone(),
             dropped: Arc::clone(&self.dropped),

@@ -9,6 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::json::{self, Cursor, Elements, Fault, Members};
+use crate::params::META_REVISION;
 use crate::request_id::{MAX_ID_LEN, RequestId};
 
 /// The deepest nesting of arrays and objects in a message that is read, the message itself counted.
@@ -16,9 +17,6 @@ pub const MAX_DEPTH: usize = 128;
 
 /// The most messages that one batch may carry.
 pub const MAX_BATCH: usize = 1_000;
-
-/// Where a request of the modern era says its revision (2026-07-28, basic/index#_meta).
-const META_REVISION: &[u8] = b"io.modelcontextprotocol/protocolVersion";
 
 /// JSON-RPC 2.0 §5.1: the text is not JSON.
 pub const PARSE_ERROR: i64 = -32700;
@@ -345,7 +343,7 @@ fn read_params(members: &mut Members<'_>, base: usize) -> Result<(Range<usize>, 
                 params.inside(|meta, key| {
                     match &*name_of(key) {
                         b"progressToken" => token.put(local(meta.value()?)),
-                        META_REVISION => revision.put(local(meta.value()?)),
+                        key if key == META_REVISION.as_bytes() => revision.put(local(meta.value()?)),
                         _ => meta.value().map(|_| ())?,
                     }
                     Ok(())

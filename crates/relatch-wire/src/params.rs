@@ -9,6 +9,9 @@ use crate::digest::{digest, digest_json};
 use crate::json;
 use crate::request_id::RequestId;
 
+/// Where a request of the modern era says its revision (2026-07-28, basic/index#_meta).
+pub(crate) const META_REVISION: &str = "io.modelcontextprotocol/protocolVersion";
+
 /// A program's name and version, as it gives them (`Implementation` in the schema).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -16,11 +19,6 @@ pub struct Identity {
     pub name: String,
     /// Its `version`.
     pub version: String,
-}
-
-/// The tool that a `tools/call` names.
-pub fn tool_name(params: &[u8]) -> Option<String> {
-    name(params)
 }
 
 /// `name`, as in `tools/call` and `prompts/get`.
@@ -90,7 +88,7 @@ pub fn protocol_version(params: &[u8]) -> Option<(String, Range<usize>)> {
 
 /// The revision that a request of the modern era carries (2026-07-28, basic/index#_meta).
 pub fn meta_protocol_version(params: &[u8]) -> Option<String> {
-    json::find_text(params, &["_meta", "io.modelcontextprotocol/protocolVersion"])
+    json::find_text(params, &["_meta", META_REVISION])
 }
 
 /// The trace that a request belongs to (`_meta.traceparent`, W3C trace context).
@@ -120,7 +118,7 @@ mod tests {
     fn the_fields_of_a_call_are_read() {
         let params =
             br#"{"name":"send_\u006dail","arguments":{"name":"x"},"_meta":{"progressToken":5,"a":1}}"#;
-        assert_eq!(tool_name(params).as_deref(), Some("send_mail"));
+        assert_eq!(name(params).as_deref(), Some("send_mail"));
         let (token, span) = progress_token_span(params).unwrap();
         assert_eq!((token, &params[span]), (RequestId::number(5), &b"5"[..]));
         assert_eq!(cursor(br#"{"cursor":"c"}"#).as_deref(), Some("c"));
@@ -163,7 +161,7 @@ mod tests {
         for params in
             [&b""[..], b"null", b"[]", b"{", b"{\"name\":5}", b"{\"name\":\"a\",\"name\":\"b\"}", b"\xff"]
         {
-            assert_eq!(tool_name(params), None);
+            assert_eq!(name(params), None);
             assert_eq!(progress_token(params), None);
             assert_eq!(cancelled_request_id(params), None);
         }
