@@ -69,10 +69,13 @@ fn wanted_logs(text: &str) -> Option<Targets> {
         let readable = !part.contains(['[', ']', '{', '}']) && !part.ends_with('=');
         match part.parse::<Targets>() {
             Ok(_) if readable => parts.push(part),
-            _ => render::say(&format!(
-                "`RELATCH_LOG` has `{part}`, which is neither a level (error, warn, info, debug, trace, off) nor MODULE=LEVEL; \
-                 it is left out"
-            )),
+            _ => {
+                let words = format!(
+                    "`RELATCH_LOG` has `{part}`, which is neither a level (off, error, warn, info, debug, trace) nor MODULE=LEVEL; \
+                     it is left out"
+                );
+                render::say(&render::config::warning(&words));
+            }
         }
     }
     (!parts.is_empty()).then(|| parts.join(",").parse().ok()).flatten()
