@@ -69,6 +69,20 @@ fn nothing_that_is_handed_out_is_built_with_what_only_tests_need() {
     assert!(!tree.iter().any(|name| name == "relatch-fuzz"), "relatch is built with its fuzz targets");
 }
 
+/// The README's first command names no program, so the workspace has to say which one is meant.
+#[test]
+fn cargo_run_means_the_program_and_not_what_measures_it() {
+    let out = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--no-deps", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    let metadata: serde_json::Value = serde_json::from_slice(&out.stdout).expect("cargo says JSON");
+    let packages = metadata["packages"].as_array().expect("the workspace has packages");
+    let runs: Vec<_> = packages.iter().filter_map(|package| package["default_run"].as_str()).collect();
+    assert_eq!(runs, ["relatch"]);
+}
+
 #[test]
 fn only_the_core_asks_for_the_verdict() {
     for place in ["relatch-net", "relatch-admin", "relatch-store", "relatch"] {
