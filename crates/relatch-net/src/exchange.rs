@@ -5,13 +5,14 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
 use crate::lock;
@@ -68,7 +69,36 @@ pub(crate) enum Shape {
 pub(crate) struct Running {
     /// Never locked: it makes the whole `Sync`.
     work: Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    stop: Option<oneshot::Receiver<()>>,
+    halt: Arc<Halt>,
+}
+
+/// Whether work that is driven by a front is to end. Whoever drives it is woken by that alone: most work ends by itself.
+#[derive(Debug, Default)]
+pub(crate) struct Halt {
+    told: AtomicBool,
+    driver: Mutex<Option<Waker>>,
+}
+
+impl Halt {
+    fn tell(&self) {
+        self.told.store(true, Ordering::SeqCst);
+        let driver = lock(&self.driver).take();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    fn is_told(&self, cx: &Context<'_>) -> bool {
+        set(&mut lock(&self.driver), cx);
+        self.told.load(Ordering::SeqCst)
+    }
+}
+
+/// Who looks now is woken from now on.
+fn set(waker: &mut Option<Waker>, cx: &Context<'_>) {
+    if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+        *waker = Some(cx.waker().clone());
+    }
 }
 
 /// More than this of one connection go on by themselves: each is looked at whenever the connection is.
@@ -109,14 +139,15 @@ pub(crate) enum Stop {
     /// One that is a task.
     Task(AbortHandle),
     /// One that its front drives, or drove.
-    Front(oneshot::Sender<()>),
+    Front(Arc<Halt>),
 }
 
 impl Running {
-    /// This work, and how to end it.
-    pub(crate) fn new(work: impl Future<Output = ()> + Send + 'static) -> (Running, Stop) {
-        let (stop, stopped) = oneshot::channel();
-        (Running { work: Mutex::new(Box::pin(work)), stop: Some(stopped) }, Stop::Front(stop))
+    /// This work, and how to end it. Boxed by who made it, where it is: it is large, and would be copied on its way here.
+    pub(crate) fn new(work: Pin<Box<dyn Future<Output = ()> + Send>>) -> (Running, Stop) {
+        let halt = Arc::new(Halt::default());
+        let stop = Stop::Front(Arc::clone(&halt));
+        (Running { work: Mutex::new(work), halt }, stop)
     }
 
     /// Goes on without its front.
@@ -132,12 +163,9 @@ impl Future for Running {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Running { work, stop } = self.get_mut();
-        match stop.as_mut().map(|stop| Pin::new(stop).poll(cx)) {
-            Some(Poll::Ready(Ok(()))) => return Poll::Ready(()),
-            // It has left the desk, and goes on to its end.
-            Some(Poll::Ready(Err(_))) => *stop = None,
-            Some(Poll::Pending) | None => {}
+        let Running { work, halt } = self.get_mut();
+        if halt.is_told(cx) {
+            return Poll::Ready(());
         }
         work.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx)
     }
@@ -155,7 +183,7 @@ impl Stop {
         match self {
             Stop::Task(task) => task.abort(),
             // What has ended by itself does not listen any more.
-            Stop::Front(stop) => drop(stop.send(())),
+            Stop::Front(halt) => halt.tell(),
         }
     }
 }
@@ -330,10 +358,19 @@ impl Pieces {
         if waiting.sinks == 0 {
             return Poll::Ready(None);
         }
-        if !waiting.front.as_ref().is_some_and(|front| front.will_wake(cx.waker())) {
-            waiting.front = Some(cx.waker().clone());
-        }
+        set(&mut waiting.front, cx);
         Poll::Pending
+    }
+
+    /// The next piece, after what may bring it was driven on by whoever asks: a piece of its own wakes nobody.
+    pub(crate) fn poll_driven(
+        &mut self,
+        cx: &mut Context<'_>,
+        drive: impl FnOnce(&mut Context<'_>),
+    ) -> Poll<Option<Piece>> {
+        lock(&self.0.0).front = None;
+        drive(cx);
+        self.poll_recv(cx)
     }
 }
 

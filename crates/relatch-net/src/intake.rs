@@ -163,11 +163,7 @@ impl Asked {
 
 /// The next piece, the attempt that brings it driven on meanwhile.
 async fn next(driven: &mut Option<Running>, pieces: &mut Pieces) -> Option<Piece> {
-    std::future::poll_fn(|cx| {
-        drive(driven, cx);
-        pieces.poll_recv(cx)
-    })
-    .await
+    std::future::poll_fn(|cx| pieces.poll_driven(cx, |cx| drive(driven, cx))).await
 }
 
 fn drive(driven: &mut Option<Running>, cx: &mut Context<'_>) {
@@ -480,7 +476,10 @@ fn going(headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool {
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
+        .flat_map(|value| value.split(',').map(str::trim))
+        // `keep-alive` and the like stay anyway.
+        .filter(|name| forwarded_downstream_header(name))
+        .map(str::to_ascii_lowercase)
         .collect();
     move |name| {
         forwarded_downstream_header(name.as_str()) && !named.iter().any(|other| other == name.as_str())

@@ -4,12 +4,15 @@
 //! running anyway. The runtime takes that for new work and wakes another thread to share in it, which is the most
 //! expensive thing that can happen to a small call. Decides nothing.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
+use bytes::Bytes;
 use tokio::task::coop::has_budget_remaining;
+use tokio::task::spawn_blocking;
 
 use crate::lock;
 
@@ -80,12 +83,48 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        if HUSHED.get() {
+            return;
+        }
         let seen = self.state.compare_exchange(LOOKED_AT, WOKEN, Ordering::SeqCst, Ordering::SeqCst);
         if seen == Err(RESTING)
             && let Some(task) = &*lock(&self.task)
         {
             task.wake_by_ref();
         }
+    }
+}
+
+thread_local! {
+    /// What would be woken on this thread now is looked at next anyway.
+    static HUSHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does what may wake work that is looked at right afterwards: no bell rings for that.
+pub(crate) fn hushed<T>(act: impl FnOnce() -> T) -> T {
+    struct Back(bool);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            HUSHED.set(self.0);
+        }
+    }
+    let _back = Back(HUSHED.replace(true));
+    act()
+}
+
+/// What is at least this large takes a thread for long.
+const LONG: usize = 512 * 1024;
+
+/// Looks through a text; through a long one on a thread of its own, since others need this one meanwhile.
+pub(crate) async fn through<T: Send + 'static>(text: &Bytes, look: fn(&[u8]) -> T) -> T {
+    if text.len() < LONG {
+        return look(text);
+    }
+    let copy = text.clone();
+    match spawn_blocking(move || look(&copy)).await {
+        Ok(seen) => seen,
+        // The runtime ends: nobody else needs this thread.
+        Err(_) => look(text),
     }
 }
 
@@ -145,6 +184,39 @@ mod tests {
         assert_eq!(Pin::new(&mut work).poll(&mut cx), Poll::Pending);
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
         assert_eq!(Pin::new(&mut work).poll(&mut cx), Poll::Ready(()));
+    }
+
+    #[tokio::test]
+    async fn a_long_text_is_looked_through_while_others_go_on() {
+        let of_test = std::thread::current().id();
+        let mine = |_: &[u8]| std::thread::current().id();
+        assert_eq!(through(&Bytes::from(vec![b' '; LONG - 1]), mine).await, of_test);
+        assert_ne!(through(&Bytes::from(vec![b' '; LONG]), mine).await, of_test);
+    }
+
+    #[test]
+    fn what_is_looked_at_next_anyway_rings_no_bell() {
+        let mut left = 3;
+        let mut looks = 0;
+        let work = std::future::poll_fn(|cx| {
+            looks += 1;
+            hushed(|| cx.waker().wake_by_ref());
+            left -= 1;
+            if left > 0 { Poll::Pending } else { Poll::Ready(()) }
+        });
+        let mut work = Quiet::new(work);
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        assert_eq!(Pin::new(&mut work).poll(&mut cx), Poll::Pending);
+        hushed(|| work.waker.wake_by_ref());
+        assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        work.waker.wake_by_ref();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert_eq!(Pin::new(&mut work).poll(&mut cx), Poll::Pending);
+        assert_eq!(Pin::new(&mut work).poll(&mut cx), Poll::Ready(()));
+        drop(work);
+        assert_eq!(looks, 3);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

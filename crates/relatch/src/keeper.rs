@@ -82,16 +82,30 @@ pub(crate) fn run_with(launch: Launch, again: Again, beside: Option<Beside>) -> 
     if launch.kind == KeeperKind::Serve {
         more_files();
     }
-    let runtime = match launch.kind {
-        // One client at a time speaks here: a second thread would cost more than it brings.
-        KeeperKind::Stdio => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        KeeperKind::Serve => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
-    }
-    .context("The asynchronous runtime can't be started")?;
+    let threads = threads(launch.kind, std::thread::available_parallelism().map_or(1, usize::from));
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
+        .enable_all()
+        .worker_threads(threads)
+        .build()
+        .context("The asynchronous runtime can't be started")?;
     let done = runtime.block_on(keep(launch, again, handed_over, beside));
     // The reader of stdin is a blocking thread that nothing but input can wake.
     runtime.shutdown_background();
     done
+}
+
+/// How many threads carry calls on a machine of so many cores. One carries some 20,000 a second, and calls that meet
+/// another thread take more of the machine, on which their clients and servers often are, too.
+fn threads(kind: KeeperKind, cores: usize) -> usize {
+    match kind {
+        // One client at a time speaks here.
+        KeeperKind::Stdio => 1,
+        KeeperKind::Serve => (cores / 4).max(1),
+    }
 }
 
 #[cfg(unix)]

@@ -27,6 +27,7 @@ use crate::driver::Upstream;
 use crate::exchange::{Chunk, Final, Piece, Rests};
 use crate::intake::{self, Asked};
 use crate::keeper::Keeper;
+use crate::quiet::through;
 use crate::{names, words};
 
 /// The largest body that is read.
@@ -130,7 +131,7 @@ pub(crate) async fn post(
         }),
     };
     let (text, kept) = collected?;
-    let messages = read_body(&text).map_err(|malformed| {
+    let messages = through(&text, read_body).await.map_err(|malformed| {
         let id = malformed.id.as_ref();
         let text = rpc_error(id, malformed.code, &malformed.message, None);
         Box::new(reply::json_status(StatusCode::BAD_REQUEST, text))

@@ -5,7 +5,6 @@
 //! left. Event ids are of this process: after a restart they name nothing.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,8 +69,10 @@ impl EventId {
     /// The same, in place of what is there.
     fn write(self, keeper: &str, text: &mut String) {
         text.clear();
-        // A string takes whatever is written to it.
-        let _ = write!(text, "{keeper}{}-{}", self.stream, self.number);
+        text.push_str(keeper);
+        text.push_str(itoa::Buffer::new().format(self.stream));
+        text.push('-');
+        text.push_str(itoa::Buffer::new().format(self.number));
     }
 
     /// Reads an id that this process gave out.

@@ -31,7 +31,7 @@ use crate::exchange::{Chunk, Running, Stop};
 use crate::latch::{Said, UpSession};
 use crate::lock;
 use crate::names;
-use crate::quiet::Quiet;
+use crate::quiet::{Quiet, through};
 use crate::redact;
 use crate::spans::AttemptSpan;
 
@@ -110,7 +110,7 @@ pub(crate) fn begin(up: &Arc<Upstream>, desk: &mut Desk, send: Send) {
     };
     let stop = match &what {
         What::Exchange { ex, .. } if desk.front == Some(*ex) && desk.driven.is_none() => {
-            let (running, stop) = Running::new(work);
+            let (running, stop) = Running::new(Box::pin(work));
             desk.driven = Some(running);
             stop
         }
@@ -347,12 +347,12 @@ async fn json(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> Result<End, B
         }
         text = all.freeze();
     }
-    Ok(judge(up, job, reply, text))
+    Ok(judge(up, job, reply, text).await)
 }
 
 /// Whether a whole body is the answer.
-fn judge(up: &Upstream, job: &Job, reply: &Reply, text: Bytes) -> End {
-    match Envelope::read(&text) {
+async fn judge(up: &Upstream, job: &Job, reply: &Reply, text: Bytes) -> End {
+    match through(&text, Envelope::read).await {
         Ok(envelope) if matches!(envelope.kind, Kind::Result { .. } | Kind::Error { .. }) => {
             let client_id = up.desk(|desk| desk.attempts.get(&job.of).and_then(|a| a.client_id.clone()));
             // One answer comes on one connection, so it is this request's whatever id it bears.
@@ -658,6 +658,9 @@ pub(super) async fn settle(reply: &mut Reply) {
 
 /// Reads a body to its end for the connection's sake, within reason.
 pub(super) async fn drain(mut reply: Reply) {
+    if reply.whole() {
+        return;
+    }
     let rest = async {
         let mut room = REFUSAL;
         while let Some(Ok(chunk)) = reply.chunk().await {

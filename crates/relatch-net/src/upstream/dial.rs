@@ -31,6 +31,7 @@ use super::socket::{self, Gauge, Peer, Wire};
 pub use super::target::{Nearness, Target, TargetError};
 pub use super::trust::Tls;
 use crate::clock::Clock;
+use crate::quiet::hushed;
 
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -426,7 +427,8 @@ impl Home {
     }
 
     fn put_back(self: &Arc<Self>, mut link: Box<Link>) {
-        if !link.is_open() {
+        // Whoever read the last of its answer has driven it so far, nearly always.
+        if !link.rests() && !link.is_open() {
             return;
         }
         let mut pool = self.pool();
@@ -501,7 +503,8 @@ impl Link {
             let mut answer = pin!(self.sender.try_send_request(request));
             std::future::poll_fn(|cx| {
                 drive(&mut self.driver, cx);
-                answer.as_mut().poll(cx)
+                // Nothing but the driver brings it, so nothing else need wake whoever waits.
+                answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
             })
             .await
         };
@@ -537,18 +540,25 @@ impl Link {
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        // Nothing but the driver fills it.
+        let mut asked = Context::from_waker(Waker::noop());
         // First the body: its being asked for is what makes the driver read.
-        let frame = Pin::new(&mut *body).poll_frame(cx);
+        let frame = hushed(|| Pin::new(&mut *body).poll_frame(&mut asked));
         if frame.is_ready() {
             return frame;
         }
         drive(&mut self.driver, cx);
-        Pin::new(body).poll_frame(cx)
+        Pin::new(body).poll_frame(&mut asked)
     }
 
     /// Whether it could take a request now, as far as is known without waiting.
     fn is_open(&mut self) -> bool {
         drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
+        self.rests()
+    }
+
+    /// Whether it can take a request, as far as its driver has seen.
+    fn rests(&self) -> bool {
         self.driver.is_some() && self.sender.is_ready()
     }
 }
