@@ -1,0 +1,98 @@
+"""Compiles the one static binary of which everything is made, by what calls are known to go through.
+
+`calls.llvm22.profdata.xz` holds how often each part of relatch ran while `packaging/train` played with it. What ran often
+is laid out together and compiled for speed, the rest for size. A part that has changed since is compiled as if nothing were
+known of it, and a compiler with another LLVM does without.
+"""
+
+import hashlib
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# The counts are of code for this target.
+COUNTED_ON = "x86_64-unknown-linux-musl"
+
+
+def static(root, target, profile, target_dir, features="", counts_into=None):
+    """Builds relatch for musl and says where it lies; `counts_into` makes one that writes into this folder how often its parts ran."""
+    need_target(target)
+    compiler = f"CC_{target.replace('-', '_')}"
+    env = dict(os.environ)
+    if compiler not in env:
+        if not shutil.which("musl-gcc"):
+            fail("`musl-gcc` is needed for SQLite and ring: `apt-get install musl-tools`, or name a compiler in " + compiler)
+        env[compiler] = "musl-gcc"
+    # Panics name their source file; not where it lay on this machine.
+    maps = [f"--remap-path-prefix={place}={name}" for place, name in machine(root).items()]
+    # Where the program's own addresses stand takes 0.3 MB less; musl can read it since 1.2.4, Rust's own is newer.
+    packed = "-Clink-arg=-Wl,-z,pack-relative-relocs"
+    known = []
+    if counts_into:
+        known = [f"-Cprofile-generate={counts_into}"]
+    elif profile == "dist" and target == COUNTED_ON:
+        if counts().exists():
+            known = [f"-Cprofile-use={unpacked(target_dir)}"]
+        else:
+            print(f"packaging: there is no `{counts().name}`, so the binary will be slower", file=sys.stderr)
+    env["RUSTFLAGS"] = " ".join([env.get("RUSTFLAGS", ""), *maps, packed, *known]).strip()
+    line = ["cargo", "build", "--locked", "--package", "relatch", "--target", target, "--profile", profile]
+    line += ["--features", features] if features else []
+    if subprocess.run(line, cwd=root, env=env | {"CARGO_TARGET_DIR": str(target_dir)}).returncode != 0:
+        fail(f"`{' '.join(line)}` did not end well")
+    folder = "debug" if profile in ("dev", "test") else profile
+    return target_dir / target / folder / "relatch"
+
+
+def machine(root):
+    """Folders of this machine that no binary may name, and what stands for each."""
+    return {cargo_home() / "registry/src": "/crates", root: "/relatch", sysroot(): "/rust"}
+
+
+def cargo_home():
+    return Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
+
+
+def sysroot():
+    return run(["rustc", "--print", "sysroot"]).strip()
+
+
+def counts():
+    """Where counts are that this compiler can read."""
+    llvm = re.search(r"LLVM version: (\d+)", run(["rustc", "-vV"]))
+    return HERE / f"calls.llvm{llvm[1] if llvm else ''}.profdata.xz"
+
+
+def unpacked(target_dir):
+    """The counts, unpacked. Named after what they are: cargo sees no other change of them."""
+    packed = counts().read_bytes()
+    place = target_dir / f"calls-{hashlib.sha256(packed).hexdigest()[:16]}.profdata"
+    if not place.exists():
+        target_dir.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(lzma.decompress(packed))
+    return place
+
+
+def need_target(target):
+    """Rust's standard library for `target`; rustup brings it where it is missing."""
+    libraries = Path(run(["rustc", "--print", "target-libdir", "--target", target]).strip())
+    if list(libraries.glob("libstd-*.rlib")):
+        return
+    if not shutil.which("rustup") or subprocess.run(["rustup", "target", "add", target]).returncode != 0:
+        fail(f"this Rust has no standard library for `{target}`, and rustup brought none: no static binary can be built here")
+
+
+def run(line):
+    told = subprocess.run([str(word) for word in line], capture_output=True, text=True)
+    if told.returncode != 0:
+        fail(f"`{' '.join(map(str, line))}` said: {told.stderr.strip() or told.returncode}")
+    return told.stdout
+
+
+def fail(words):
+    sys.exit(f"packaging: {words}")
