@@ -5,12 +5,11 @@
 mod verdict;
 pub(crate) mod words;
 
-use std::collections::BTreeSet;
-
 use relatch_wire::method::RetryClass;
 
 pub use verdict::{Delivery, Verdict, verdict};
 
+use crate::few::Few;
 use crate::input::{Ask, CopySeen};
 use crate::{At, AttemptId, Gen, LatchId};
 
@@ -31,9 +30,9 @@ pub(crate) struct Exchange {
     /// How often it was written, refusals included.
     pub(crate) sendings: u32,
     /// Sessions that have seen its id.
-    pub(crate) seen_by: BTreeSet<Gen>,
+    pub(crate) seen_by: Few<Gen>,
     /// Sessions that refused it as gone.
-    pub(crate) refused_by: BTreeSet<Gen>,
+    pub(crate) refused_by: Few<Gen>,
     /// How often a session that is alive refused it as gone.
     pub(crate) misled: u32,
     /// Not before this: the server asked for a pause.
@@ -64,7 +63,7 @@ pub(crate) enum Copying {
     /// There is none.
     Missing,
     /// There is one.
-    Found(CopySeen),
+    Found(Box<CopySeen>),
 }
 
 /// Whether somebody still waits for the answer.
@@ -106,8 +105,8 @@ impl Exchange {
             written: false,
             maybe_ran: false,
             sendings: 0,
-            seen_by: BTreeSet::new(),
-            refused_by: BTreeSet::new(),
+            seen_by: Few::None,
+            refused_by: Few::None,
             misled: 0,
             not_before: None,
             looked: false,

@@ -1,13 +1,13 @@
 //! The attempts that are under way, with the counts that spare a walk over all of them.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::input::Begun;
+use crate::slots::Slots;
+use crate::sorted::Set;
 use crate::{At, AttemptId, ExId, Gen, LatchId, NoteId};
 use relatch_wire::method::ListKind;
 
 /// An attempt that is under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
     pub(crate) latch: LatchId,
     pub(crate) generation: Gen,
@@ -19,7 +19,7 @@ pub(crate) struct Attempt {
 }
 
 /// What an attempt is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// A client's request.
     Exchange(ExId),
@@ -71,8 +71,8 @@ pub(crate) enum Question {
 /// Every attempt under way.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
-    by_id: BTreeMap<AttemptId, Attempt>,
-    by_latch: BTreeSet<(LatchId, AttemptId)>,
+    by_id: Slots<AttemptId, Attempt>,
+    by_latch: Set<(LatchId, AttemptId)>,
     open: usize,
     permits: usize,
 }

@@ -70,7 +70,7 @@ impl Machine {
         for attempt in asking {
             self.abort(attempt);
         }
-        for (ex, exchange) in &mut self.exchanges {
+        for (ex, exchange) in self.exchanges.iter_mut() {
             // A copy of what the former address said is none of the present one's.
             match exchange.copy {
                 Copying::Found(_) => exchange.copy = Copying::Unsought,

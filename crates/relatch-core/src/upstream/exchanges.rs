@@ -293,7 +293,7 @@ impl Machine {
                 // Only what is new forgives earlier tries: a server that has lost the answer opens and ends such
                 // streams for ever.
                 if begun == Begun::News
-                    && let Some(Purpose::Exchange(ex)) = self.attempts.get(of).map(|a| a.purpose.clone())
+                    && let Some(Purpose::Exchange(ex)) = self.attempts.get(of).map(|a| a.purpose)
                     && let Some(exchange) = self.exchanges.get_mut(&ex)
                 {
                     exchange.resumes = 0;

@@ -31,6 +31,8 @@ use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
 use crate::latch::{Farewell, Hello, Latch, LatchState, Wish};
 use crate::policy::Policy;
 use crate::shared::Shared;
+use crate::slots::Slots;
+use crate::sorted::Set;
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
 use latches::Latches;
 use line::Line;
@@ -55,13 +57,13 @@ pub struct Machine {
     pub(crate) revisions: Shared<str>,
     /// Tools that may be repeated, as servers annotate them.
     pub(crate) tools: Shared<BTreeSet<String>>,
-    pub(crate) exchanges: BTreeMap<ExId, Exchange>,
+    pub(crate) exchanges: Slots<ExId, Exchange>,
     pub(crate) attempts: Attempts,
     pub(crate) timers: Timers,
     pub(crate) reach: Reach,
     pub(crate) tracker: Tracker,
     /// Latches whose situation has changed: looked at before `on` returns.
-    pub(crate) dirty: BTreeSet<LatchId>,
+    pub(crate) dirty: Set<LatchId>,
     /// Latches that wait for a permit.
     pub(crate) line: Line,
     /// Latches whose client is there.
@@ -71,9 +73,9 @@ pub struct Machine {
     /// Latches whose sessions can't be renewed, and why.
     pub(crate) troubled: BTreeMap<LatchId, Code>,
     /// Exchanges that came or came back in this turn.
-    pub(crate) fresh: BTreeSet<ExId>,
+    pub(crate) fresh: Set<ExId>,
     /// Exchanges that wait, of all latches.
-    pub(crate) waiting: BTreeSet<ExId>,
+    pub(crate) waiting: Set<ExId>,
     /// A request has just come: an upstream that is away is asked at once.
     pub(crate) knocked: bool,
     /// The upstream has named a time to come back: who can't wait so long is told.
@@ -144,17 +146,17 @@ impl Machine {
             hellos: Shared::default(),
             revisions: Shared::default(),
             tools: Shared::default(),
-            exchanges: BTreeMap::new(),
+            exchanges: Slots::default(),
             attempts: Attempts::default(),
             timers: Timers::default(),
             reach: Reach::Up,
-            dirty: BTreeSet::new(),
+            dirty: Set::default(),
             line: Line::default(),
             attached: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             troubled: BTreeMap::new(),
-            fresh: BTreeSet::new(),
-            waiting: BTreeSet::new(),
+            fresh: Set::default(),
+            waiting: Set::default(),
             knocked: false,
             postponed: false,
             spoken: false,
@@ -358,7 +360,7 @@ impl Machine {
             // It was aborted, and its end crossed that on the way.
             return;
         };
-        let (latch, generation, purpose) = (attempt.latch, attempt.generation, attempt.purpose.clone());
+        let (latch, generation, purpose) = (attempt.latch, attempt.generation, attempt.purpose);
         self.timers.clear(Why::AttemptLimit(id));
         self.elsewhere = self.is_elsewhere(id);
         // An exchange's attempt stays while its stream is resumed; every other is over now.

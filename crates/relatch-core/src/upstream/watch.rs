@@ -428,7 +428,7 @@ impl Machine {
                 debug_assert!(self.attempts.get(*a).is_some(), "{id:?} relatches and nothing is under way");
             }
         }
-        for (ex, exchange) in &self.exchanges {
+        for (ex, exchange) in self.exchanges.iter() {
             let latch = self.latches.get(&exchange.latch);
             debug_assert!(latch.is_some_and(|l| l.exchanges.contains(ex)), "{ex:?} has no latch");
             debug_assert_eq!(self.waiting.contains(ex), exchange.state == ExState::Waiting, "{ex:?}");
