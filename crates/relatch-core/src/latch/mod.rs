@@ -98,6 +98,14 @@ pub(crate) struct Latch {
     /// Sessions that still have open attempts.
     pub(crate) old: BTreeMap<Gen, Farewell>,
     pub(crate) emptied: Emptied,
+    /// How the machine's sets have it, where nothing of it is in them that may change by itself.
+    pub(crate) filed: Option<Resting>,
+}
+
+/// A bound latch that has no need of a permit: the machine's sets hold nothing of it, but whether its client is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Resting {
+    pub(crate) attached: bool,
 }
 
 /// What a server said of itself in a handshake, as far as another one may differ from it.
@@ -315,6 +323,7 @@ impl Latch {
             beside: None,
             old: BTreeMap::new(),
             emptied: Emptied::No,
+            filed: None,
         }
     }
 

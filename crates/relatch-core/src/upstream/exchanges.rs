@@ -29,9 +29,9 @@ impl Machine {
         let crowded = self.waiting.len() >= policy::WAITING;
         self.take(id, ex, ask, RetryClass::Always);
         if crowded {
-            let name = self.policy.name.clone();
+            let name = &self.policy.name;
             let failure =
-                self.exchanges.get(&ex).map(|e| e.too_many_waiting(&name, policy::WAITING, "upstream"));
+                self.exchanges.get(&ex).map(|e| e.too_many_waiting(name, policy::WAITING, "upstream"));
             self.give_back(ex, failure);
         }
     }
@@ -39,10 +39,10 @@ impl Machine {
     pub(super) fn asked(&mut self, id: LatchId, ex: ExId, ask: Ask) {
         let now = self.now;
         let crowded = self.waiting.len() >= policy::WAITING;
-        let name = self.policy.name.clone();
         let Some(latch) = self.latches.get_mut(&id) else {
             // It ended while the request was on its way here.
-            let failure = Exchange::new(id, ask, RetryClass::Never, now).session_ended(&name, Executed::No);
+            let exchange = Exchange::new(id, ask, RetryClass::Never, now);
+            let failure = exchange.session_ended(&self.policy.name, Executed::No);
             self.out.push(Effect::Answer { ex, failure });
             return;
         };
@@ -63,10 +63,12 @@ impl Machine {
         }
         self.take(id, ex, ask, class);
         if ended {
-            let failure = self.exchanges.get(&ex).map(|e| e.session_ended(&name, Executed::No));
+            let name = &self.policy.name;
+            let failure = self.exchanges.get(&ex).map(|e| e.session_ended(name, Executed::No));
             self.give_back(ex, failure);
         } else if let Some((bound, whose)) = bounds {
-            let failure = self.exchanges.get(&ex).map(|e| e.too_many_waiting(&name, bound, whose));
+            let name = &self.policy.name;
+            let failure = self.exchanges.get(&ex).map(|e| e.too_many_waiting(name, bound, whose));
             self.give_back(ex, failure);
         }
     }
@@ -117,8 +119,8 @@ impl Machine {
         {
             return;
         }
-        let waiting: Vec<ExId> = latch.waiting.iter().copied().collect();
-        for ex in waiting {
+        for ex in &latch.waiting.clone() {
+            let ex = *ex;
             if self.is_outdated(ex) {
                 self.tell_emptied(id, ex, Emptied::No);
                 continue;
@@ -214,20 +216,19 @@ impl Machine {
             (false, RetryClass::Always) => Connection::Any,
             (false, RetryClass::IfNotDelivered | RetryClass::Never) => Connection::Young,
         };
-        let again = exchange.sendings > 0;
-        let title = exchange.title().to_owned();
         let attempt =
             self.send(latch, generation, What::Exchange { ex, id }, Purpose::Exchange(ex), connection, None);
         self.leave_waiting(ex, ExState::Sent(attempt));
-        if let Some(exchange) = self.exchanges.get_mut(&ex) {
-            exchange.sendings += 1;
-            exchange.written = true;
-            exchange.looked = false;
-            exchange.fresh = false;
-            exchange.not_before = None;
-            exchange.seen_by.insert(generation);
-        }
+        let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
+        let again = exchange.sendings > 0;
+        exchange.sendings += 1;
+        exchange.written = true;
+        exchange.looked = false;
+        exchange.fresh = false;
+        exchange.not_before = None;
+        exchange.seen_by.insert(generation);
         if again {
+            let title = exchange.title().to_owned();
             self.tracker.totals.resent += 1;
             self.journal(journal::What::Resent, Some(latch), |entry| entry.subject = Some(title));
         }
@@ -268,7 +269,7 @@ impl Machine {
     }
 
     pub(super) fn begun(&mut self, id: AttemptId, begun: Begun) {
-        let Some(attempt) = self.attempts.begun(id, begun).cloned() else { return };
+        let Some(attempt) = self.attempts.begun(id, begun).copied() else { return };
         match attempt.purpose {
             Purpose::Exchange(ex) => {
                 let Some(exchange) = self.exchanges.get_mut(&ex) else { return };

@@ -28,7 +28,7 @@ use crate::exchange::Exchange;
 use crate::fault::Fault;
 use crate::health::{ClientSeen, Tracker};
 use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
-use crate::latch::{Farewell, Hello, Latch, LatchState, Wish};
+use crate::latch::{Farewell, Hello, Latch, LatchState, Resting, Wish};
 use crate::policy::Policy;
 use crate::shared::Shared;
 use crate::slots::Slots;
@@ -254,7 +254,7 @@ impl Machine {
             Some(at) => self.timers.set(Why::ConditionShows, at),
             None => self.timers.clear(Why::ConditionShows),
         }
-        self.tracker.state = self.judge(self.now);
+        self.tracker.state = self.judge(self.now).state();
         // A walk over everything: with many exchanges, not after each fact.
         #[cfg(debug_assertions)]
         if self.exchanges.len() < 100 || self.next_attempt.is_multiple_of(32) {
@@ -264,6 +264,13 @@ impl Machine {
 
     /// Keeps the sets that spare a walk over all latches, and the line for permits.
     fn file(&mut self, id: LatchId) {
+        let resting = self.latches.get(&id).and_then(|latch| self.resting(latch));
+        if let Some(latch) = self.latches.get_mut(&id) {
+            let before = std::mem::replace(&mut latch.filed, resting);
+            if resting.is_some() && before == resting {
+                return;
+            }
+        }
         let place = self.place(id);
         self.line.set(id, place);
         let latch = self.latches.get(&id);
@@ -297,6 +304,13 @@ impl Machine {
         } else {
             self.attached.remove(&id)
         };
+    }
+
+    /// How a latch is filed that is in none of these sets, but for its client's being there; `None` of any other.
+    fn resting(&self, latch: &Latch) -> Option<Resting> {
+        let bound = matches!(latch.state, LatchState::Bound(_));
+        let rests = bound && !latch.has_to_be_heard() && !self.wishes_for_another(latch);
+        rests.then_some(Resting { attached: latch.attached })
     }
 
     fn tick(&mut self) {
@@ -356,7 +370,7 @@ impl Machine {
 
     /// An attempt has ended: hand the outcome to whoever sent it.
     fn over(&mut self, id: AttemptId, outcome: Outcome<'_>) {
-        let Some(attempt) = self.attempts.get(id).cloned() else {
+        let Some(attempt) = self.attempts.get(id).copied() else {
             // It was aborted, and its end crossed that on the way.
             return;
         };
