@@ -125,7 +125,7 @@ impl Machine {
     /// The client has its answer; its session is opened as soon as the server is there.
     fn open_by_copy(&mut self, id: LatchId, ex: ExId, copy: Box<CopySeen>, session: SessionFacts) {
         let loss = Loss::new(None, self.now, Doubtful::Gone);
-        let under_way = self.attempts.of(id).find(|(_, a)| a.purpose == Purpose::Open(ex));
+        let under_way = self.attempts_of(id).find(|(_, a)| a.purpose == Purpose::Open(ex));
         let state = match under_way.map(|(attempt, a)| (attempt, a.generation)) {
             // It goes on, and its answer is the session's.
             Some((attempt, generation)) => {

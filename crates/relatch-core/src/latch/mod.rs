@@ -73,6 +73,8 @@ pub(crate) struct Latch {
     pub(crate) rested: u64,
     /// The client has a stream open, or sits on stdio.
     pub(crate) attached: bool,
+    /// What is under way for it.
+    pub(crate) attempts: Few<AttemptId>,
     /// Its exchanges, and which of them wait.
     pub(crate) exchanges: Few<ExId>,
     pub(crate) waiting: Few<ExId>,
@@ -307,6 +309,7 @@ impl Latch {
             unanswered: 0,
             rested: 0,
             attached: false,
+            attempts: Few::default(),
             exchanges: Few::default(),
             waiting: Few::default(),
             notes: VecDeque::new(),

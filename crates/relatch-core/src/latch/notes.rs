@@ -78,8 +78,7 @@ impl Machine {
         let Some(latch) = self.latches.get(&id) else { return false };
         latch.may_live() == Some(generation)
             || self
-                .attempts
-                .of(id)
+                .attempts_of(id)
                 .any(|(_, a)| a.generation == generation && matches!(a.purpose, Purpose::Exchange(_)))
     }
 

@@ -112,7 +112,7 @@ impl Machine {
 
     /// Everything that waits on a bound latch goes out in its original order, as far as it may.
     pub(super) fn start_waiting(&mut self, id: LatchId, generation: Gen) {
-        let Some(latch) = self.latches.get(&id) else { return };
+        let Some(latch) = self.latches.get(&id).filter(|latch| !latch.waiting.is_empty()) else { return };
         let initialized = |told: &Told| *told == Told::Initialized;
         if latch.note.as_ref().is_some_and(|sent| initialized(&sent.2))
             || latch.notes.iter().any(|(_, told, _)| initialized(told))
@@ -456,16 +456,18 @@ impl Machine {
         for why in [Why::HoldEnds(ex), Why::EarlyDue(ex), Why::PauseEnds(ex), Why::CopyDue(ex)] {
             self.timers.clear(why);
         }
-        let Some(exchange) = self.exchanges.remove(&ex) else { return };
+        let Some(exchange) = self.exchanges.get(&ex) else { return };
+        let id = exchange.latch;
         // An `initialize` waits until it is answered.
         let opening = exchange.ask.method == method::INITIALIZE && exchange.client == Client::Waits;
+        self.exchanges.remove(&ex);
         self.waited(ex, if opening { Waited::Sent } else { Waited::Dropped });
-        if let Some(latch) = self.latches.get_mut(&exchange.latch) {
+        if let Some(latch) = self.latches.get_mut(&id) {
             latch.waiting.remove(&ex);
             latch.exchanges.remove(&ex);
         }
         self.waiting.remove(&ex);
         self.fresh.remove(&ex);
-        self.dirty.insert(exchange.latch);
+        self.dirty.insert(id);
     }
 }

@@ -197,7 +197,7 @@ impl Machine {
             Input::Detached { latch } => self.attached(latch, false),
             Input::Ended { latch } => self.ended(latch),
             Input::Begun { attempt, begun } => {
-                self.elsewhere = self.is_elsewhere(attempt);
+                self.elsewhere = self.attempts.get(attempt).copied().is_some_and(|a| self.is_elsewhere(&a));
                 self.begun(attempt, begun);
                 self.elsewhere = false;
             }
@@ -361,6 +361,8 @@ impl Machine {
             attempt,
             Attempt { latch, generation, purpose, sent: now, begun: None, taken_over: false },
         );
+        let of_it = self.latches.get_mut(&latch).map(|latch| latch.attempts.insert(attempt));
+        debug_assert!(of_it.is_some(), "{latch:?} sends and is not there");
         if let Some(limit) = limit {
             self.timers.set(Why::AttemptLimit(attempt), now.plus(limit));
         }
@@ -376,10 +378,10 @@ impl Machine {
         };
         let (latch, generation, purpose) = (attempt.latch, attempt.generation, attempt.purpose);
         self.timers.clear(Why::AttemptLimit(id));
-        self.elsewhere = self.is_elsewhere(id);
+        self.elsewhere = self.is_elsewhere(&attempt);
         // An exchange's attempt stays while its stream is resumed; every other is over now.
         if !matches!(purpose, Purpose::Exchange(_)) {
-            self.attempts.remove(id);
+            self.take_off(id);
         }
         self.scout_returned(id);
         if !self.elsewhere {
@@ -434,7 +436,7 @@ impl Machine {
     pub(crate) fn abort(&mut self, attempt: AttemptId) {
         self.timers.clear(Why::AttemptLimit(attempt));
         self.timers.clear(Why::ResumeDue(attempt));
-        if self.attempts.remove(attempt).is_some() {
+        if self.take_off(attempt).is_some() {
             self.out.push(Effect::Abort { attempt });
             self.scout_returned(attempt);
             if self.looking == Some(attempt) {
@@ -504,7 +506,7 @@ impl Machine {
     }
 
     pub(crate) fn opening_under_way(&self, id: LatchId, ex: ExId) -> bool {
-        self.attempts.of(id).any(|(_, a)| a.purpose == Purpose::Open(ex))
+        self.attempts_of(id).any(|(_, a)| a.purpose == Purpose::Open(ex))
     }
 
     /// Everything that a bound latch has pending, in order.
@@ -546,7 +548,7 @@ impl Machine {
     /// Sessions that are not in use and whose last attempt is over get their farewell.
     fn part(&mut self, id: LatchId) {
         let Some(latch) = self.latches.get(&id).filter(|l| !l.old.is_empty()) else { return };
-        let mut open: BTreeSet<Gen> = self.attempts.of(id).map(|(_, a)| a.generation).collect();
+        let mut open: BTreeSet<Gen> = self.attempts_of(id).map(|(_, a)| a.generation).collect();
         // Until another is bound in its place, it may turn out to live.
         open.extend(latch.loss().and_then(|loss| loss.generation));
         let over: Vec<(Gen, Farewell)> =

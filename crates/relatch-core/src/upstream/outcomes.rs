@@ -20,23 +20,23 @@ impl Machine {
     pub(super) fn exchange_over(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, outcome: Outcome<'_>) {
         let current = self.exchanges.get(&ex).is_some_and(|e| e.attempt() == Some(id));
         if !current {
-            self.attempts.remove(id);
+            self.take_off(id);
             self.out.push(Effect::Drop { attempt: id });
             return;
         }
         match outcome {
             Outcome::Answered(answer) => {
-                self.attempts.remove(id);
+                self.take_off(id);
                 self.exchange_answered(id, attempt, ex, answer);
             }
             Outcome::Refused(refusal) => {
-                self.attempts.remove(id);
+                self.take_off(id);
                 self.exchange_refused(id, attempt, ex, &refusal);
             }
             Outcome::Cut(cut) => self.exchange_cut(id, attempt, ex, &cut),
             Outcome::Limit => {
                 // Only one that its client has cancelled has a limit.
-                let rest = self.attempts.of(attempt.latch).find(|(_, a)| a.purpose == Purpose::Resume(id));
+                let rest = self.attempts_of(attempt.latch).find(|(_, a)| a.purpose == Purpose::Resume(id));
                 if let Some(rest) = rest.map(|(rest, _)| rest) {
                     self.abort(rest);
                 }
@@ -263,7 +263,7 @@ impl Machine {
         {
             return;
         }
-        self.attempts.remove(id);
+        self.take_off(id);
         // It may end by the rest of its stream, and then nobody else has cleared the limit that a cancellation sets.
         self.timers.clear(Why::AttemptLimit(id));
         self.out.push(Effect::Withdraw { attempt: id });

@@ -161,7 +161,7 @@ impl Machine {
 
     /// Whether messages without answer go on to this latch's session in spite of a pause: they may belong to what runs.
     pub(crate) fn has_running(&self, id: LatchId) -> bool {
-        self.attempts.of(id).any(|(_, attempt)| matches!(attempt.purpose, Purpose::Exchange(_)))
+        self.attempts_of(id).any(|(_, attempt)| matches!(attempt.purpose, Purpose::Exchange(_)))
     }
 }
 

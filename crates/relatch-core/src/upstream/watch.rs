@@ -413,6 +413,9 @@ impl Machine {
                 debug_assert!(!elsewhere, "{id:?} is filed as one that rests");
                 debug_assert_eq!(self.attached.contains(id), filed.attached, "{id:?}");
             }
+            debug_assert!(
+                latch.attempts.iter().all(|a| self.attempts.get(*a).is_some_and(|a| a.latch == *id))
+            );
             debug_assert!(latch.exchanges.iter().all(|ex| self.exchanges.contains_key(ex)), "{id:?}");
             if let crate::latch::Gap::Comparing(a, ..) = &latch.gap {
                 debug_assert!(self.attempts.get(*a).is_some(), "{id:?} compares and nothing is under way");
