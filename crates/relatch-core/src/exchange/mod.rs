@@ -5,7 +5,10 @@
 mod verdict;
 pub(crate) mod words;
 
+use std::hash::{Hash, Hasher};
+
 use relatch_wire::method::RetryClass;
+use relatch_wire::request_id::RequestId;
 
 pub use verdict::{Delivery, Verdict, verdict};
 
@@ -18,6 +21,8 @@ use crate::{At, AttemptId, Gen, LatchId};
 pub(crate) struct Exchange {
     pub(crate) latch: LatchId,
     pub(crate) ask: Ask,
+    /// Of the id that the client gave it.
+    pub(crate) print: Print,
     pub(crate) class: RetryClass,
     pub(crate) asked: At,
     pub(crate) state: ExState,
@@ -52,6 +57,10 @@ pub(crate) struct Exchange {
     pub(crate) outdated: bool,
     pub(crate) copy: Copying,
 }
+
+/// What is left of a request's id at a glance: equal ids have the same print, others hardly ever do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Print(u64);
 
 /// What is known of a copy of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,11 +101,35 @@ pub(crate) enum ExState {
     Doubted(AttemptId),
 }
 
+impl Print {
+    fn of(id: &RequestId) -> Print {
+        let mut end = End(0);
+        id.hash(&mut end);
+        Print(end.finish())
+    }
+}
+
+/// The last bytes that it is fed: ids that count up differ there.
+struct End(u64);
+
+impl Hasher for End {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in &bytes[bytes.len().saturating_sub(8)..] {
+            self.0 = (self.0 << 8) | u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 impl Exchange {
     /// A request that has just come.
     pub(crate) fn new(latch: LatchId, ask: Ask, class: RetryClass, now: At) -> Exchange {
         Exchange {
             latch,
+            print: Print::of(&ask.id),
             ask,
             class,
             asked: now,

@@ -47,7 +47,7 @@ impl Machine {
             self.out.push(Effect::Forget { latch: id, generation });
         }
         let exchanges = latch.exchanges.clone();
-        for ex in exchanges.iter().copied() {
+        for (ex, _) in exchanges.iter().copied() {
             let Some(exchange) = self.exchanges.get(&ex) else { continue };
             let attempt = exchange.attempt();
             let ran = if attempt.is_some() { Executed::Unknown } else { exchange.ran() };

@@ -26,6 +26,7 @@ pub use replace::Replacement;
 pub(crate) use replace::{Beside, Wish};
 pub(crate) use stream::StreamState;
 
+use crate::exchange::Print;
 use crate::few::{Few, Kinds};
 use crate::health::{ClientSeen, ServerSeen};
 use crate::input::{CopySeen, SessionFacts, Told};
@@ -76,7 +77,7 @@ pub(crate) struct Latch {
     /// What is under way for it.
     pub(crate) attempts: Few<AttemptId>,
     /// Its exchanges, and which of them wait.
-    pub(crate) exchanges: Few<ExId>,
+    pub(crate) exchanges: Few<(ExId, Print)>,
     pub(crate) waiting: Few<ExId>,
     pub(crate) notes: VecDeque<(NoteId, Told, Accepted)>,
     /// The one that is under way.

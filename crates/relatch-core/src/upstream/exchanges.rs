@@ -11,7 +11,7 @@ use super::hold::Waited;
 use super::timers::Why;
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Question};
 use crate::effect::{Connection, Effect, Failure, IdRule, What};
-use crate::exchange::{Client, ExState, Exchange};
+use crate::exchange::{Client, ExState, Exchange, Print};
 use crate::fault::Fault;
 use crate::health::ClientSeen;
 use crate::input::{Ask, Begun, Told};
@@ -76,15 +76,17 @@ impl Machine {
     fn take(&mut self, latch: LatchId, ex: ExId, ask: Ask, class: RetryClass) {
         self.tracker.totals.calls += 1;
         self.idle_look = None;
-        self.exchanges.insert(ex, Exchange::new(latch, ask, class, self.now));
-        self.waits(latch, ex);
+        let exchange = Exchange::new(latch, ask, class, self.now);
+        let print = exchange.print;
+        self.exchanges.insert(ex, exchange);
+        self.waits(latch, ex, print);
         self.knocked = true;
     }
 
     /// It is among what waits for its latch.
-    fn waits(&mut self, id: LatchId, ex: ExId) {
+    fn waits(&mut self, id: LatchId, ex: ExId, print: Print) {
         if let Some(latch) = self.latches.get_mut(&id) {
-            latch.exchanges.insert(ex);
+            latch.exchanges.insert((ex, print));
             latch.waiting.insert(ex);
         }
         self.waiting.insert(ex);
@@ -152,7 +154,7 @@ impl Machine {
     pub(super) fn tell_emptied(&mut self, id: LatchId, ex: ExId, now: Emptied) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.emptied = now;
-        for other in &latch.exchanges {
+        for (other, _) in &latch.exchanges {
             if let Some(other) = self.exchanges.get_mut(other) {
                 other.outdated = true;
             }
@@ -203,8 +205,9 @@ impl Machine {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let latch = exchange.latch;
         let taken = exchange.seen_by.contains(&generation)
-            || self.latches.get(&latch).into_iter().flat_map(|l| &l.exchanges).any(|other| {
-                *other != ex
+            || self.latches.get(&latch).into_iter().flat_map(|l| &l.exchanges).any(|(other, print)| {
+                *print == exchange.print
+                    && *other != ex
                     && self
                         .exchanges
                         .get(other)
@@ -262,8 +265,8 @@ impl Machine {
             }
             Client::Waits => {
                 exchange.state = ExState::Waiting;
-                let id = exchange.latch;
-                self.waits(id, ex);
+                let (id, print) = (exchange.latch, exchange.print);
+                self.waits(id, ex, print);
             }
         }
     }
@@ -457,14 +460,14 @@ impl Machine {
             self.timers.clear(why);
         }
         let Some(exchange) = self.exchanges.get(&ex) else { return };
-        let id = exchange.latch;
+        let (id, print) = (exchange.latch, exchange.print);
         // An `initialize` waits until it is answered.
         let opening = exchange.ask.method == method::INITIALIZE && exchange.client == Client::Waits;
         self.exchanges.remove(&ex);
         self.waited(ex, if opening { Waited::Sent } else { Waited::Dropped });
         if let Some(latch) = self.latches.get_mut(&id) {
             latch.waiting.remove(&ex);
-            latch.exchanges.remove(&ex);
+            latch.exchanges.remove(&(ex, print));
         }
         self.waiting.remove(&ex);
         self.fresh.remove(&ex);

@@ -416,7 +416,7 @@ impl Machine {
             debug_assert!(
                 latch.attempts.iter().all(|a| self.attempts.get(*a).is_some_and(|a| a.latch == *id))
             );
-            debug_assert!(latch.exchanges.iter().all(|ex| self.exchanges.contains_key(ex)), "{id:?}");
+            debug_assert!(latch.exchanges.iter().all(|(ex, _)| self.exchanges.contains_key(ex)), "{id:?}");
             if let crate::latch::Gap::Comparing(a, ..) = &latch.gap {
                 debug_assert!(self.attempts.get(*a).is_some(), "{id:?} compares and nothing is under way");
             }
@@ -439,7 +439,10 @@ impl Machine {
         }
         for (ex, exchange) in self.exchanges.iter() {
             let latch = self.latches.get(&exchange.latch);
-            debug_assert!(latch.is_some_and(|l| l.exchanges.contains(ex)), "{ex:?} has no latch");
+            debug_assert!(
+                latch.is_some_and(|l| l.exchanges.contains(&(*ex, exchange.print))),
+                "{ex:?} has no latch"
+            );
             debug_assert_eq!(self.waiting.contains(ex), exchange.state == ExState::Waiting, "{ex:?}");
             match exchange.state {
                 ExState::Waiting => {
