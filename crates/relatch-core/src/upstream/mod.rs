@@ -6,6 +6,7 @@
 mod attempts;
 mod configured;
 mod exchanges;
+mod filing;
 mod hold;
 mod latches;
 mod line;
@@ -28,7 +29,7 @@ use crate::exchange::Exchange;
 use crate::fault::Fault;
 use crate::health::{ClientSeen, Tracker};
 use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
-use crate::latch::{Farewell, Hello, Latch, LatchState, Resting, Wish};
+use crate::latch::{Farewell, Hello, LatchState, Wish};
 use crate::policy::Policy;
 use crate::shared::Shared;
 use crate::slots::Slots;
@@ -260,57 +261,6 @@ impl Machine {
         if self.exchanges.len() < 100 || self.next_attempt.is_multiple_of(32) {
             self.check();
         }
-    }
-
-    /// Keeps the sets that spare a walk over all latches, and the line for permits.
-    fn file(&mut self, id: LatchId) {
-        let resting = self.latches.get(&id).and_then(|latch| self.resting(latch));
-        if let Some(latch) = self.latches.get_mut(&id) {
-            let before = std::mem::replace(&mut latch.filed, resting);
-            if resting.is_some() && before == resting {
-                return;
-            }
-        }
-        let place = self.place(id);
-        self.line.set(id, place);
-        let latch = self.latches.get(&id);
-        let unsettled = latch.is_some_and(|l| {
-            l.wanted(self.now)
-                && matches!(
-                    l.state,
-                    LatchState::Doubted(..) | LatchState::Refused(_) | LatchState::Relatching(..)
-                )
-        });
-        let attached = latch.is_some_and(|l| l.attached && !matches!(l.state, LatchState::Ended));
-        let before = match latch.and_then(Latch::loss).and_then(|loss| Some((loss, loss.trouble.as_ref()?))) {
-            Some((loss, (code, cause))) => {
-                self.tracker.trouble(self.now, *code, cause, loss.not_before);
-                self.troubled.insert(id, *code)
-            }
-            None => self.troubled.remove(&id),
-        };
-        if let Some(code) = before
-            && !self.troubled.values().any(|other| *other == code)
-        {
-            self.tracker.no_more(code);
-        }
-        if unsettled {
-            self.unsettled.insert(id)
-        } else {
-            self.unsettled.remove(&id)
-        };
-        if attached {
-            self.attached.insert(id)
-        } else {
-            self.attached.remove(&id)
-        };
-    }
-
-    /// How a latch is filed that is in none of these sets, but for its client's being there; `None` of any other.
-    fn resting(&self, latch: &Latch) -> Option<Resting> {
-        let bound = matches!(latch.state, LatchState::Bound(_));
-        let rests = bound && !latch.has_to_be_heard() && !self.wishes_for_another(latch);
-        rests.then_some(Resting { attached: latch.attached })
     }
 
     fn tick(&mut self) {
