@@ -1,4 +1,4 @@
-//! Sets of a few things, of which every latch has some: small while they are empty, and in order.
+//! Sets of a few things, of which every latch and exchange has some: small while they are empty, and in order.
 //!
 //! A tree takes a hundred bytes for its first member and keeps them when it is empty again.
 
@@ -28,22 +28,27 @@ impl<T: Copy + Ord> Few<T> {
         }
     }
 
-    pub(crate) fn remove(&mut self, member: &T) {
+    /// Takes it out; says whether it was there.
+    pub(crate) fn remove(&mut self, member: &T) -> bool {
         match self {
             Few::Several(all) => {
-                if let Ok(at) = all.binary_search(member) {
+                let found = all.binary_search(member);
+                if let Ok(at) = found {
                     all.remove(at);
                 }
                 if all.is_empty() {
                     *self = Few::None;
                 }
+                found.is_ok()
             }
-            Few::One(one) if one == member => *self = Few::None,
-            Few::One(_) | Few::None => {}
+            Few::One(one) if one == member => {
+                *self = Few::None;
+                true
+            }
+            Few::One(_) | Few::None => false,
         }
     }
 
-    #[cfg(any(test, debug_assertions))]
     pub(crate) fn contains(&self, member: &T) -> bool {
         self.all().binary_search(member).is_ok()
     }
@@ -64,6 +69,10 @@ impl<T> Few<T> {
 
     pub(crate) fn first(&self) -> Option<&T> {
         self.all().first()
+    }
+
+    pub(crate) fn last(&self) -> Option<&T> {
+        self.all().last()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -143,14 +152,21 @@ mod tests {
             few.insert(member);
             assert_eq!((members(&few), few.len()), (so_far.to_vec(), so_far.len()));
         }
-        for (member, left) in [(9, &[1, 2, 3][..]), (2, &[1, 3]), (1, &[3]), (3, &[]), (3, &[])] {
-            few.remove(&member);
-            assert_eq!((members(&few), few.first()), (left.to_vec(), left.first()));
+        let removals = [
+            (9, false, &[1, 2, 3][..]),
+            (2, true, &[1, 3]),
+            (1, true, &[3]),
+            (3, true, &[]),
+            (3, false, &[]),
+        ];
+        for (member, was_there, left) in removals {
+            assert_eq!(few.remove(&member), was_there);
+            assert_eq!(members(&few), left);
+            assert_eq!((few.first(), few.last()), (left.first(), left.last()));
         }
         assert_eq!(few, Few::None);
         few.insert(5);
-        few.remove(&4);
-        assert!(few.contains(&5) && !few.is_empty());
+        assert!(!few.remove(&4) && few.contains(&5) && !few.is_empty());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub mod latch;
 pub mod policy;
 pub mod record;
 pub mod shared;
+mod slots;
+mod sorted;
 pub mod tell;
 pub mod upstream;
 

@@ -5,12 +5,14 @@
 mod verdict;
 pub(crate) mod words;
 
-use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 
 use relatch_wire::method::RetryClass;
+use relatch_wire::request_id::RequestId;
 
 pub use verdict::{Delivery, Verdict, verdict};
 
+use crate::few::Few;
 use crate::input::{Ask, CopySeen};
 use crate::{At, AttemptId, Gen, LatchId};
 
@@ -19,6 +21,8 @@ use crate::{At, AttemptId, Gen, LatchId};
 pub(crate) struct Exchange {
     pub(crate) latch: LatchId,
     pub(crate) ask: Ask,
+    /// Of the id that the client gave it.
+    pub(crate) print: Print,
     pub(crate) class: RetryClass,
     pub(crate) asked: At,
     pub(crate) state: ExState,
@@ -31,9 +35,9 @@ pub(crate) struct Exchange {
     /// How often it was written, refusals included.
     pub(crate) sendings: u32,
     /// Sessions that have seen its id.
-    pub(crate) seen_by: BTreeSet<Gen>,
+    pub(crate) seen_by: Few<Gen>,
     /// Sessions that refused it as gone.
-    pub(crate) refused_by: BTreeSet<Gen>,
+    pub(crate) refused_by: Few<Gen>,
     /// How often a session that is alive refused it as gone.
     pub(crate) misled: u32,
     /// Not before this: the server asked for a pause.
@@ -54,6 +58,10 @@ pub(crate) struct Exchange {
     pub(crate) copy: Copying,
 }
 
+/// What is left of a request's id at a glance: equal ids have the same print, others hardly ever do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Print(u64);
+
 /// What is known of a copy of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Copying {
@@ -64,7 +72,7 @@ pub(crate) enum Copying {
     /// There is none.
     Missing,
     /// There is one.
-    Found(CopySeen),
+    Found(Box<CopySeen>),
 }
 
 /// Whether somebody still waits for the answer.
@@ -93,11 +101,35 @@ pub(crate) enum ExState {
     Doubted(AttemptId),
 }
 
+impl Print {
+    fn of(id: &RequestId) -> Print {
+        let mut end = End(0);
+        id.hash(&mut end);
+        Print(end.finish())
+    }
+}
+
+/// The last bytes that it is fed: ids that count up differ there.
+struct End(u64);
+
+impl Hasher for End {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in &bytes[bytes.len().saturating_sub(8)..] {
+            self.0 = (self.0 << 8) | u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 impl Exchange {
     /// A request that has just come.
     pub(crate) fn new(latch: LatchId, ask: Ask, class: RetryClass, now: At) -> Exchange {
         Exchange {
             latch,
+            print: Print::of(&ask.id),
             ask,
             class,
             asked: now,
@@ -106,8 +138,8 @@ impl Exchange {
             written: false,
             maybe_ran: false,
             sendings: 0,
-            seen_by: BTreeSet::new(),
-            refused_by: BTreeSet::new(),
+            seen_by: Few::None,
+            refused_by: Few::None,
             misled: 0,
             not_before: None,
             looked: false,

@@ -57,7 +57,8 @@ impl Judgement {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     began: At,
-    pub(crate) state: Judgement,
+    /// What it added up to after the last fact.
+    pub(crate) state: State,
     /// The last sign of life, of whatever kind.
     heard: Option<At>,
     /// The last answer.
@@ -89,7 +90,7 @@ impl Tracker {
     pub(crate) fn new(now: At) -> Tracker {
         Tracker {
             began: now,
-            state: Judgement::Unknown { since: now },
+            state: State::Unknown,
             heard: None,
             answer: None,
             not_shared: None,
@@ -170,7 +171,14 @@ impl Tracker {
     pub(crate) fn answered(&mut self, now: At, method: &str, ms: u64, call: bool) {
         self.heard(now);
         self.fresh(now);
-        self.success = Some(LastSuccess { at: now, method: method.to_owned(), ms });
+        match &mut self.success {
+            // With each answer: its room is kept.
+            Some(last) => {
+                (last.at, last.ms) = (now, ms);
+                method.clone_into(&mut last.method);
+            }
+            None => self.success = Some(LastSuccess { at: now, method: method.to_owned(), ms }),
+        }
         self.counted(now, ms, call);
     }
 
@@ -343,6 +351,9 @@ impl Tracker {
         let Some(fresh) = Fresh::new(answer, now) else {
             return Judgement::Unknown { since: answer.plus(policy::FRESH_MS) };
         };
+        if self.conditions.is_empty() {
+            return Judgement::Healthy(fresh);
+        }
         if let Some(degraded) = self.judge_trouble(now) {
             return degraded;
         }

@@ -20,10 +20,7 @@ impl Machine {
         let now = self.now;
         let Some(latch) = self.latches.get_mut(&id) else { return };
         // A client that has not finished its own handshake has seen nothing yet.
-        if !latch.initialized || !latch.wanted(now) {
-            return;
-        }
-        if latch.gap != Gap::Open {
+        if latch.gap != Gap::Open || !latch.initialized || !latch.wanted(now) {
             return;
         }
         if latch.compare_at > now {

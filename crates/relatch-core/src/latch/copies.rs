@@ -88,7 +88,7 @@ impl Machine {
         };
         let opens = exchange.ask.method == relatch_wire::method::INITIALIZE;
         exchange.copy = match copy {
-            Some(copy) if !opens || copy.session.is_some() => Copying::Found(copy),
+            Some(copy) if !opens || copy.session.is_some() => Copying::Found(Box::new(copy)),
             Some(_) | None => {
                 // It waits from now on as if there were no copies.
                 self.fresh.insert(ex);
@@ -98,7 +98,7 @@ impl Machine {
         self.dirty.insert(exchange.latch);
     }
 
-    fn answer_from_copy(&mut self, id: LatchId, ex: ExId, copy: CopySeen) {
+    fn answer_from_copy(&mut self, id: LatchId, ex: ExId, copy: Box<CopySeen>) {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let (title, kind) = (exchange.title().to_owned(), ListKind::from_method(&exchange.ask.method));
         let detail = format!("a copy of {}; {}", copy.date, self.why_waiting(id));
@@ -123,9 +123,9 @@ impl Machine {
     }
 
     /// The client has its answer; its session is opened as soon as the server is there.
-    fn open_by_copy(&mut self, id: LatchId, ex: ExId, copy: CopySeen, session: SessionFacts) {
+    fn open_by_copy(&mut self, id: LatchId, ex: ExId, copy: Box<CopySeen>, session: SessionFacts) {
         let loss = Loss::new(None, self.now, Doubtful::Gone);
-        let under_way = self.attempts.of(id).find(|(_, a)| a.purpose == Purpose::Open(ex));
+        let under_way = self.attempts_of(id).find(|(_, a)| a.purpose == Purpose::Open(ex));
         let state = match under_way.map(|(attempt, a)| (attempt, a.generation)) {
             // It goes on, and its answer is the session's.
             Some((attempt, generation)) => {
@@ -139,7 +139,7 @@ impl Machine {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.promised = self.revisions.of(session.server.protocol.as_str());
         latch.hello = Some(self.hellos.of(Hello::of(&session)));
-        latch.copied = Some(Box::new(copy));
+        latch.copied = Some(copy);
         latch.state = state;
     }
 }

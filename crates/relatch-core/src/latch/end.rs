@@ -47,7 +47,7 @@ impl Machine {
             self.out.push(Effect::Forget { latch: id, generation });
         }
         let exchanges = latch.exchanges.clone();
-        for ex in exchanges.iter().copied() {
+        for (ex, _) in exchanges.iter().copied() {
             let Some(exchange) = self.exchanges.get(&ex) else { continue };
             let attempt = exchange.attempt();
             let ran = if attempt.is_some() { Executed::Unknown } else { exchange.ran() };
@@ -63,8 +63,7 @@ impl Machine {
         }
         // What else is under way is not worth waiting for, but a handshake may yet open a session that has to end.
         let idle: Vec<AttemptId> = self
-            .attempts
-            .of(id)
+            .attempts_of(id)
             .filter(|(_, a)| {
                 !matches!(a.purpose, Purpose::Handshake | Purpose::Trial | Purpose::Open(_) | Purpose::Delete)
             })
@@ -90,7 +89,7 @@ impl Machine {
 
     /// An ended latch goes when its last attempt is over.
     pub(crate) fn bury(&mut self, id: LatchId) {
-        if self.attempts.of(id).next().is_none() {
+        if self.attempts_of(id).next().is_none() {
             self.latches.remove(&id);
         }
     }

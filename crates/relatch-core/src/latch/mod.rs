@@ -26,6 +26,7 @@ pub use replace::Replacement;
 pub(crate) use replace::{Beside, Wish};
 pub(crate) use stream::StreamState;
 
+use crate::exchange::Print;
 use crate::few::{Few, Kinds};
 use crate::health::{ClientSeen, ServerSeen};
 use crate::input::{CopySeen, SessionFacts, Told};
@@ -73,8 +74,10 @@ pub(crate) struct Latch {
     pub(crate) rested: u64,
     /// The client has a stream open, or sits on stdio.
     pub(crate) attached: bool,
+    /// What is under way for it.
+    pub(crate) attempts: Few<AttemptId>,
     /// Its exchanges, and which of them wait.
-    pub(crate) exchanges: Few<ExId>,
+    pub(crate) exchanges: Few<(ExId, Print)>,
     pub(crate) waiting: Few<ExId>,
     pub(crate) notes: VecDeque<(NoteId, Told, Accepted)>,
     /// The one that is under way.
@@ -98,6 +101,14 @@ pub(crate) struct Latch {
     /// Sessions that still have open attempts.
     pub(crate) old: BTreeMap<Gen, Farewell>,
     pub(crate) emptied: Emptied,
+    /// How the machine's sets have it, where nothing of it is in them that may change by itself.
+    pub(crate) filed: Option<Resting>,
+}
+
+/// A bound latch that has no need of a permit: the machine's sets hold nothing of it, but whether its client is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Resting {
+    pub(crate) attached: bool,
 }
 
 /// What a server said of itself in a handshake, as far as another one may differ from it.
@@ -299,6 +310,7 @@ impl Latch {
             unanswered: 0,
             rested: 0,
             attached: false,
+            attempts: Few::default(),
             exchanges: Few::default(),
             waiting: Few::default(),
             notes: VecDeque::new(),
@@ -315,6 +327,7 @@ impl Latch {
             beside: None,
             old: BTreeMap::new(),
             emptied: Emptied::No,
+            filed: None,
         }
     }
 

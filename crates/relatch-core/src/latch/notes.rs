@@ -78,8 +78,7 @@ impl Machine {
         let Some(latch) = self.latches.get(&id) else { return false };
         latch.may_live() == Some(generation)
             || self
-                .attempts
-                .of(id)
+                .attempts_of(id)
                 .any(|(_, a)| a.generation == generation && matches!(a.purpose, Purpose::Exchange(_)))
     }
 
@@ -98,7 +97,7 @@ impl Machine {
         let name = self.policy.name.clone();
         let deaf = self.planted(Fault::SendsTheCancelled);
         let found: Option<ExId> =
-            self.latches.get(&id).into_iter().flat_map(|l| &l.exchanges).copied().find(|ex| {
+            self.latches.get(&id).into_iter().flat_map(|l| &l.exchanges).map(|(ex, _)| *ex).find(|ex| {
                 self.exchanges
                     .get(ex)
                     .is_some_and(|e| e.ask.id == *request && e.ask.method != method::INITIALIZE)

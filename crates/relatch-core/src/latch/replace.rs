@@ -62,7 +62,7 @@ impl Machine {
     pub fn in_flight_of_older(&self) -> usize {
         let older = |id: &LatchId, latch: &Latch| {
             let newest = latch.in_use();
-            let attempts = self.attempts.of(*id).filter(|(_, a)| matches!(a.purpose, Purpose::Exchange(_)));
+            let attempts = self.attempts_of(*id).filter(|(_, a)| matches!(a.purpose, Purpose::Exchange(_)));
             attempts.filter(|(_, a)| newest.is_some_and(|newest| a.generation < newest)).count()
         };
         self.latches.iter().map(|(id, latch)| older(id, latch)).sum()

@@ -1,13 +1,14 @@
-//! The attempts that are under way, with the counts that spare a walk over all of them.
+//! The attempts that are under way, with the counts that spare a walk over all of them. Which are whose stands with each
+//! latch.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use super::Machine;
 use crate::input::Begun;
+use crate::slots::Slots;
 use crate::{At, AttemptId, ExId, Gen, LatchId, NoteId};
 use relatch_wire::method::ListKind;
 
 /// An attempt that is under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
     pub(crate) latch: LatchId,
     pub(crate) generation: Gen,
@@ -19,7 +20,7 @@ pub(crate) struct Attempt {
 }
 
 /// What an attempt is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// A client's request.
     Exchange(ExId),
@@ -71,8 +72,7 @@ pub(crate) enum Question {
 /// Every attempt under way.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
-    by_id: BTreeMap<AttemptId, Attempt>,
-    by_latch: BTreeSet<(LatchId, AttemptId)>,
+    by_id: Slots<AttemptId, Attempt>,
     open: usize,
     permits: usize,
 }
@@ -81,13 +81,12 @@ impl Attempts {
     pub(crate) fn insert(&mut self, id: AttemptId, attempt: Attempt) {
         self.open += usize::from(attempt.purpose.carries());
         self.permits += usize::from(attempt.purpose.takes_a_permit());
-        self.by_latch.insert((attempt.latch, id));
         self.by_id.insert(id, attempt);
     }
 
     pub(crate) fn remove(&mut self, id: AttemptId) -> Option<Attempt> {
-        let attempt = self.by_id.remove(&id)?;
-        self.by_latch.remove(&(attempt.latch, id));
+        let attempt = *self.by_id.get(&id)?;
+        self.by_id.remove(&id);
         self.open -= usize::from(attempt.purpose.carries());
         self.permits -= usize::from(attempt.purpose.takes_a_permit());
         Some(attempt)
@@ -111,12 +110,6 @@ impl Attempts {
         Some(attempt)
     }
 
-    /// Those of one latch, in the order of their sending.
-    pub(crate) fn of(&self, latch: LatchId) -> impl Iterator<Item = (AttemptId, &Attempt)> {
-        let range = (latch, AttemptId(0))..=(latch, AttemptId(u64::MAX));
-        self.by_latch.range(range).filter_map(|(_, id)| Some((*id, self.by_id.get(id)?)))
-    }
-
     /// How many carry something of a client's or relatch's, standing streams left out.
     pub(crate) fn open(&self) -> usize {
         self.open
@@ -125,6 +118,23 @@ impl Attempts {
     /// How many permits are taken.
     pub(crate) fn permits(&self) -> usize {
         self.permits
+    }
+}
+
+impl Machine {
+    /// The attempts of one latch, in the order of their sending.
+    pub(crate) fn attempts_of(&self, latch: LatchId) -> impl Iterator<Item = (AttemptId, &Attempt)> {
+        let of_it = self.latches.get(&latch).into_iter().flat_map(|latch| &latch.attempts);
+        of_it.filter_map(|id| Some((*id, self.attempts.get(*id)?)))
+    }
+
+    /// An attempt is no longer under way.
+    pub(crate) fn take_off(&mut self, id: AttemptId) -> Option<Attempt> {
+        let attempt = self.attempts.remove(id)?;
+        if let Some(latch) = self.latches.get_mut(&attempt.latch) {
+            latch.attempts.remove(&id);
+        }
+        Some(attempt)
     }
 }
 

@@ -4,12 +4,12 @@
 //! of the former address: attempts that are open there run on, and what they find says nothing of the present one.
 
 use super::timers::Why;
-use super::{Machine, Reach};
+use super::{Attempt, Machine, Reach};
 use crate::effect::Effect;
 use crate::exchange::Copying;
 use crate::latch::{Doubtful, LatchState, Loss};
 use crate::policy::Policy;
-use crate::{AttemptId, Gen, LatchId, journal};
+use crate::{Gen, LatchId, journal};
 
 impl Machine {
     pub(super) fn reconfigured(&mut self, policy: &Policy, moved: bool, headers: bool) {
@@ -70,7 +70,7 @@ impl Machine {
         for attempt in asking {
             self.abort(attempt);
         }
-        for (ex, exchange) in &mut self.exchanges {
+        for (ex, exchange) in self.exchanges.iter_mut() {
             // A copy of what the former address said is none of the present one's.
             match exchange.copy {
                 Copying::Found(_) => exchange.copy = Copying::Unsought,
@@ -94,12 +94,9 @@ impl Machine {
         true
     }
 
-    /// Whether an attempt is at a former address.
-    pub(super) fn is_elsewhere(&self, attempt: AttemptId) -> bool {
-        self.attempts
-            .get(attempt)
-            .and_then(|attempt| Some((self.latches.get(&attempt.latch)?, attempt.generation)))
-            .is_some_and(|(latch, generation)| latch.is_former(generation))
+    /// Whether an attempt is at a former address. From here on its latch is at hand.
+    pub(super) fn is_elsewhere(&mut self, attempt: &Attempt) -> bool {
+        self.latches.get_mut(&attempt.latch).is_some_and(|latch| latch.is_former(attempt.generation))
     }
 
     /// Its credentials may be new: it tries again.

@@ -11,7 +11,7 @@ use super::hold::Waited;
 use super::timers::Why;
 use super::{Absence, Attempt, Machine, Outcome, Purpose, Question};
 use crate::effect::{Connection, Effect, Failure, IdRule, What};
-use crate::exchange::{Client, ExState, Exchange};
+use crate::exchange::{Client, ExState, Exchange, Print};
 use crate::fault::Fault;
 use crate::health::ClientSeen;
 use crate::input::{Ask, Begun, Told};
@@ -29,9 +29,9 @@ impl Machine {
         let crowded = self.waiting.len() >= policy::WAITING;
         self.take(id, ex, ask, RetryClass::Always);
         if crowded {
-            let name = self.policy.name.clone();
+            let name = &self.policy.name;
             let failure =
-                self.exchanges.get(&ex).map(|e| e.too_many_waiting(&name, policy::WAITING, "upstream"));
+                self.exchanges.get(&ex).map(|e| e.too_many_waiting(name, policy::WAITING, "upstream"));
             self.give_back(ex, failure);
         }
     }
@@ -39,10 +39,10 @@ impl Machine {
     pub(super) fn asked(&mut self, id: LatchId, ex: ExId, ask: Ask) {
         let now = self.now;
         let crowded = self.waiting.len() >= policy::WAITING;
-        let name = self.policy.name.clone();
         let Some(latch) = self.latches.get_mut(&id) else {
             // It ended while the request was on its way here.
-            let failure = Exchange::new(id, ask, RetryClass::Never, now).session_ended(&name, Executed::No);
+            let exchange = Exchange::new(id, ask, RetryClass::Never, now);
+            let failure = exchange.session_ended(&self.policy.name, Executed::No);
             self.out.push(Effect::Answer { ex, failure });
             return;
         };
@@ -63,10 +63,12 @@ impl Machine {
         }
         self.take(id, ex, ask, class);
         if ended {
-            let failure = self.exchanges.get(&ex).map(|e| e.session_ended(&name, Executed::No));
+            let name = &self.policy.name;
+            let failure = self.exchanges.get(&ex).map(|e| e.session_ended(name, Executed::No));
             self.give_back(ex, failure);
         } else if let Some((bound, whose)) = bounds {
-            let failure = self.exchanges.get(&ex).map(|e| e.too_many_waiting(&name, bound, whose));
+            let name = &self.policy.name;
+            let failure = self.exchanges.get(&ex).map(|e| e.too_many_waiting(name, bound, whose));
             self.give_back(ex, failure);
         }
     }
@@ -74,15 +76,17 @@ impl Machine {
     fn take(&mut self, latch: LatchId, ex: ExId, ask: Ask, class: RetryClass) {
         self.tracker.totals.calls += 1;
         self.idle_look = None;
-        self.exchanges.insert(ex, Exchange::new(latch, ask, class, self.now));
-        self.waits(latch, ex);
+        let exchange = Exchange::new(latch, ask, class, self.now);
+        let print = exchange.print;
+        self.exchanges.insert(ex, exchange);
+        self.waits(latch, ex, print);
         self.knocked = true;
     }
 
     /// It is among what waits for its latch.
-    fn waits(&mut self, id: LatchId, ex: ExId) {
+    fn waits(&mut self, id: LatchId, ex: ExId, print: Print) {
         if let Some(latch) = self.latches.get_mut(&id) {
-            latch.exchanges.insert(ex);
+            latch.exchanges.insert((ex, print));
             latch.waiting.insert(ex);
         }
         self.waiting.insert(ex);
@@ -110,15 +114,15 @@ impl Machine {
 
     /// Everything that waits on a bound latch goes out in its original order, as far as it may.
     pub(super) fn start_waiting(&mut self, id: LatchId, generation: Gen) {
-        let Some(latch) = self.latches.get(&id) else { return };
+        let Some(latch) = self.latches.get(&id).filter(|latch| !latch.waiting.is_empty()) else { return };
         let initialized = |told: &Told| *told == Told::Initialized;
         if latch.note.as_ref().is_some_and(|sent| initialized(&sent.2))
             || latch.notes.iter().any(|(_, told, _)| initialized(told))
         {
             return;
         }
-        let waiting: Vec<ExId> = latch.waiting.iter().copied().collect();
-        for ex in waiting {
+        for ex in &latch.waiting.clone() {
+            let ex = *ex;
             if self.is_outdated(ex) {
                 self.tell_emptied(id, ex, Emptied::No);
                 continue;
@@ -150,7 +154,7 @@ impl Machine {
     pub(super) fn tell_emptied(&mut self, id: LatchId, ex: ExId, now: Emptied) {
         let Some(latch) = self.latches.get_mut(&id) else { return };
         latch.emptied = now;
-        for other in &latch.exchanges {
+        for (other, _) in &latch.exchanges {
             if let Some(other) = self.exchanges.get_mut(other) {
                 other.outdated = true;
             }
@@ -201,8 +205,9 @@ impl Machine {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let latch = exchange.latch;
         let taken = exchange.seen_by.contains(&generation)
-            || self.latches.get(&latch).into_iter().flat_map(|l| &l.exchanges).any(|other| {
-                *other != ex
+            || self.latches.get(&latch).into_iter().flat_map(|l| &l.exchanges).any(|(other, print)| {
+                *print == exchange.print
+                    && *other != ex
                     && self
                         .exchanges
                         .get(other)
@@ -214,20 +219,19 @@ impl Machine {
             (false, RetryClass::Always) => Connection::Any,
             (false, RetryClass::IfNotDelivered | RetryClass::Never) => Connection::Young,
         };
-        let again = exchange.sendings > 0;
-        let title = exchange.title().to_owned();
         let attempt =
             self.send(latch, generation, What::Exchange { ex, id }, Purpose::Exchange(ex), connection, None);
         self.leave_waiting(ex, ExState::Sent(attempt));
-        if let Some(exchange) = self.exchanges.get_mut(&ex) {
-            exchange.sendings += 1;
-            exchange.written = true;
-            exchange.looked = false;
-            exchange.fresh = false;
-            exchange.not_before = None;
-            exchange.seen_by.insert(generation);
-        }
+        let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
+        let again = exchange.sendings > 0;
+        exchange.sendings += 1;
+        exchange.written = true;
+        exchange.looked = false;
+        exchange.fresh = false;
+        exchange.not_before = None;
+        exchange.seen_by.insert(generation);
         if again {
+            let title = exchange.title().to_owned();
             self.tracker.totals.resent += 1;
             self.journal(journal::What::Resent, Some(latch), |entry| entry.subject = Some(title));
         }
@@ -261,14 +265,14 @@ impl Machine {
             }
             Client::Waits => {
                 exchange.state = ExState::Waiting;
-                let id = exchange.latch;
-                self.waits(id, ex);
+                let (id, print) = (exchange.latch, exchange.print);
+                self.waits(id, ex, print);
             }
         }
     }
 
     pub(super) fn begun(&mut self, id: AttemptId, begun: Begun) {
-        let Some(attempt) = self.attempts.begun(id, begun).cloned() else { return };
+        let Some(attempt) = self.attempts.begun(id, begun).copied() else { return };
         match attempt.purpose {
             Purpose::Exchange(ex) => {
                 let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
@@ -293,7 +297,7 @@ impl Machine {
                 // Only what is new forgives earlier tries: a server that has lost the answer opens and ends such
                 // streams for ever.
                 if begun == Begun::News
-                    && let Some(Purpose::Exchange(ex)) = self.attempts.get(of).map(|a| a.purpose.clone())
+                    && let Some(Purpose::Exchange(ex)) = self.attempts.get(of).map(|a| a.purpose)
                     && let Some(exchange) = self.exchanges.get_mut(&ex)
                 {
                     exchange.resumes = 0;
@@ -455,16 +459,18 @@ impl Machine {
         for why in [Why::HoldEnds(ex), Why::EarlyDue(ex), Why::PauseEnds(ex), Why::CopyDue(ex)] {
             self.timers.clear(why);
         }
-        let Some(exchange) = self.exchanges.remove(&ex) else { return };
+        let Some(exchange) = self.exchanges.get(&ex) else { return };
+        let (id, print) = (exchange.latch, exchange.print);
         // An `initialize` waits until it is answered.
         let opening = exchange.ask.method == method::INITIALIZE && exchange.client == Client::Waits;
+        self.exchanges.remove(&ex);
         self.waited(ex, if opening { Waited::Sent } else { Waited::Dropped });
-        if let Some(latch) = self.latches.get_mut(&exchange.latch) {
+        if let Some(latch) = self.latches.get_mut(&id) {
             latch.waiting.remove(&ex);
-            latch.exchanges.remove(&ex);
+            latch.exchanges.remove(&(ex, print));
         }
         self.waiting.remove(&ex);
         self.fresh.remove(&ex);
-        self.dirty.insert(exchange.latch);
+        self.dirty.insert(id);
     }
 }

@@ -249,7 +249,8 @@ impl Machine {
     /// The address can't be reached whatever is waited for: whoever waits is told so at once.
     pub(super) fn give_back_hopeless(&mut self, kind: CutKind, cause: &str) {
         let name = self.policy.name.clone();
-        for ex in self.waiting.clone() {
+        let waiting: Vec<ExId> = self.waiting.iter().copied().collect();
+        for ex in waiting {
             let failure = self.exchanges.get(&ex).map(|e| match kind {
                 CutKind::Tls => e.certificate(&name, cause),
                 CutKind::Proxy => e.proxy(&name, cause),

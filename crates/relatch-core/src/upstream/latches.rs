@@ -1,21 +1,21 @@
 //! All latches of one upstream, in the order in which they came.
 //!
-//! Each has a place of its own: a node of the map has room for eleven, nearly half of it empty, so that only
-//! pointers stand there.
-
-use std::collections::{BTreeMap, btree_map};
+//! Each stands by itself: places are kept ahead of those that come, so that only pointers stand there.
 
 use crate::LatchId;
 use crate::latch::Latch;
+use crate::slots::Slots;
 
 #[derive(Debug, Default)]
-pub(crate) struct Latches(BTreeMap<LatchId, Box<Latch>>);
+pub(crate) struct Latches(Slots<LatchId, Box<Latch>>);
 
 impl Latches {
+    #[inline]
     pub(crate) fn get(&self, id: &LatchId) -> Option<&Latch> {
         self.0.get(id).map(Box::as_ref)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: &LatchId) -> Option<&mut Latch> {
         self.0.get_mut(id).map(Box::as_mut)
     }
@@ -32,7 +32,7 @@ impl Latches {
         self.0.len()
     }
 
-    pub(crate) fn keys(&self) -> btree_map::Keys<'_, LatchId, Box<Latch>> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &LatchId> {
         self.0.keys()
     }
 

@@ -51,6 +51,11 @@ impl Line {
     pub(crate) fn first(&self) -> Option<LatchId> {
         self.order.first().map(|(_, id)| *id)
     }
+
+    #[cfg(debug_assertions)]
+    pub(crate) fn has(&self, id: LatchId) -> bool {
+        self.places.contains_key(&id)
+    }
 }
 
 impl Machine {

@@ -6,6 +6,7 @@
 mod attempts;
 mod configured;
 mod exchanges;
+mod filing;
 mod hold;
 mod latches;
 mod line;
@@ -28,9 +29,11 @@ use crate::exchange::Exchange;
 use crate::fault::Fault;
 use crate::health::{ClientSeen, Tracker};
 use crate::input::{Answer, Cut, CutKind, Input, Listed, Refusal, SessionFacts};
-use crate::latch::{Farewell, Hello, Latch, LatchState, Wish};
+use crate::latch::{Farewell, Hello, LatchState, Wish};
 use crate::policy::Policy;
 use crate::shared::Shared;
+use crate::slots::Slots;
+use crate::sorted::Set;
 use crate::{At, AttemptId, ExId, Gen, LatchId, journal};
 use latches::Latches;
 use line::Line;
@@ -55,13 +58,13 @@ pub struct Machine {
     pub(crate) revisions: Shared<str>,
     /// Tools that may be repeated, as servers annotate them.
     pub(crate) tools: Shared<BTreeSet<String>>,
-    pub(crate) exchanges: BTreeMap<ExId, Exchange>,
+    pub(crate) exchanges: Slots<ExId, Exchange>,
     pub(crate) attempts: Attempts,
     pub(crate) timers: Timers,
     pub(crate) reach: Reach,
     pub(crate) tracker: Tracker,
     /// Latches whose situation has changed: looked at before `on` returns.
-    pub(crate) dirty: BTreeSet<LatchId>,
+    pub(crate) dirty: Set<LatchId>,
     /// Latches that wait for a permit.
     pub(crate) line: Line,
     /// Latches whose client is there.
@@ -71,9 +74,9 @@ pub struct Machine {
     /// Latches whose sessions can't be renewed, and why.
     pub(crate) troubled: BTreeMap<LatchId, Code>,
     /// Exchanges that came or came back in this turn.
-    pub(crate) fresh: BTreeSet<ExId>,
+    pub(crate) fresh: Set<ExId>,
     /// Exchanges that wait, of all latches.
-    pub(crate) waiting: BTreeSet<ExId>,
+    pub(crate) waiting: Set<ExId>,
     /// A request has just come: an upstream that is away is asked at once.
     pub(crate) knocked: bool,
     /// The upstream has named a time to come back: who can't wait so long is told.
@@ -144,17 +147,17 @@ impl Machine {
             hellos: Shared::default(),
             revisions: Shared::default(),
             tools: Shared::default(),
-            exchanges: BTreeMap::new(),
+            exchanges: Slots::default(),
             attempts: Attempts::default(),
             timers: Timers::default(),
             reach: Reach::Up,
-            dirty: BTreeSet::new(),
+            dirty: Set::default(),
             line: Line::default(),
             attached: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             troubled: BTreeMap::new(),
-            fresh: BTreeSet::new(),
-            waiting: BTreeSet::new(),
+            fresh: Set::default(),
+            waiting: Set::default(),
             knocked: false,
             postponed: false,
             spoken: false,
@@ -195,7 +198,7 @@ impl Machine {
             Input::Detached { latch } => self.attached(latch, false),
             Input::Ended { latch } => self.ended(latch),
             Input::Begun { attempt, begun } => {
-                self.elsewhere = self.is_elsewhere(attempt);
+                self.elsewhere = self.attempts.get(attempt).copied().is_some_and(|a| self.is_elsewhere(&a));
                 self.begun(attempt, begun);
                 self.elsewhere = false;
             }
@@ -252,49 +255,12 @@ impl Machine {
             Some(at) => self.timers.set(Why::ConditionShows, at),
             None => self.timers.clear(Why::ConditionShows),
         }
-        self.tracker.state = self.judge(self.now);
+        self.tracker.state = self.judge(self.now).state();
         // A walk over everything: with many exchanges, not after each fact.
         #[cfg(debug_assertions)]
         if self.exchanges.len() < 100 || self.next_attempt.is_multiple_of(32) {
             self.check();
         }
-    }
-
-    /// Keeps the sets that spare a walk over all latches, and the line for permits.
-    fn file(&mut self, id: LatchId) {
-        let place = self.place(id);
-        self.line.set(id, place);
-        let latch = self.latches.get(&id);
-        let unsettled = latch.is_some_and(|l| {
-            l.wanted(self.now)
-                && matches!(
-                    l.state,
-                    LatchState::Doubted(..) | LatchState::Refused(_) | LatchState::Relatching(..)
-                )
-        });
-        let attached = latch.is_some_and(|l| l.attached && !matches!(l.state, LatchState::Ended));
-        let before = match latch.and_then(Latch::loss).and_then(|loss| Some((loss, loss.trouble.as_ref()?))) {
-            Some((loss, (code, cause))) => {
-                self.tracker.trouble(self.now, *code, cause, loss.not_before);
-                self.troubled.insert(id, *code)
-            }
-            None => self.troubled.remove(&id),
-        };
-        if let Some(code) = before
-            && !self.troubled.values().any(|other| *other == code)
-        {
-            self.tracker.no_more(code);
-        }
-        if unsettled {
-            self.unsettled.insert(id)
-        } else {
-            self.unsettled.remove(&id)
-        };
-        if attached {
-            self.attached.insert(id)
-        } else {
-            self.attached.remove(&id)
-        };
     }
 
     fn tick(&mut self) {
@@ -345,6 +311,8 @@ impl Machine {
             attempt,
             Attempt { latch, generation, purpose, sent: now, begun: None, taken_over: false },
         );
+        let of_it = self.latches.get_mut(&latch).map(|latch| latch.attempts.insert(attempt));
+        debug_assert!(of_it.is_some(), "{latch:?} sends and is not there");
         if let Some(limit) = limit {
             self.timers.set(Why::AttemptLimit(attempt), now.plus(limit));
         }
@@ -354,16 +322,16 @@ impl Machine {
 
     /// An attempt has ended: hand the outcome to whoever sent it.
     fn over(&mut self, id: AttemptId, outcome: Outcome<'_>) {
-        let Some(attempt) = self.attempts.get(id).cloned() else {
+        let Some(attempt) = self.attempts.get(id).copied() else {
             // It was aborted, and its end crossed that on the way.
             return;
         };
-        let (latch, generation, purpose) = (attempt.latch, attempt.generation, attempt.purpose.clone());
+        let (latch, generation, purpose) = (attempt.latch, attempt.generation, attempt.purpose);
         self.timers.clear(Why::AttemptLimit(id));
-        self.elsewhere = self.is_elsewhere(id);
+        self.elsewhere = self.is_elsewhere(&attempt);
         // An exchange's attempt stays while its stream is resumed; every other is over now.
         if !matches!(purpose, Purpose::Exchange(_)) {
-            self.attempts.remove(id);
+            self.take_off(id);
         }
         self.scout_returned(id);
         if !self.elsewhere {
@@ -418,7 +386,7 @@ impl Machine {
     pub(crate) fn abort(&mut self, attempt: AttemptId) {
         self.timers.clear(Why::AttemptLimit(attempt));
         self.timers.clear(Why::ResumeDue(attempt));
-        if self.attempts.remove(attempt).is_some() {
+        if self.take_off(attempt).is_some() {
             self.out.push(Effect::Abort { attempt });
             self.scout_returned(attempt);
             if self.looking == Some(attempt) {
@@ -488,7 +456,7 @@ impl Machine {
     }
 
     pub(crate) fn opening_under_way(&self, id: LatchId, ex: ExId) -> bool {
-        self.attempts.of(id).any(|(_, a)| a.purpose == Purpose::Open(ex))
+        self.attempts_of(id).any(|(_, a)| a.purpose == Purpose::Open(ex))
     }
 
     /// Everything that a bound latch has pending, in order.
@@ -530,7 +498,7 @@ impl Machine {
     /// Sessions that are not in use and whose last attempt is over get their farewell.
     fn part(&mut self, id: LatchId) {
         let Some(latch) = self.latches.get(&id).filter(|l| !l.old.is_empty()) else { return };
-        let mut open: BTreeSet<Gen> = self.attempts.of(id).map(|(_, a)| a.generation).collect();
+        let mut open: BTreeSet<Gen> = self.attempts_of(id).map(|(_, a)| a.generation).collect();
         // Until another is bound in its place, it may turn out to live.
         open.extend(latch.loss().and_then(|loss| loss.generation));
         let over: Vec<(Gen, Farewell)> =

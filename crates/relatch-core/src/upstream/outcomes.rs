@@ -20,23 +20,23 @@ impl Machine {
     pub(super) fn exchange_over(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, outcome: Outcome<'_>) {
         let current = self.exchanges.get(&ex).is_some_and(|e| e.attempt() == Some(id));
         if !current {
-            self.attempts.remove(id);
+            self.take_off(id);
             self.out.push(Effect::Drop { attempt: id });
             return;
         }
         match outcome {
             Outcome::Answered(answer) => {
-                self.attempts.remove(id);
+                self.take_off(id);
                 self.exchange_answered(id, attempt, ex, answer);
             }
             Outcome::Refused(refusal) => {
-                self.attempts.remove(id);
+                self.take_off(id);
                 self.exchange_refused(id, attempt, ex, &refusal);
             }
             Outcome::Cut(cut) => self.exchange_cut(id, attempt, ex, &cut),
             Outcome::Limit => {
                 // Only one that its client has cancelled has a limit.
-                let rest = self.attempts.of(attempt.latch).find(|(_, a)| a.purpose == Purpose::Resume(id));
+                let rest = self.attempts_of(attempt.latch).find(|(_, a)| a.purpose == Purpose::Resume(id));
                 if let Some(rest) = rest.map(|(rest, _)| rest) {
                     self.abort(rest);
                 }
@@ -53,9 +53,6 @@ impl Machine {
     fn exchange_answered(&mut self, id: AttemptId, attempt: &Attempt, ex: ExId, answer: Answer<'_>) {
         let Some(exchange) = self.exchanges.get(&ex) else { return };
         let (latch, passing) = (exchange.latch, matches!(exchange.state, ExState::Passing(_)));
-        let keep = exchange.ask.keep.clone();
-        let (method, took) = (exchange.ask.method.clone(), self.now.since(attempt.sent));
-        let call = exchange.ask.tool.is_some();
         if let Answer::Error { code, message } = answer
             && !passing
             && reading::error_raises_doubt(code, message)
@@ -65,15 +62,22 @@ impl Machine {
                 return;
             }
         }
-        let ok = answer == Answer::Result;
-        self.answer_seen(&method, took, call);
+        let Some(exchange) = self.exchanges.get_mut(&ex) else { return };
+        let keep = std::mem::replace(&mut exchange.ask.keep, Keep::Nothing);
+        let (took, call) = (self.now.since(attempt.sent), exchange.ask.tool.is_some());
+        if self.elsewhere {
+            self.tracker.counted(self.now, took, call);
+        } else {
+            // An answer to a client is evidence, unless it comes from a former address.
+            self.tracker.answered(self.now, &exchange.ask.method, took, call);
+        }
         if let Some(latch) = self.latches.get_mut(&latch)
             && latch.in_use() == Some(attempt.generation)
         {
             latch.unanswered = 0;
             latch.rested = 0;
         }
-        if ok {
+        if answer == Answer::Result {
             self.remember(latch, attempt.generation, keep);
         }
         let to = if self.planted(Fault::MixesUpAnswers) {
@@ -259,7 +263,7 @@ impl Machine {
         {
             return;
         }
-        self.attempts.remove(id);
+        self.take_off(id);
         // It may end by the rest of its stream, and then nobody else has cleared the limit that a cancellation sets.
         self.timers.clear(Why::AttemptLimit(id));
         self.out.push(Effect::Withdraw { attempt: id });
@@ -418,7 +422,7 @@ impl Machine {
             // The answer itself is reported as the other attempt's.
             Outcome::Answered(_) | Outcome::Session(_) | Outcome::Listed(_) => return,
         };
-        let Some(attempt) = self.attempts.get(of).cloned() else { return };
+        let Some(attempt) = self.attempts.get(of).copied() else { return };
         if let Purpose::Exchange(ex) = attempt.purpose {
             self.exchange_over(of, &attempt, ex, Outcome::Cut(cut));
         }

@@ -82,7 +82,7 @@ impl Machine {
         self.pause = Some(Pause { since: before.map_or(now, |pause| pause.since), until });
         self.timers.set(Why::PauseRunsOut, until);
         self.move_holds(before.map_or(0, |pause| pause.until.since(now)), ms);
-        self.dirty.extend(self.latches.keys());
+        self.dirty.extend(self.latches.keys().copied());
         let words = format!("for at most {}", seconds(ms));
         let running = self.in_flight() as u64;
         self.journal(journal::What::Paused, None, |entry| {
@@ -161,7 +161,7 @@ impl Machine {
 
     /// Whether messages without answer go on to this latch's session in spite of a pause: they may belong to what runs.
     pub(crate) fn has_running(&self, id: LatchId) -> bool {
-        self.attempts.of(id).any(|(_, attempt)| matches!(attempt.purpose, Purpose::Exchange(_)))
+        self.attempts_of(id).any(|(_, attempt)| matches!(attempt.purpose, Purpose::Exchange(_)))
     }
 }
 

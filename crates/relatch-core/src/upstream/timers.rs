@@ -1,7 +1,6 @@
 //! Every wait of a machine, with its reason. At most one deadline per reason.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use crate::sorted::{Map, Set};
 use crate::{At, AttemptId, ExId, LatchId};
 
 /// When to wake the machine, and why.
@@ -50,27 +49,69 @@ pub enum Why {
     ConditionShows,
 }
 
+impl Why {
+    const KINDS: usize = 16;
+
+    #[inline]
+    fn kind(self) -> usize {
+        match self {
+            Why::AttemptLimit(_) => 0,
+            Why::HoldEnds(_) => 1,
+            Why::EarlyDue(_) => 2,
+            Why::CopyDue(_) => 3,
+            Why::PauseEnds(_) => 4,
+            Why::ResumeDue(_) => 5,
+            Why::DoubtEnds(_) => 6,
+            Why::RestEnds(_) => 7,
+            Why::StreamAgain(_) => 8,
+            Why::CompareDue(_) => 9,
+            Why::Scout => 10,
+            Why::IdleProbe => 11,
+            Why::JournalDue => 12,
+            Why::IdleLook => 13,
+            Why::PauseRunsOut => 14,
+            Why::ConditionShows => 15,
+        }
+    }
+}
+
 /// The deadlines of one machine.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    by_why: BTreeMap<Why, At>,
-    by_time: BTreeSet<Deadline>,
+    by_why: Map<Why, At>,
+    by_time: Set<Deadline>,
+    /// How many are set of each kind. After most facts many are cleared that were never set.
+    of_kind: [usize; Why::KINDS],
 }
 
 impl Timers {
     pub(crate) fn set(&mut self, why: Why, at: At) {
-        self.clear(why);
-        self.by_why.insert(why, at);
+        match self.by_why.insert(why, at) {
+            Some(before) => self.by_time.remove(&Deadline { at: before, why }),
+            None => self.of_kind[why.kind()] += 1,
+        }
         self.by_time.insert(Deadline { at, why });
     }
 
+    #[inline]
     pub(crate) fn clear(&mut self, why: Why) {
-        if let Some(at) = self.by_why.remove(&why) {
-            self.by_time.remove(&Deadline { at, why });
+        if self.of_kind[why.kind()] > 0 {
+            self.unset(why);
         }
     }
 
+    fn unset(&mut self, why: Why) {
+        if let Some(at) = self.by_why.remove(&why) {
+            self.by_time.remove(&Deadline { at, why });
+            self.of_kind[why.kind()] -= 1;
+        }
+    }
+
+    #[inline]
     pub(crate) fn get(&self, why: Why) -> Option<At> {
+        if self.of_kind[why.kind()] == 0 {
+            return None;
+        }
         self.by_why.get(&why).copied()
     }
 

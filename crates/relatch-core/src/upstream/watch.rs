@@ -66,7 +66,6 @@ impl Machine {
     /// Draws conclusions about reach from any outcome, before its own reader does.
     pub(super) fn hear(&mut self, attempt: &Attempt, outcome: &Outcome<'_>) {
         let now = self.now;
-        let has_id = self.latches.get(&attempt.latch).is_some_and(|l| l.has_id);
         if attempt.purpose == Purpose::Delete {
             // What a session that is over says, or does not say, is no evidence.
             return;
@@ -104,6 +103,7 @@ impl Machine {
                 }
             }
             Outcome::Refused(refusal) => {
+                let has_id = self.latches.get(&attempt.latch).is_some_and(|l| l.has_id);
                 let read = match attempt.purpose {
                     Purpose::Stream => reading::read_stream,
                     _ => reading::read,
@@ -335,7 +335,7 @@ impl Machine {
     /// Health in one word, as it was after the last fact.
     #[must_use]
     pub fn state(&self) -> State {
-        self.tracker.state.state()
+        self.tracker.state
     }
 
     /// What is true of the upstream at this moment.
@@ -407,7 +407,16 @@ impl Machine {
             debug_assert!(self.attempts.get(look).is_some(), "a look is awaited that is not under way");
         }
         for (id, latch) in self.latches.iter() {
-            debug_assert!(latch.exchanges.iter().all(|ex| self.exchanges.contains_key(ex)), "{id:?}");
+            if let Some(filed) = latch.filed {
+                let elsewhere =
+                    self.unsettled.contains(id) || self.troubled.contains_key(id) || self.line.has(*id);
+                debug_assert!(!elsewhere, "{id:?} is filed as one that rests");
+                debug_assert_eq!(self.attached.contains(id), filed.attached, "{id:?}");
+            }
+            debug_assert!(
+                latch.attempts.iter().all(|a| self.attempts.get(*a).is_some_and(|a| a.latch == *id))
+            );
+            debug_assert!(latch.exchanges.iter().all(|(ex, _)| self.exchanges.contains_key(ex)), "{id:?}");
             if let crate::latch::Gap::Comparing(a, ..) = &latch.gap {
                 debug_assert!(self.attempts.get(*a).is_some(), "{id:?} compares and nothing is under way");
             }
@@ -428,9 +437,12 @@ impl Machine {
                 debug_assert!(self.attempts.get(*a).is_some(), "{id:?} relatches and nothing is under way");
             }
         }
-        for (ex, exchange) in &self.exchanges {
+        for (ex, exchange) in self.exchanges.iter() {
             let latch = self.latches.get(&exchange.latch);
-            debug_assert!(latch.is_some_and(|l| l.exchanges.contains(ex)), "{ex:?} has no latch");
+            debug_assert!(
+                latch.is_some_and(|l| l.exchanges.contains(&(*ex, exchange.print))),
+                "{ex:?} has no latch"
+            );
             debug_assert_eq!(self.waiting.contains(ex), exchange.state == ExState::Waiting, "{ex:?}");
             match exchange.state {
                 ExState::Waiting => {
