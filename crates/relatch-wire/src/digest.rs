@@ -16,24 +16,25 @@ pub fn digest(bytes: &[u8]) -> u64 {
 /// as spelled. `None` if the bytes are not exactly one value.
 pub fn digest_json(bytes: &[u8]) -> Option<u64> {
     let mut cursor = Cursor::new(bytes, 0);
-    cursor.space();
-    let digest = value(bytes, &mut cursor, 0).ok()?;
+    cursor.token();
+    let digest = value(&mut cursor, 0).ok()?;
     cursor.end().ok()?;
     Some(digest)
 }
 
-fn value(bytes: &[u8], cursor: &mut Cursor<'_>, depth: usize) -> Result<u64, Fault> {
+fn value(cursor: &mut Cursor<'_>, depth: usize) -> Result<u64, Fault> {
     if depth > crate::envelope::MAX_DEPTH {
         return Err(Fault::TooDeep(cursor.at()));
     }
     if cursor.take(b'{') {
         let mut members = Vec::new();
-        cursor.space();
+        cursor.token();
         if !cursor.take(b'}') {
             loop {
-                let key = cursor.key()?;
-                let key = text(bytes.get(key).unwrap_or_default());
-                members.push((key, value(bytes, cursor, depth + 1)?));
+                let rest = cursor.rest();
+                let quoted = cursor.key()?.spelled().len() + 2;
+                let key = text(rest.get(..quoted).unwrap_or_default());
+                members.push((key, value(cursor, depth + 1)?));
                 if !more(cursor, b'}')? {
                     break;
                 }
@@ -48,10 +49,10 @@ fn value(bytes: &[u8], cursor: &mut Cursor<'_>, depth: usize) -> Result<u64, Fau
         Ok(state.end())
     } else if cursor.take(b'[') {
         let mut state = State::new(b'a');
-        cursor.space();
+        cursor.token();
         if !cursor.take(b']') {
             loop {
-                state.word(value(bytes, cursor, depth + 1)?);
+                state.word(value(cursor, depth + 1)?);
                 if !more(cursor, b']')? {
                     break;
                 }
@@ -59,7 +60,9 @@ fn value(bytes: &[u8], cursor: &mut Cursor<'_>, depth: usize) -> Result<u64, Fau
         }
         Ok(state.end())
     } else {
-        let raw = bytes.get(cursor.scalar()?).unwrap_or_default();
+        let rest = cursor.rest();
+        cursor.scalar()?;
+        let raw = rest.get(..rest.len() - cursor.rest().len()).unwrap_or_default();
         if raw.first() == Some(&b'"') {
             return Ok(text(raw));
         }
@@ -70,14 +73,14 @@ fn value(bytes: &[u8], cursor: &mut Cursor<'_>, depth: usize) -> Result<u64, Fau
 }
 
 fn more(cursor: &mut Cursor<'_>, close: u8) -> Result<bool, Fault> {
-    cursor.space();
+    cursor.token();
     if cursor.take(close) {
         return Ok(false);
     }
     if !cursor.take(b',') {
         return cursor.fault();
     }
-    cursor.space();
+    cursor.token();
     Ok(true)
 }
 

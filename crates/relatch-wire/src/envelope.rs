@@ -3,14 +3,18 @@
 //! Everything else stays raw. The spans found here let others splice a value and keep every other byte. What a method
 //! means, and whether a message fits a session, is decided elsewhere.
 
+mod parts;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
 
+use self::parts::{Named, Part, Parts, Span};
 use crate::json::{self, Cursor, Elements, Fault, Members};
-use crate::params::META_REVISION;
+use crate::method;
 use crate::request_id::{MAX_ID_LEN, RequestId};
+use crate::stop;
 
 /// The deepest nesting of arrays and objects in a message that is read, the message itself counted.
 pub const MAX_DEPTH: usize = 128;
@@ -67,42 +71,7 @@ pub struct Envelope {
     error: Span,
     named: Named,
     /// Where the closing brace stands.
-    close: usize,
-}
-
-/// What `params` names and every call is looked at for, found while the message is read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Named {
-    /// `name`: the tool, the prompt.
-    name: Span,
-    /// `_meta.progressToken`.
-    token: Span,
-    /// `_meta.io.modelcontextprotocol/protocolVersion`.
-    revision: Span,
-}
-
-/// A value's place in a message of at most 4 GiB. None stands at its very beginning, where the message itself opens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Span {
-    start: u32,
-    end: u32,
-}
-
-impl Span {
-    fn of(range: Range<usize>) -> Span {
-        match (u32::try_from(range.start), u32::try_from(range.end)) {
-            (Ok(start), Ok(end)) => Span { start, end },
-            _ => Span::default(),
-        }
-    }
-
-    fn range(self) -> Option<Range<usize>> {
-        (self.start != 0).then_some(self.start as usize..self.end as usize)
-    }
-
-    fn of_bytes(self, bytes: &[u8]) -> Option<&[u8]> {
-        bytes.get(self.range()?)
-    }
+    close: u32,
 }
 
 /// Why something is no message, with what there is to answer.
@@ -124,8 +93,10 @@ pub enum Body {
     One(Envelope),
     /// A batch (revision 2025-03-26 only): where each message lies in the body, and its envelope, whose offsets count
     /// from the start of that span.
-    Batch(Vec<(Range<usize>, Envelope)>),
+    Batch(Batch),
 }
+
+type Batch = Vec<(Range<usize>, Envelope)>;
 
 impl Envelope {
     /// Reads the envelope of exactly one message, in one pass.
@@ -133,7 +104,11 @@ impl Envelope {
     /// # Errors
     /// [`Malformed`] if the bytes are no UTF-8, no JSON, deeper than [`MAX_DEPTH`], or no message.
     pub fn read(bytes: &[u8]) -> Result<Self, Malformed> {
-        match read_body(bytes)? {
+        let cursor = begin(bytes)?;
+        if cursor.peek() == Some(b'{') {
+            return read_object(bytes, cursor.at(), 0);
+        }
+        match read_others(bytes, cursor)? {
             Body::One(envelope) => Ok(envelope),
             Body::Batch(_) => Err(invalid("The body is a batch where one message is expected", None)),
         }
@@ -211,7 +186,8 @@ impl Envelope {
         match (self.id.range(), &self.kind) {
             (Some(span), _) => splice(bytes, span, id.raw()),
             (None, Kind::Error { .. }) => {
-                splice(bytes, self.close..self.close, &format!(",\"id\":{}", id.raw()))
+                let close = self.close as usize;
+                splice(bytes, close..close, &format!(",\"id\":{}", id.raw()))
             }
             (None, _) => bytes.clone(),
         }
@@ -233,36 +209,48 @@ impl Envelope {
 /// # Errors
 /// [`Malformed`] if the body, or any message of a batch, is malformed.
 pub fn read_body(bytes: &[u8]) -> Result<Body, Malformed> {
+    let cursor = begin(bytes)?;
+    match cursor.peek() {
+        Some(b'{') => read_object(bytes, cursor.at(), 0).map(Body::One),
+        _ => read_others(bytes, cursor),
+    }
+}
+
+/// Where a body begins that is text, and not too long for a [`Span`].
+#[inline]
+fn begin(bytes: &[u8]) -> Result<Cursor<'_>, Malformed> {
     if u32::try_from(bytes.len()).is_err() {
         return Err(invalid("The body is larger than 4 GiB", None));
     }
-    if let Err(error) = std::str::from_utf8(bytes) {
+    // Most bodies are ASCII alone, which is quicker to see.
+    if !stop::is_ascii(bytes)
+        && let Err(error) = std::str::from_utf8(bytes)
+    {
         let at = error.valid_up_to();
         return Err(unparsable(format!("The body is not UTF-8: invalid byte at offset {at}"), None));
     }
     // RFC 8259 §8.1 lets a reader pass over a byte order mark, and HTTP clients do.
-    let mut cursor = Cursor::new(bytes, if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 });
-    cursor.space();
-    let start = cursor.at();
-    let (body, end) = match cursor.peek() {
-        Some(b'{') => {
-            let (envelope, end) = read_at(bytes, start, 0, 0)?;
-            (Body::One(envelope), end)
-        }
-        Some(b'[') => read_batch(bytes, start)?,
-        _ => {
-            return Err(match cursor.value(0).and_then(|_| cursor.end()) {
-                Ok(()) => invalid("The body is neither an object nor an array", None),
-                Err(fault) => faulty(fault, bytes, None),
-            });
-        }
-    };
-    let mut rest = Cursor::new(bytes, end);
-    rest.end().map_err(|fault| faulty(fault, bytes, None))?;
-    Ok(body)
+    let mut cursor = Cursor::new(bytes, 0);
+    cursor.take_all(b"\xef\xbb\xbf");
+    cursor.token();
+    Ok(cursor)
 }
 
-fn read_batch(bytes: &[u8], at: usize) -> Result<(Body, usize), Malformed> {
+/// A body that is no object: a batch, or nothing to read.
+fn read_others(bytes: &[u8], mut cursor: Cursor<'_>) -> Result<Body, Malformed> {
+    if cursor.peek() == Some(b'[') {
+        let (batch, end) = read_batch(bytes, cursor.at())?;
+        Cursor::new(bytes, end).end().map_err(|fault| faulty(fault, bytes, None))?;
+        return Ok(Body::Batch(batch));
+    }
+    Err(match cursor.value(0).and_then(|()| cursor.end()) {
+        Ok(()) => invalid("The body is neither an object nor an array", None),
+        Err(fault) => faulty(fault, bytes, None),
+    })
+}
+
+/// The messages of the batch at `at`, and the offset just behind it.
+fn read_batch(bytes: &[u8], at: usize) -> Result<(Batch, usize), Malformed> {
     let fault = |fault| faulty(fault, bytes, None);
     let mut elements = Elements::open(bytes, at, 0).map_err(fault)?;
     let mut batch = Vec::new();
@@ -270,174 +258,71 @@ fn read_batch(bytes: &[u8], at: usize) -> Result<(Body, usize), Malformed> {
         if batch.len() == MAX_BATCH {
             return Err(invalid(format!("The batch has more than {MAX_BATCH} messages"), None));
         }
-        if bytes.get(span.start) != Some(&b'{') {
+        let message = bytes.get(span.clone()).unwrap_or_default();
+        if !message.starts_with(b"{") {
             return Err(invalid(format!("Message {} of the batch is not an object", batch.len() + 1), None));
         }
-        let (envelope, _) = read_at(bytes, span.start, 1, span.start)?;
+        let envelope = read_object(message, 0, 1)?;
         batch.push((span, envelope));
     }
     if batch.is_empty() {
         return Err(invalid("The batch is empty", None));
     }
-    Ok((Body::Batch(batch), elements.end()))
+    Ok((batch, elements.end()))
 }
 
-/// The members that JSON-RPC names, as spans into the text.
-#[derive(Default)]
-struct Parts {
-    jsonrpc: Option<Range<usize>>,
-    id: Option<Range<usize>>,
-    method: Option<Range<usize>>,
-    params: Option<Range<usize>>,
-    result: Option<Range<usize>>,
-    error: Option<Range<usize>>,
-}
-
-impl Parts {
-    fn slot(&mut self, key: &[u8]) -> Option<&mut Option<Range<usize>>> {
-        Some(match key {
-            b"jsonrpc" => &mut self.jsonrpc,
-            b"id" => &mut self.id,
-            b"method" => &mut self.method,
-            b"params" => &mut self.params,
-            b"result" => &mut self.result,
-            b"error" => &mut self.error,
-            _ => return None,
-        })
-    }
-}
-
-/// The name of a member, decoded; most are spelled as they are. One with a lone surrogate is nobody's name.
-fn name_of(key: &[u8]) -> Cow<'_, [u8]> {
-    let plain = json::inner(key);
-    if !plain.contains(&b'\\') {
-        return Cow::Borrowed(plain);
-    }
-    json::decode(key).map_or(Cow::Borrowed(plain), |key| Cow::Owned(key.into_owned().into_bytes()))
-}
-
-/// One value that may be named once: a second one takes the first away.
-#[derive(Default)]
-struct Once {
-    span: Span,
-    seen: bool,
-}
-
-impl Once {
-    fn put(&mut self, span: Range<usize>) {
-        self.span = if self.seen { Span::default() } else { Span::of(span) };
-        self.seen = true;
-    }
-}
-
-/// Reads `params` and finds on the way what is named there.
-fn read_params(members: &mut Members<'_>, base: usize) -> Result<(Range<usize>, Named), Fault> {
-    let local = |span: Range<usize>| span.start - base..span.end - base;
-    let (mut name, mut meta) = (Once::default(), 0_u32);
-    let (mut token, mut revision) = (Once::default(), Once::default());
-    let span = members.inside(|params, key| {
-        match &*name_of(key) {
-            b"name" => name.put(local(params.value()?)),
-            b"_meta" => {
-                meta += 1;
-                params.inside(|meta, key| {
-                    match &*name_of(key) {
-                        b"progressToken" => token.put(local(meta.value()?)),
-                        key if key == META_REVISION.as_bytes() => revision.put(local(meta.value()?)),
-                        _ => meta.value().map(|_| ())?,
-                    }
-                    Ok(())
-                })?;
-            }
-            _ => params.value().map(|_| ())?,
-        }
-        Ok(())
-    })?;
-    let mut named = Named { name: name.span, ..Named::default() };
-    if meta == 1 {
-        (named.token, named.revision) = (token.span, revision.span);
-    }
-    Ok((span, named))
-}
-
-/// Reads the message at `at`, inside `outer` open levels; offsets are counted from `base`.
-fn read_at(bytes: &[u8], at: usize, outer: usize, base: usize) -> Result<(Envelope, usize), Malformed> {
+/// Reads the message that opens at `at`, inside `outer` open levels; only space may stand behind it.
+fn read_object(bytes: &[u8], at: usize, outer: usize) -> Result<Envelope, Malformed> {
     let mut members = Members::open(bytes, at, outer).map_err(|fault| faulty(fault, bytes, None))?;
     let mut parts = Parts::default();
-    let mut named = Named::default();
-    let mut repeated = None;
-    let read = loop {
-        let key = match members.next_key() {
-            Ok(Some(key)) => name_of(key),
-            Ok(None) => break Ok(()),
-            Err(fault) => break Err(fault),
-        };
-        let value = match &*key {
-            b"params" => read_params(&mut members, base).map(|(span, found)| {
-                named = found;
-                span
-            }),
-            _ => members.value(),
-        };
-        let value = match value {
-            Ok(value) => value,
-            Err(fault) => break Err(fault),
-        };
-        if let Some(slot) = parts.slot(&key)
-            && slot.replace(value).is_some()
-        {
-            repeated = Some(String::from_utf8_lossy(&key).into_owned());
-        }
-    };
-    if let Err(fault) = read {
-        return Err(faulty(fault, bytes, readable_id(bytes, &parts)));
+    if let Err(fault) = parts.read(&mut members) {
+        return Err(faulty(fault, bytes, parts.readable_id(bytes)));
     }
-    if let Some(key) = repeated {
+    if let Some(part) = parts.repeated {
         // Which of two ids counts is anybody's guess, so none is answered.
-        let id = if key == "id" { None } else { readable_id(bytes, &parts) };
-        return Err(invalid(format!("The message has `{key}` twice"), id));
+        let id = if part == Part::Id { None } else { parts.readable_id(bytes) };
+        return Err(invalid(format!("The message has `{}` twice", part.name()), id));
     }
     let kind = judge(bytes, &parts)?;
-    let end = members.end();
-    let local = |span: Option<Range<usize>>| {
-        span.map_or_else(Span::default, |span| Span::of(span.start - base..span.end - base))
-    };
-    let envelope = Envelope {
-        id: local(parts.id),
-        params: local(parts.params),
-        result: local(parts.result.filter(|_| matches!(kind, Kind::Result { .. }))),
-        error: local(parts.error.filter(|_| matches!(kind, Kind::Error { .. }))),
-        named,
-        close: end - 1 - base,
+    let mut behind = members.behind();
+    let close = behind.at() - 1;
+    behind.end().map_err(|fault| faulty(fault, bytes, None))?;
+    let answers = |part, counts: bool| if counts { parts.span(part) } else { Span::default() };
+    Ok(Envelope {
+        id: parts.span(Part::Id),
+        params: parts.span(Part::Params),
+        result: answers(Part::Result, matches!(kind, Kind::Result { .. })),
+        error: answers(Part::Error, matches!(kind, Kind::Error { .. })),
+        named: parts.named,
+        // Within 4 GiB, as `begin` has seen.
+        close: close as u32,
         kind,
-    };
-    Ok((envelope, end))
+    })
 }
 
 fn judge(bytes: &[u8], parts: &Parts) -> Result<Kind, Malformed> {
-    let text = |span: &Option<Range<usize>>| span.clone().and_then(|span| bytes.get(span));
-    let id = readable_id(bytes, parts);
+    let text = |part| parts.value(part, bytes);
+    let id = parts.readable_id(bytes);
     let refuse = |message: &str| Err(invalid(message, id.clone()));
 
-    match text(&parts.jsonrpc) {
+    match text(Part::Jsonrpc) {
         Some(b"\"2.0\"") => {}
         Some(raw) if json::decode(raw).is_some_and(|version| version == "2.0") => {}
         _ => return refuse("`jsonrpc` is not \"2.0\""),
     }
-    let id_is_null = text(&parts.id) == Some(b"null");
-    if parts.id.is_some() && id.is_none() && !id_is_null {
+    let id_is_null = id.is_none() && text(Part::Id) == Some(b"null");
+    if parts.span(Part::Id).is_some() && id.is_none() && !id_is_null {
         return refuse(&format!("`id` is not a string or a number of at most {MAX_ID_LEN} bytes"));
     }
     // Some serialisers write the unused one of `result` and `error` as null.
-    let result = text(&parts.result);
-    let error = text(&parts.error).filter(|raw| *raw != b"null" || result.is_none());
+    let result = text(Part::Result);
+    let error = text(Part::Error).filter(|raw| *raw != b"null" || result.is_none());
 
-    if let Some(raw) = text(&parts.method) {
+    if let Some(raw) = text(Part::Method) {
         if result.is_some() || error.is_some() {
             return refuse("The message has `method` and an answer");
         }
-        let Some(method) = json::decode(raw) else { return refuse("`method` is not a string") };
-        let method = method.into_owned();
+        let Some(method) = method_of(raw) else { return refuse("`method` is not a string") };
         return match id {
             Some(id) => Ok(Kind::Request { id, method }),
             None if id_is_null => refuse("`id` is null, which no request may have"),
@@ -458,14 +343,19 @@ fn judge(bytes: &[u8], parts: &Parts) -> Result<Kind, Malformed> {
     }
 }
 
+/// The method that a string names. Nearly all are known ones, which are text as they stand.
+fn method_of(raw: &[u8]) -> Option<String> {
+    let plain = raw.strip_prefix(b"\"").and_then(|raw| raw.strip_suffix(b"\""));
+    match plain.and_then(method::known) {
+        Some(known) => Some(known.to_owned()),
+        None => json::decode(raw).map(Cow::into_owned),
+    }
+}
+
 fn read_error(raw: &[u8]) -> Option<(i64, String)> {
     let code = raw.get(json::find(raw, &["code"])?)?;
     let code = std::str::from_utf8(code).ok()?.parse().ok()?;
     Some((code, json::find_text(raw, &["message"]).unwrap_or_default()))
-}
-
-fn readable_id(bytes: &[u8], parts: &Parts) -> Option<RequestId> {
-    RequestId::from_raw(std::str::from_utf8(bytes.get(parts.id.clone()?)?).ok()?)
 }
 
 /// `new` in place of `span`; the same bytes if nothing changes or the span lies outside.

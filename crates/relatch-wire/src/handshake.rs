@@ -131,11 +131,14 @@ pub fn without_capabilities(result_message: &Bytes, names: &[&str]) -> Bytes {
         let mut members = json::Members::open(result_message, all.start, 0).ok()?;
         let (mut kept, mut dropped) = (Vec::new(), false);
         while let Some(member) = members.next().ok()? {
-            if names.iter().any(|name| member.is(name)) {
+            if names.iter().any(|name| member.key.is(name)) {
                 dropped = true;
             } else {
-                let key = std::str::from_utf8(member.key).ok()?;
-                kept.push(format!("{key}:{}", std::str::from_utf8(result_message.get(member.value)?).ok()?));
+                let key = std::str::from_utf8(member.key.spelled()).ok()?;
+                kept.push(format!(
+                    "\"{key}\":{}",
+                    std::str::from_utf8(result_message.get(member.value)?).ok()?
+                ));
             }
         }
         dropped.then(|| splice(result_message, all, &format!("{{{}}}", kept.join(","))))
@@ -166,7 +169,7 @@ fn list_changed_edits(message: &[u8]) -> Option<Vec<(Range<usize>, &'static str)
 fn names_member(raw: &[u8], name: &str) -> bool {
     let Ok(mut members) = json::Members::open(raw, 0, 0) else { return false };
     while let Ok(Some(member)) = members.next() {
-        if member.is(name) {
+        if member.key.is(name) {
             return true;
         }
     }

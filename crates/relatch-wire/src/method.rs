@@ -147,6 +147,11 @@ pub fn row_of(method: &str) -> Option<&'static MethodRow> {
     METHODS.iter().find(|row| row.name == method)
 }
 
+/// The name that these bytes spell, if it is a known one's.
+pub(crate) fn known(name: &[u8]) -> Option<&'static str> {
+    METHODS.iter().map(|row| row.name).find(|known| known.as_bytes() == name)
+}
+
 /// Whether a request with this method may be sent again. Unknown methods may do anything, so they are not repeated.
 pub fn retry_class(method: &str) -> RetryClass {
     row_of(method).map_or(RetryClass::IfNotDelivered, |row| row.class)

@@ -4,8 +4,14 @@
 //! is handed on in pieces, so that memory stays bounded. What an event says, and whether a stream is resumed, is not
 //! decided here.
 
-use bytes::{BufMut, Bytes};
+mod write;
 
+use bytes::Bytes;
+
+pub use self::write::{
+    VOID_EVENT, begin_event, comment, continue_event, end_event, retry, void_event, whole_characters,
+    write_event, write_priming,
+};
 use crate::stop;
 
 /// The longest `id` or `event` line that is read, in bytes of its value.
@@ -13,9 +19,6 @@ pub const MAX_FIELD: usize = 8 * 1024;
 
 /// Up to this many bytes of data an event is given whole: 1 MiB.
 pub const WHOLE_EVENT: usize = 1024 * 1024;
-
-/// The event type that voids a half-written long event: no client takes it for a message.
-pub const VOID_EVENT: &str = "relatch-void";
 
 /// What a stream brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,14 +70,15 @@ pub struct SseReader {
     data: Data,
 }
 
+/// Where in a line the reader is that has not come whole.
 #[derive(Debug)]
 enum Line {
     /// In the name of the field, up to its colon; as many bytes of it as tell the names apart.
     Name(Name),
     /// Just behind the colon, where one space may be left out.
     Colon(Field),
-    /// In the value.
-    Value(Field),
+    /// In the value, and what has come of it; of data nothing, since it goes to the event's at once.
+    Value(Field, Vec<u8>),
     /// The rest of the line says nothing.
     Skip,
     /// The stream is broken.
@@ -101,12 +105,24 @@ impl Name {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     Data,
-    Id(Vec<u8>),
-    Event(Vec<u8>),
-    Retry(Vec<u8>),
+    Id,
+    Event,
+    Retry,
+}
+
+impl Field {
+    fn of(name: &[u8]) -> Option<Self> {
+        match name {
+            b"data" => Some(Self::Data),
+            b"id" => Some(Self::Id),
+            b"event" => Some(Self::Event),
+            b"retry" => Some(Self::Retry),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -150,18 +166,20 @@ impl SseReader {
                 rest = rest.get(1..).unwrap_or_default();
                 continue;
             }
-            let run = stop::first(rest, [b'\n', b'\r']);
-            let (text, tail) = rest.split_at(run);
-            if let Err(why) = self.text(text, out) {
-                return self.break_off(why, out);
-            }
-            rest = tail;
-            if let Some((&end, tail)) = tail.split_first() {
-                self.after_cr = end == b'\r';
-                rest = tail;
-                if let Err(why) = self.line_ends(out) {
-                    return self.break_off(why, out);
+            let (text, tail) = rest.split_at(stop::line_end(rest));
+            let read = match tail.split_first() {
+                Some((&end, tail)) => {
+                    self.after_cr = end == b'\r';
+                    rest = tail;
+                    if self.at_line_start() { self.whole_line(text, out) } else { self.last_piece(text, out) }
                 }
+                None => {
+                    rest = tail;
+                    self.piece(text, out)
+                }
+            };
+            if let Err(why) = read {
+                return self.break_off(why, out);
             }
         }
         self.hand_on(out);
@@ -177,21 +195,67 @@ impl SseReader {
         self.line = Line::Dead;
     }
 
+    /// Nothing of the line has been read. The first one of all may begin with a byte order mark, which is looked for byte
+    /// by byte.
+    fn at_line_start(&self) -> bool {
+        !self.at_start && matches!(&self.line, Line::Name(name) if name.text().is_empty())
+    }
+
+    /// A line that has come at once, as nearly all do, without its end.
+    #[inline(always)]
+    fn whole_line(&mut self, line: &[u8], out: &mut Vec<SseItem>) -> Result<(), String> {
+        let (field, value) = match begins(line) {
+            Some(known) => known,
+            None => match line {
+                [] => {
+                    self.dispatch(out);
+                    return Ok(());
+                }
+                [b':', ..] => {
+                    self.comment(out);
+                    return Ok(());
+                }
+                // A name without a colon is a field with an empty value.
+                name => match Field::of(name) {
+                    Some(field) => (field, &b""[..]),
+                    None => return Ok(()),
+                },
+            },
+        };
+        let value = match value {
+            [b' ', value @ ..] => value,
+            value => value,
+        };
+        if field == Field::Data {
+            self.data_line_begins(out);
+            self.data_bytes(value, out);
+            return Ok(());
+        }
+        if room(field, 0, value)? { self.field_ends(field, value, out) } else { Ok(()) }
+    }
+
     /// A piece of a line, without its end.
-    fn text(&mut self, mut text: &[u8], out: &mut Vec<SseItem>) -> Result<(), String> {
+    fn piece(&mut self, mut text: &[u8], out: &mut Vec<SseItem>) -> Result<(), String> {
+        if self.at_line_start()
+            && let Some((field, value)) = begins(text)
+        {
+            self.line = Line::Colon(field);
+            if field == Field::Data {
+                self.data_line_begins(out);
+            }
+            text = value;
+        }
         while let Some(&byte) = text.first() {
             match &mut self.line {
                 Line::Name(name) => {
                     if byte == b':' {
                         let comment = name.text().is_empty();
-                        self.line = match field(name.text()) {
-                            Some(field) => Line::Colon(field),
-                            None => Line::Skip,
-                        };
-                        if comment && !matches!(self.data, Data::Long { .. }) {
-                            out.push(SseItem::Comment);
+                        let field = Field::of(name.text());
+                        self.line = field.map_or(Line::Skip, Line::Colon);
+                        if comment {
+                            self.comment(out);
                         }
-                        if matches!(self.line, Line::Colon(Field::Data)) {
+                        if field == Some(Field::Data) {
                             self.data_line_begins(out);
                         }
                     } else {
@@ -205,24 +269,18 @@ impl SseReader {
                     }
                     text = text.get(1..).unwrap_or_default();
                 }
-                Line::Colon(_) => {
-                    if byte == b' ' {
-                        text = text.get(1..).unwrap_or_default();
-                    }
-                    if let Line::Colon(field) = std::mem::replace(&mut self.line, Line::Skip) {
-                        self.line = Line::Value(field);
-                    }
+                Line::Colon(field) => {
+                    self.line = Line::Value(*field, Vec::new());
+                    text = text.strip_prefix(b" ").unwrap_or(text);
                 }
-                Line::Value(Field::Data) => {
+                Line::Value(Field::Data, _) => {
                     self.data_bytes(text, out);
                     return Ok(());
                 }
-                Line::Value(Field::Id(value)) => return bounded(value, text, "id"),
-                Line::Value(Field::Event(value)) => return bounded(value, text, "event"),
-                Line::Value(Field::Retry(value)) => {
-                    // Twenty digits hold every number of 64 bits.
-                    value.extend_from_slice(text.get(..text.len().min(21)).unwrap_or_default());
-                    if value.len() > 20 {
+                Line::Value(field, value) => {
+                    if room(*field, value.len(), text)? {
+                        value.extend_from_slice(text);
+                    } else {
                         self.line = Line::Skip;
                     }
                     return Ok(());
@@ -233,27 +291,33 @@ impl SseReader {
         Ok(())
     }
 
-    fn line_ends(&mut self, out: &mut Vec<SseItem>) -> Result<(), String> {
+    /// The last piece of a line that has come in several.
+    #[inline(never)]
+    fn last_piece(&mut self, text: &[u8], out: &mut Vec<SseItem>) -> Result<(), String> {
+        self.piece(text, out)?;
         self.at_start = false;
         match std::mem::replace(&mut self.line, Line::Name(Name::default())) {
-            Line::Name(name) if name.text().is_empty() => self.dispatch(out),
-            // A name without a colon is a field with an empty value.
-            Line::Name(name) => match field(name.text()) {
-                Some(Field::Data) => self.data_line_begins(out),
-                Some(field) => self.field_ends(field, out)?,
-                None => {}
-            },
-            Line::Colon(field) | Line::Value(field) => self.field_ends(field, out)?,
-            Line::Skip => {}
-            Line::Dead => self.line = Line::Dead,
+            Line::Name(name) => self.whole_line(name.text(), out),
+            Line::Colon(field) => self.field_ends(field, b"", out),
+            Line::Value(field, value) => self.field_ends(field, &value, out),
+            Line::Skip => Ok(()),
+            Line::Dead => {
+                self.line = Line::Dead;
+                Ok(())
+            }
         }
-        Ok(())
     }
 
-    fn field_ends(&mut self, field: Field, out: &mut Vec<SseItem>) -> Result<(), String> {
+    fn comment(&self, out: &mut Vec<SseItem>) {
+        if !matches!(self.data, Data::Long { .. }) {
+            out.push(SseItem::Comment);
+        }
+    }
+
+    fn field_ends(&mut self, field: Field, value: &[u8], out: &mut Vec<SseItem>) -> Result<(), String> {
         match field {
             Field::Data => {}
-            Field::Id(value) => {
+            Field::Id => {
                 if !value.contains(&0) {
                     let id = lossy(value);
                     match &mut self.data {
@@ -262,7 +326,7 @@ impl SseReader {
                     }
                 }
             }
-            Field::Event(value) => {
+            Field::Event => {
                 let event = lossy(value);
                 if matches!(self.data, Data::Long { .. }) {
                     // The beginning has gone on under another type, which can't be taken back here.
@@ -274,8 +338,8 @@ impl SseReader {
                     self.event = Some(event).filter(|event| !event.is_empty());
                 }
             }
-            Field::Retry(value) => {
-                if let Some(ms) = digits(&value) {
+            Field::Retry => {
+                if let Some(ms) = digits(value) {
                     out.push(SseItem::Retry(ms));
                 }
             }
@@ -293,11 +357,18 @@ impl SseReader {
     fn data_bytes(&mut self, bytes: &[u8], out: &mut Vec<SseItem>) {
         match &mut self.data {
             Data::None => self.data = Data::Whole(bytes.to_vec()),
+            // As large as it is: most events have one line.
+            Data::Whole(data) if data.capacity() == 0 && bytes.len() <= self.limit => *data = bytes.to_vec(),
             Data::Whole(data) => {
-                if data.len() >= GROWN && data.capacity() - data.len() < bytes.len() {
-                    // Each growth copies what is there: doubled each time, that is all of it once more.
-                    let most = (self.limit + 1).saturating_sub(data.len());
-                    data.reserve_exact((data.len() * 3).min(most).max(bytes.len()));
+                if data.capacity() - data.len() < bytes.len() {
+                    if data.len() >= GROWN {
+                        // Each growth copies what is there: doubled each time, that is all of it once more.
+                        let most = (self.limit + 1).saturating_sub(data.len());
+                        data.reserve_exact((data.len() * 3).min(most).max(bytes.len()));
+                    } else {
+                        // Half as much again, which need not be given back in the end.
+                        data.reserve_exact(bytes.len().max(data.len() / 2));
+                    }
                 }
                 data.extend_from_slice(bytes);
                 if data.len() > self.limit {
@@ -318,6 +389,7 @@ impl SseReader {
         }
     }
 
+    #[inline(never)]
     fn dispatch(&mut self, out: &mut Vec<SseItem>) {
         self.hand_on(out);
         let id = self.id.take();
@@ -354,103 +426,32 @@ impl Default for SseReader {
     }
 }
 
-/// Writes one event. Data with line breaks becomes several data lines; an id or type that holds a line break or NUL
-/// can't be written and is left out.
-pub fn write_event(out: &mut impl BufMut, id: Option<&str>, event: Option<&str>, data: &[u8]) {
-    begin_event(out, id, event, data);
-    end_event(out);
-}
-
-/// Writes the beginning of an event whose data goes on with [`continue_event`] and ends with [`end_event`].
-pub fn begin_event(out: &mut impl BufMut, id: Option<&str>, event: Option<&str>, head: &[u8]) {
-    for (name, value) in [("event", event), ("id", id)] {
-        if let Some(value) = value
-            && !value.contains(['\r', '\n', '\0'])
-        {
-            out.put_slice(name.as_bytes());
-            out.put_slice(b": ");
-            out.put_slice(value.as_bytes());
-            out.put_slice(b"\n");
-        }
-    }
-    out.put_slice(b"data: ");
-    continue_event(out, head);
-}
-
-/// Writes more data of an event that has begun.
-pub fn continue_event(out: &mut impl BufMut, piece: &[u8]) {
-    let mut rest = piece;
-    loop {
-        let (line, tail) = rest.split_at(stop::first(rest, [b'\n', b'\r']));
-        out.put_slice(line);
-        if tail.is_empty() {
-            return;
-        }
-        out.put_slice(b"\ndata: ");
-        rest = tail.strip_prefix(b"\r\n").or_else(|| tail.get(1..)).unwrap_or_default();
-    }
-}
-
-/// How many bytes of a piece of an event are whole characters: what stands behind them is the beginning of one whose rest
-/// is to come. An event that is voided has to end at a character's edge, since there are readers that take no stream
-/// any further that is not UTF-8. Bytes that are no UTF-8 at all count as they are.
-pub fn whole_characters(piece: &[u8]) -> usize {
-    for (behind, &byte) in piece.iter().rev().take(3).enumerate() {
-        let due = match byte {
-            0x80..=0xbf => continue,
-            0xc2..=0xdf => 2,
-            0xe0..=0xef => 3,
-            0xf0..=0xf4 => 4,
-            _ => 1,
-        };
-        return if behind + 1 < due { piece.len() - behind - 1 } else { piece.len() };
-    }
-    piece.len()
-}
-
-/// Ends an event that has begun.
-pub fn end_event(out: &mut impl BufMut) {
-    out.put_slice(b"\n\n");
-}
-
-/// Ends an event that has begun in such a way that no client takes it for a message.
-pub fn void_event(out: &mut impl BufMut) {
-    out.put_slice(b"\nevent: ");
-    out.put_slice(VOID_EVENT.as_bytes());
-    out.put_slice(b"\n\n");
-}
-
-/// Writes a priming event: an id, and empty data.
-pub fn write_priming(out: &mut impl BufMut, id: &str) {
-    write_event(out, Some(id), None, b"");
-}
-
-/// A comment, which keeps a connection alive and says nothing.
-pub const fn comment() -> &'static [u8] {
-    b": \n\n"
-}
-
-/// The reconnection time, in milliseconds.
-pub fn retry(ms: u64) -> Vec<u8> {
-    format!("retry: {ms}\n\n").into_bytes()
-}
-
-fn field(name: &[u8]) -> Option<Field> {
-    match name {
-        b"data" => Some(Field::Data),
-        b"id" => Some(Field::Id(Vec::new())),
-        b"event" => Some(Field::Event(Vec::new())),
-        b"retry" => Some(Field::Retry(Vec::new())),
+/// The field of a line, if it is known, and what is behind its colon.
+#[inline]
+fn begins(line: &[u8]) -> Option<(Field, &[u8])> {
+    match line {
+        [b'd', b'a', b't', b'a', b':', value @ ..] => Some((Field::Data, value)),
+        [b'i', b'd', b':', value @ ..] => Some((Field::Id, value)),
+        [b'e', b'v', b'e', b'n', b't', b':', value @ ..] => Some((Field::Event, value)),
+        [b'r', b'e', b't', b'r', b'y', b':', value @ ..] => Some((Field::Retry, value)),
         _ => None,
     }
 }
 
-fn bounded(value: &mut Vec<u8>, text: &[u8], name: &str) -> Result<(), String> {
-    if value.len() + text.len() > MAX_FIELD {
-        return Err(format!("an `{name}` line is longer than {MAX_FIELD} bytes"));
+/// Whether a value of so many bytes has room for more; the stream is broken by an id or type that has none.
+#[inline]
+fn room(field: Field, len: usize, more: &[u8]) -> Result<bool, String> {
+    let (name, most) = match field {
+        Field::Data => return Ok(true),
+        Field::Id => ("id", MAX_FIELD),
+        Field::Event => ("event", MAX_FIELD),
+        // Twenty digits hold every number of 64 bits; what is longer is no time.
+        Field::Retry => return Ok(len + more.len() <= 20),
+    };
+    if len + more.len() > most {
+        return Err(format!("an `{name}` line is longer than {most} bytes"));
     }
-    value.extend_from_slice(text);
-    Ok(())
+    Ok(true)
 }
 
 fn digits(value: &[u8]) -> Option<u64> {
@@ -460,8 +461,16 @@ fn digits(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-fn lossy(value: Vec<u8>) -> String {
-    String::from_utf8(value).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+#[inline(always)]
+fn lossy(value: &[u8]) -> String {
+    // The type of nearly every event.
+    if value == b"message" {
+        return "message".to_owned();
+    }
+    match std::str::from_utf8(value) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(value).into_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -485,20 +494,6 @@ mod tests {
             id: id.map(Into::into),
             event: event.map(Into::into),
             data: Bytes::copy_from_slice(data.as_bytes()),
-        }
-    }
-
-    #[test]
-    fn a_text_cut_anywhere_ends_at_the_edge_of_a_character() {
-        let text = "a é 漢 😀 z";
-        for at in 0..=text.len() {
-            let piece = &text.as_bytes()[..at];
-            let whole = whole_characters(piece);
-            assert!(std::str::from_utf8(&piece[..whole]).is_ok(), "{at}");
-            assert_eq!(whole, (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap(), "{at}");
-        }
-        for odd in [&b"a\x80\x80\x80\x80"[..], b"a\xff", b"\x80", b"\xc3\xa9\xa9"] {
-            assert_eq!(whole_characters(odd), odd.len());
         }
     }
 

@@ -45,7 +45,7 @@ fn capability_edits(message: &[u8]) -> Option<Vec<(Range<usize>, String)>> {
     let mut members = json::Members::open(message, capabilities.start, 0).ok()?;
     let mut found: Vec<(String, Range<usize>)> = Vec::new();
     while let Some(member) = members.next().ok()? {
-        found.push((member.key()?.into_owned(), member.value));
+        found.push((member.key.decoded()?.into_owned(), member.value));
     }
     let mut edits = Vec::new();
     let mut missing = Vec::new();

@@ -468,7 +468,11 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
         4 => prop::sample::select(vec![
             &b"data: x"[..], b"data:", b"data", b"data:  yy", b"id: 1", b"id", b"id: a\0", b"event: e", b"event:",
             b"retry: 12", b"retry: 1a", b": c", b":", b"foo: bar", b"datax", b"\xef\xbb\xbf", b"dat", b"a: z",
+            b"event: message", b"id: 12345678", b"retry: 123456789012345678901", b"event: mess\tage",
         ]).prop_map(<[u8]>::to_vec),
+        // Long enough for whatever looks at many bytes at once, with other control characters in it.
+        1 => prop::collection::vec(prop::sample::select(b"ab\t\x0b\x0c\0\x0e\xc3\xa9".to_vec()), 0..150)
+            .prop_map(|text| [&b"data: "[..], &text].concat()),
         5 => prop::sample::select(vec![&b"\n"[..], b"\r", b"\r\n", b"\n\n", b"\r\n\r\n"]).prop_map(<[u8]>::to_vec),
         1 => prop::collection::vec(any::<u8>(), 0..6),
     ];
@@ -548,7 +552,8 @@ fn plain_reading(text: &[u8]) -> Vec<SseItem> {
             b"id" if !value.contains(&0) => id = Some(text()),
             b"event" => event = Some(text()),
             b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
-                out.push(SseItem::Retry(text().parse().unwrap()));
+                // What 64 bits do not hold is no time.
+                out.extend(text().parse().ok().map(SseItem::Retry));
             }
             _ => {}
         }
