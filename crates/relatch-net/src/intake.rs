@@ -6,7 +6,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use relatch_core::health::{ClientSeen, ServerSeen};
 use relatch_core::input::{Ask, Input, Keep, Restored, Told};
@@ -23,6 +23,7 @@ use crate::downstream::streams::Streams;
 use crate::driver::Upstream;
 use crate::exchange::{Chunk, Final, Piece, Pieces, Rests, Running, Shape, Sink};
 use crate::latch::Latch;
+use crate::names;
 use crate::outbox::Outbox;
 use crate::words::{self, Drain};
 
@@ -470,6 +471,10 @@ pub(crate) fn forwardable(headers: &HeaderMap, last: &Arc<HeaderMap>) -> Arc<Hea
     Arc::new(copied.collect())
 }
 
+/// What stays of nearly every request, known without its spelling being looked at.
+static USUAL: [HeaderName; 7] =
+    [HOST, ACCEPT, CONTENT_TYPE, CONTENT_LENGTH, CONNECTION, names::SESSION, names::REVISION];
+
 /// Which headers of a request go on: not those that its `Connection` names.
 fn going(headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool {
     let named: Vec<String> = headers
@@ -482,7 +487,9 @@ fn going(headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool {
         .map(str::to_ascii_lowercase)
         .collect();
     move |name| {
-        forwarded_downstream_header(name.as_str()) && !named.iter().any(|other| other == name.as_str())
+        !USUAL.contains(name)
+            && forwarded_downstream_header(name.as_str())
+            && !named.iter().any(|other| other == name.as_str())
     }
 }
 
@@ -494,4 +501,16 @@ pub(crate) fn arrival(
     headers: Arc<HeaderMap>,
 ) -> Arrival {
     Arrival { message, envelope, headers, number }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_to_stay_is_what_stays() {
+        for name in &USUAL {
+            assert!(!forwarded_downstream_header(name.as_str()), "{name}");
+        }
+    }
 }

@@ -22,11 +22,11 @@ const WARM: usize = 64;
 const COUNTED_CALLS: usize = 64;
 
 /// Allocations of one small call that is answered in JSON.
-const JSON_CALL: usize = 39;
+const JSON_CALL: usize = 31;
 /// The same answered by one event without an id.
-const EVENT_CALL: usize = 44;
+const EVENT_CALL: usize = 36;
 /// The same answered by a numbered event, which is kept for a client that comes back.
-const NUMBERED_CALL: usize = 50;
+const NUMBERED_CALL: usize = 43;
 /// Bytes that are allocated for a call with an answer of 200 KB, beyond the answer itself.
 const COPIES: usize = 3;
 
