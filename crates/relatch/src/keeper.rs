@@ -28,6 +28,7 @@ use relatch_net::upstream::dial::{Nearness, Target, Tls};
 use relatch_net::upstream::way::Address;
 use relatch_store::{SqliteStore, Store, StoreError};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::exit;
@@ -125,6 +126,7 @@ async fn keep(
     handed_over: Option<std::net::TcpListener>,
     beside: Option<Beside>,
 ) -> anyhow::Result<ExitCode> {
+    let ends = Ends::listen();
     let servers = launch.servers.iter().map(server).collect::<Result<Vec<_>, Failure>>()?;
     let records = match launch.kind {
         KeeperKind::Serve => Some(Arc::new(open_store(&launch)?) as Arc<dyn Store>),
@@ -173,18 +175,20 @@ async fn keep(
         }
     };
     // A service manager sends it to whatever it runs.
-    if reloader.reads_a_file() || launch.kind == KeeperKind::Serve {
-        tokio::spawn(reload_on_hangup(Arc::clone(&reloader)));
+    if (reloader.reads_a_file() || launch.kind == KeeperKind::Serve)
+        && let Ok(hangup) = signal(SignalKind::hangup())
+    {
+        tokio::spawn(reload_on_hangup(Arc::clone(&reloader), hangup));
     }
     let done = match launch.kind {
         KeeperKind::Stdio => {
             let running =
                 Running { keeper: Arc::clone(&keeper), face, journal: Arc::clone(&journal), listening: None };
-            over_stdio(&launch, keeper, beside.map(|beside| (beside, running))).await
+            over_stdio(&launch, keeper, ends, beside.map(|beside| (beside, running))).await
         }
         KeeperKind::Serve => {
             let beside = beside.map(|beside| (beside, Arc::clone(&journal)));
-            over_http(&launch, handed_over, keeper, face, beside).await
+            over_http(&launch, handed_over, keeper, face, ends, beside).await
         }
     };
     reloader.end().await;
@@ -201,6 +205,7 @@ async fn keep(
 async fn over_stdio(
     launch: &Launch,
     keeper: Arc<Keeper>,
+    ends: Ends,
     beside: Option<(Beside, Running)>,
 ) -> anyhow::Result<ExitCode> {
     let [server] = &launch.servers[..] else { anyhow::bail!("stdio keeps exactly one server") };
@@ -210,7 +215,7 @@ async fn over_stdio(
     let (stop, stopped) = watch::channel(false);
     let told = stop.clone();
     tokio::spawn(async move {
-        told_to_stop().await;
+        ends.told().await;
         let _ = told.send(true);
     });
     let serving = stdio_side::serve(
@@ -246,6 +251,7 @@ async fn over_http(
     handed_over: Option<std::net::TcpListener>,
     keeper: Arc<Keeper>,
     face: Arc<Face>,
+    ends: Ends,
     beside: Option<(Beside, Arc<Journal>)>,
 ) -> anyhow::Result<ExitCode> {
     let listener = match handed_over {
@@ -303,7 +309,7 @@ async fn over_http(
     supervisor::ready(&render::serve::ready(bound, names.len()));
     let worked = match beside {
         None => {
-            told_to_stop().await;
+            ends.told().await;
             Ok(())
         }
         Some((beside, journal)) => {
@@ -313,7 +319,7 @@ async fn over_http(
             let mut working = beside(running, told);
             tokio::select! {
                 worked = &mut working => worked,
-                () = told_to_stop() => {
+                () = ends.told() => {
                     let _ = end.send(true);
                     working.await
                 }
@@ -351,9 +357,7 @@ fn site(face: &Arc<Face>, bound: SocketAddr, open: bool) -> http_side::Site {
 }
 
 /// SIGHUP has the configuration read again.
-async fn reload_on_hangup(reloader: Arc<Reloader>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+async fn reload_on_hangup(reloader: Arc<Reloader>, mut hangup: Signal) {
     let on_terminal = io::stderr().is_terminal();
     while hangup.recv().await.is_some() {
         // A terminal that was closed sends it, too, and means an end.
@@ -369,20 +373,34 @@ async fn reload_on_hangup(reloader: Arc<Reloader>) {
 /// Rung when the terminal is gone.
 static HUNG_UP: Notify = Notify::const_new();
 
-/// Waits for SIGINT or SIGTERM, or for the terminal to be closed.
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-                () = HUNG_UP.notified() => {}
-            }
+/// What ends a keeper: SIGINT, SIGTERM, or a terminal that is closed. They are listened for from its beginning on, since
+/// one that nobody listens for ends the process on the spot.
+struct Ends {
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+}
+
+impl Ends {
+    fn listen() -> Ends {
+        let [interrupt, terminate] =
+            [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
+        Ends { interrupt, terminate }
+    }
+
+    async fn told(mut self) {
+        tokio::select! {
+            () = heard(&mut self.interrupt) => {}
+            () = heard(&mut self.terminate) => {}
+            () = HUNG_UP.notified() => {}
         }
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
+    }
+}
+
+async fn heard(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        // It can't be listened for.
+        None => std::future::pending().await,
     }
 }
 
