@@ -4,7 +4,7 @@
 //! decides nothing but which records are too old or too many, and it never drops what it can't read. [`copies`] is what
 //! servers said of themselves, for clients that start before them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -48,6 +48,12 @@ pub trait Store: Send + Sync {
     /// The store's own failure.
     fn touch(&self, id: &str, last_used_ms: i64) -> Result<(), StoreError>;
 
+    /// Makes all these changes, each as [`Store::put`], [`Store::touch`] or [`Store::remove`] would, and gives back what
+    /// can't be done. Together they cost little more than one.
+    fn take(&self, changes: &BTreeMap<String, Change>) -> Vec<StoreError> {
+        changes.iter().filter_map(|(id, change)| change.made(self, id).err()).collect()
+    }
+
     /// Ends the records last used longer than `max_age_ms` ago and, beyond `max_count`, the least recently used
     /// ones, except the ids in `keep`. Records of a newer format are neither ended nor counted. Returns the ids that
     /// were ended.
@@ -67,6 +73,27 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store's own failure.
     fn unreadable(&self) -> Result<Vec<(String, RecordError)>, StoreError>;
+}
+
+/// What is to become of a record.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// This is its state now.
+    Put(Box<Record>),
+    /// Its client was last heard of then, in milliseconds since the Unix epoch.
+    Touch(i64),
+    /// It is over.
+    Remove,
+}
+
+impl Change {
+    fn made(&self, store: &(impl Store + ?Sized), id: &str) -> Result<(), StoreError> {
+        match self {
+            Change::Put(record) => store.put(record),
+            Change::Touch(at) => store.touch(id, *at),
+            Change::Remove => store.remove(id),
+        }
+    }
 }
 
 /// Why a store could not do as asked.

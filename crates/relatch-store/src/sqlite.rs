@@ -2,7 +2,7 @@
 //!
 //! The row's text is the record; the columns beside it exist for searching, and `last_used` for cheap touching.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use relatch_core::record::{Record, RecordError};
-use rusqlite::{Connection, OptionalExtension, params};
+use relatch_core::record::{FORMAT, Record, RecordError};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use crate::{Row, Store, StoreError, ended, newer, shown};
+use crate::{Change, Row, Store, StoreError, ended, shown};
 
 /// The layout of the table; a record has its own format besides.
 const LAYOUT: i64 = 1;
@@ -76,24 +76,62 @@ impl SqliteStore {
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// All of them in one transaction: one by one, each is written to the log by itself, and a thousand sessions that are
+    /// renewed at once write three thousand.
+    fn together(&self, changes: &BTreeMap<String, Change>) -> Result<Vec<StoreError>, StoreError> {
+        let mut connection = self.connection();
+        let step = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut refused = Vec::new();
+        for (id, change) in changes {
+            let made = match change {
+                Change::Put(record) => put(&step, record),
+                Change::Touch(at) => touch(&step, id, *at),
+                Change::Remove => remove(&step, id),
+            };
+            match made {
+                Err(StoreError::Kept) => refused.push(StoreError::Kept),
+                done => done?,
+            }
+        }
+        step.commit()?;
+        Ok(refused)
+    }
+}
+
+fn put(connection: &Connection, record: &Record) -> Result<(), StoreError> {
+    let written = connection
+        .prepare_cached(
+            "INSERT INTO sessions (id, upstream, format, last_used, record) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) DO UPDATE SET upstream = ?2, format = ?3, last_used = ?4, record = ?5
+             WHERE format <= ?6",
+        )?
+        .execute(params![
+            record.id,
+            record.upstream,
+            record.format,
+            record.last_used,
+            record.write(),
+            FORMAT
+        ])?;
+    if written == 0 { Err(StoreError::Kept) } else { Ok(()) }
+}
+
+fn touch(connection: &Connection, id: &str, last_used_ms: i64) -> Result<(), StoreError> {
+    connection
+        .prepare_cached("UPDATE sessions SET last_used = max(last_used, ?2) WHERE id = ?1")?
+        .execute(params![id, last_used_ms])?;
+    Ok(())
+}
+
+fn remove(connection: &Connection, id: &str) -> Result<(), StoreError> {
+    connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id])?;
+    Ok(())
 }
 
 impl Store for SqliteStore {
     fn put(&self, record: &Record) -> Result<(), StoreError> {
-        let connection = self.connection();
-        let present: Option<String> = connection
-            .prepare_cached("SELECT record FROM sessions WHERE id = ?1")?
-            .query_row([&record.id], |row| row.get(0))
-            .optional()?;
-        if present.is_some_and(|text| newer(&text)) {
-            return Err(StoreError::Kept);
-        }
-        connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO sessions (id, upstream, format, last_used, record) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![record.id, record.upstream, record.format, record.last_used, record.write()])?;
-        Ok(())
+        put(&self.connection(), record)
     }
 
     fn get(&self, id: &str) -> Result<Option<Record>, StoreError> {
@@ -106,8 +144,7 @@ impl Store for SqliteStore {
     }
 
     fn remove(&self, id: &str) -> Result<(), StoreError> {
-        self.connection().prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id])?;
-        Ok(())
+        remove(&self.connection(), id)
     }
 
     fn all(&self, upstream: &str) -> Result<Vec<Record>, StoreError> {
@@ -123,10 +160,18 @@ impl Store for SqliteStore {
     }
 
     fn touch(&self, id: &str, last_used_ms: i64) -> Result<(), StoreError> {
-        self.connection()
-            .prepare_cached("UPDATE sessions SET last_used = max(last_used, ?2) WHERE id = ?1")?
-            .execute(params![id, last_used_ms])?;
-        Ok(())
+        touch(&self.connection(), id, last_used_ms)
+    }
+
+    fn take(&self, changes: &BTreeMap<String, Change>) -> Vec<StoreError> {
+        if changes.is_empty() {
+            return Vec::new();
+        }
+        match self.together(changes) {
+            Ok(refused) => refused,
+            // One that the file does not take is not to take the others with it.
+            Err(_) => changes.iter().filter_map(|(id, change)| change.made(self, id).err()).collect(),
+        }
     }
 
     fn expire(
@@ -141,7 +186,7 @@ impl Store for SqliteStore {
         let ended = {
             let mut query = step.prepare("SELECT last_used, id FROM sessions WHERE format <= ?1")?;
             let candidates = query
-                .query_map([relatch_core::record::FORMAT], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .query_map([FORMAT], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<Result<Vec<_>, _>>()?;
             let ended = ended(candidates, now_ms, max_age_ms, max_count, keep);
             let mut delete = step.prepare("DELETE FROM sessions WHERE id = ?1")?;

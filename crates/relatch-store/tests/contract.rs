@@ -7,7 +7,7 @@ use std::io::BufRead;
 use std::os::unix::fs::PermissionsExt;
 
 use relatch_core::record::{FORMAT, Record, RecordError, SessionRecord};
-use relatch_store::{MemoryStore, SqliteStore, Store, StoreError};
+use relatch_store::{Change, MemoryStore, SqliteStore, Store, StoreError};
 
 fn record(id: &str, last_used: i64) -> Record {
     Record {
@@ -107,13 +107,37 @@ fn a_record_of_a_newer_version_is_kept_and_refused(store: &dyn Store) {
     assert!(refused(store.get("newer-session-id")));
 }
 
-const CONTRACT: [fn(&dyn Store); 6] = [
+fn changes_are_taken_together_and_one_that_is_refused_leaves_the_others(store: &dyn Store) {
+    store.put(&Record { format: FORMAT + 1, ..record("newer", 1) }).unwrap();
+    for (id, last_used) in [("over", 2), ("used", 3), ("renewed", 4)] {
+        store.put(&record(id, last_used)).unwrap();
+    }
+    let renewed = Record { generation: 4, ..record("renewed", 5) };
+    let changes = BTreeMap::from([
+        ("new", Change::Put(Box::new(record("new", 6)))),
+        ("newer", Change::Put(Box::new(record("newer", 7)))),
+        ("nobody", Change::Touch(8)),
+        ("over", Change::Remove),
+        ("renewed", Change::Put(Box::new(renewed.clone()))),
+        ("used", Change::Touch(9)),
+    ]);
+    let changes = changes.into_iter().map(|(id, change)| (id.to_owned(), change)).collect();
+    assert!(matches!(store.take(&changes)[..], [StoreError::Kept]));
+    assert_eq!(ids(&store.all("gmail").unwrap()), ["renewed", "new", "used"]);
+    assert_eq!(store.get("renewed").unwrap().unwrap(), renewed);
+    assert_eq!(store.get("used").unwrap().unwrap().last_used, 9);
+    assert_eq!(store.unreadable().unwrap().len(), 1, "that of the newer version is as it was");
+    assert!(store.take(&BTreeMap::new()).is_empty());
+}
+
+const CONTRACT: [fn(&dyn Store); 7] = [
     a_record_comes_back_as_it_was,
     an_upstream_has_its_own_records,
     a_touch_moves_the_last_use_and_never_back,
     old_records_end_unless_they_are_kept,
     too_many_records_end_from_the_least_recently_used,
     a_record_of_a_newer_version_is_kept_and_refused,
+    changes_are_taken_together_and_one_that_is_refused_leaves_the_others,
 ];
 
 #[test]
@@ -129,6 +153,24 @@ fn the_sqlite_store_holds_the_contract() {
         let dir = tempfile::tempdir().unwrap();
         clause(&SqliteStore::open(dir.path()).unwrap());
     }
+}
+
+#[test]
+fn where_the_file_takes_none_of_them_each_change_has_its_own_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    store.put(&record("a", 1)).unwrap();
+    let other = rusqlite::Connection::open(dir.path().join("sessions.sqlite")).unwrap();
+    other
+        .execute_batch(
+            "CREATE TRIGGER no BEFORE INSERT ON sessions WHEN NEW.id = 'b' BEGIN SELECT RAISE(ROLLBACK, 'no b'); END",
+        )
+        .unwrap();
+    let put = |id: &str| (id.to_owned(), Change::Put(Box::new(record(id, 2))));
+    let refused = store.take(&BTreeMap::from([put("a"), put("b"), put("c")]));
+    assert!(matches!(&refused[..], [StoreError::Sqlite(_)]), "{refused:?}");
+    assert_eq!(ids(&store.all("gmail").unwrap()), ["a", "c"]);
+    assert_eq!(store.get("a").unwrap().unwrap().last_used, 2, "what went ahead of it is there");
 }
 
 #[test]
