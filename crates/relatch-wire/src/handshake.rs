@@ -49,27 +49,54 @@ pub struct ServerHello {
 impl ServerHello {
     /// Reads the raw `result` of an `initialize` answer; `None` if it has no `protocolVersion`, for then it is none.
     pub fn read(result: &[u8]) -> Option<Self> {
-        let revision_text = json::find_text(result, &["protocolVersion"])?;
-        let capability = |name: &str| is_object(result, &["capabilities", name]);
-        let flag = |name: &str, flag: &str| is_true(result, &["capabilities", name, flag]);
+        // Each object is gone through once: a server that comes back to a thousand sessions says this a thousand times.
+        let [revision, capabilities, server, instructions] = json::each_member_at(
+            result,
+            0,
+            ["protocolVersion", "capabilities", "serverInfo", "instructions"],
+        )?;
+        let revision_text = text_at(result, revision)?;
+        let [name, version] = members_of(result, server, ["name", "version"]);
+        let [tools, prompts, resources, logging] =
+            members_of(result, capabilities, ["tools", "prompts", "resources", "logging"]);
+        let [tools_list_changed] = members_of(result, tools.clone(), ["listChanged"]);
+        let [prompts_list_changed] = members_of(result, prompts.clone(), ["listChanged"]);
+        let [resources_list_changed, subscribe] =
+            members_of(result, resources.clone(), ["listChanged", "subscribe"]);
+        let is_object = |span: Option<Range<usize>>| {
+            span.and_then(|span| result.get(span)).is_some_and(|raw| raw.starts_with(b"{"))
+        };
+        let is_true = |span: Option<Range<usize>>| span.and_then(|span| result.get(span)) == Some(b"true");
         Some(Self {
             revision: Revision::parse(&revision_text),
             revision_text,
-            name: json::find_text(result, &["serverInfo", "name"]),
-            version: json::find_text(result, &["serverInfo", "version"]),
-            tools_list_changed: flag("tools", "listChanged"),
-            prompts_list_changed: flag("prompts", "listChanged"),
-            resources_list_changed: flag("resources", "listChanged"),
-            has_tools: capability("tools"),
-            has_prompts: capability("prompts"),
-            has_resources: capability("resources"),
-            has_resource_subscribe: flag("resources", "subscribe"),
-            has_logging: capability("logging"),
-            instructions_digest: digest(
-                json::find_text(result, &["instructions"]).unwrap_or_default().as_bytes(),
-            ),
+            name: text_at(result, name),
+            version: text_at(result, version),
+            tools_list_changed: is_true(tools_list_changed),
+            prompts_list_changed: is_true(prompts_list_changed),
+            resources_list_changed: is_true(resources_list_changed),
+            has_tools: is_object(tools),
+            has_prompts: is_object(prompts),
+            has_resources: is_object(resources),
+            has_resource_subscribe: is_true(subscribe),
+            has_logging: is_object(logging),
+            instructions_digest: digest(text_at(result, instructions).unwrap_or_default().as_bytes()),
         })
     }
+}
+
+/// These members of the object that lies there; none where there is no object.
+fn members_of<const N: usize>(
+    bytes: &[u8],
+    object: Option<Range<usize>>,
+    names: [&str; N],
+) -> [Option<Range<usize>>; N] {
+    object.and_then(|span| json::each_member_at(bytes, span.start, names)).unwrap_or([const { None }; N])
+}
+
+/// The text that lies there, where it is one.
+fn text_at(bytes: &[u8], span: Option<Range<usize>>) -> Option<String> {
+    Some(json::decode(bytes.get(span?)?)?.into_owned())
 }
 
 /// `initialize` with the client's own params, byte for byte but for `protocolVersion` where `revision` is given.
@@ -188,14 +215,6 @@ fn message(head: &str, params: Option<&[u8]>) -> Bytes {
     out.freeze()
 }
 
-fn is_object(bytes: &[u8], path: &[&str]) -> bool {
-    json::find(bytes, path).and_then(|span| bytes.get(span)).is_some_and(|raw| raw.starts_with(b"{"))
-}
-
-fn is_true(bytes: &[u8], path: &[&str]) -> bool {
-    json::find(bytes, path).and_then(|span| bytes.get(span)) == Some(b"true")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +236,20 @@ mod tests {
         let bare = ServerHello::read(br#"{"protocolVersion":"2099-01-01"}"#).unwrap();
         assert_eq!((bare.revision, bare.revision_text.as_str(), bare.has_tools), (None, "2099-01-01", false));
         assert_eq!(ServerHello::read(br#"{"capabilities":{}}"#), None);
+    }
+
+    #[test]
+    fn what_a_server_says_twice_it_does_not_say_and_the_rest_it_does() {
+        let twice = br#" {"protocolVersion":"1","serverInfo":{"name":"a","name":"b","version":"2"},
+            "capabilities":{"tools":{},"tools":{},"prompts":{"listChanged":true,"x":[{"listChanged":false}]},
+            "resources":{"subscribe":true,"subscribe":true,"listChanged":true},"logging":[]},"instructions":5}"#;
+        let hello = ServerHello::read(twice).unwrap();
+        assert_eq!((hello.name, hello.version.as_deref()), (None, Some("2")));
+        assert!(!hello.has_tools && hello.has_prompts && hello.has_resources && !hello.has_logging);
+        assert!(hello.prompts_list_changed && hello.resources_list_changed && !hello.has_resource_subscribe);
+        assert_eq!(hello.instructions_digest, digest(b""));
+        assert_eq!(ServerHello::read(br#"{"protocolVersion":"1","protocolVersion":"1"}"#), None);
+        assert_eq!(ServerHello::read(br#"{"protocolVersion":"1""#), None);
     }
 
     #[test]

@@ -195,6 +195,27 @@ pub(crate) fn members_at<const N: usize>(
     Some(found)
 }
 
+/// The same, each by itself: one that is named twice is none, and the others are what they are.
+pub(crate) fn each_member_at<const N: usize>(
+    bytes: &[u8],
+    at: usize,
+    names: [&str; N],
+) -> Option<[Option<Range<usize>>; N]> {
+    let mut members = Members::open(bytes, at, 0).ok()?;
+    let mut found = [const { None }; N];
+    let mut twice = [false; N];
+    while let Some(member) = members.next().ok()? {
+        let named = names.iter().zip(found.iter_mut().zip(&mut twice)).find(|(name, _)| member.key.is(name));
+        if let Some((_, (place, twice))) = named {
+            *twice |= place.replace(member.value).is_some();
+        }
+    }
+    for (place, _) in found.iter_mut().zip(twice).filter(|(_, twice)| *twice) {
+        *place = None;
+    }
+    Some(found)
+}
+
 /// The value at the end of a path of member names, starting from the object that `bytes` holds.
 pub(crate) fn find(bytes: &[u8], path: &[&str]) -> Option<Range<usize>> {
     let mut span = 0..bytes.len();
