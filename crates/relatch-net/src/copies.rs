@@ -3,9 +3,9 @@
 //! Written beside the path of messages; read only when the core asks for one, which a server that is there never makes it
 //! do. Whether a copy is given out is decided in the core, where it is kept in `relatch-store`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -26,6 +26,7 @@ use crate::driver::Upstream;
 use crate::latch::{Headers, Latch};
 use crate::lock;
 use crate::upstream::place::Place;
+use crate::upstream::route::Route;
 use crate::upstream::way::Way;
 
 /// What waits to be written, in subjects and in bytes; beyond it nothing more is taken until some of it is.
@@ -37,6 +38,9 @@ const GATHERED: usize = 4 * 1024 * 1024;
 const SAME_WITHIN_MS: i64 = 60_000;
 /// So many subjects are known to be written.
 const WRITTEN: usize = 1_000;
+/// So many answers to `initialize` are known as they came, and none that is longer.
+const HEARD: usize = 8;
+const HEARD_BYTES: usize = 16 * 1024;
 
 /// Headers of a client that are no one's: they differ between two connections of one user, or are the same for all.
 const NOBODYS: [&str; 12] = [
@@ -228,6 +232,48 @@ struct Waiting {
     writer: bool,
     /// When what was written last of each subject, by a digest.
     written: BTreeMap<(Subject, String), (u64, i64)>,
+    /// The last answers to `initialize` among them, as they came: whose they are need not be found out again.
+    heard: VecDeque<(Heard, i64)>,
+}
+
+/// A server's answer to `initialize`, and all that says whose it is.
+#[derive(Debug)]
+struct Heard {
+    place: Weak<Place>,
+    configured: Arc<HeaderMap>,
+    route: Option<Arc<Route>>,
+    asked: Arc<str>,
+    headers: Arc<HeaderMap>,
+    result: Bytes,
+}
+
+impl Heard {
+    fn new(latch: &Latch, headers: &Arc<HeaderMap>, place: &Arc<Place>, result: Bytes) -> Heard {
+        Heard {
+            place: Arc::downgrade(place),
+            configured: place.headers(),
+            route: match &place.way {
+                Way::Url(dialer, _) => Some(dialer.route()),
+                Way::Command(_) => None,
+            },
+            asked: Arc::clone(&latch.initialize),
+            headers: Arc::clone(headers),
+            result,
+        }
+    }
+
+    fn is(&self, other: &Heard) -> bool {
+        let same_route = match (&self.route, &other.route) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        self.place.ptr_eq(&other.place)
+            && Arc::ptr_eq(&self.configured, &other.configured)
+            && same_route
+            && self.asked == other.asked
+            && (Arc::ptr_eq(&self.headers, &other.headers) || self.headers == other.headers)
+            && self.result == other.result
+    }
 }
 
 /// The one way to the store of copies.
@@ -284,9 +330,16 @@ impl Copies {
         Some((text.into(), list.made))
     }
 
-    fn change(self: &Arc<Self>, subject: Subject, change: Change) {
+    /// Whether this was written a moment ago, as it came.
+    fn has_heard(&self, heard: &Heard) -> bool {
+        let now = Timestamp::now().as_millisecond();
+        lock(&self.waiting).has_heard(heard, now)
+    }
+
+    /// Makes a change soon, unless the same was made a moment ago. Returns whether it does.
+    fn change(self: &Arc<Self>, subject: Subject, change: Change) -> bool {
         if !self.keeps() {
-            return;
+            return false;
         }
         {
             let now = Timestamp::now().as_millisecond();
@@ -297,15 +350,22 @@ impl Copies {
             // What takes copies away is never left out.
             if full && matches!(change, Change::Keep(_)) {
                 tracing::debug!(upstream = subject.upstream, "too many copies wait to be written");
-                return;
+                return false;
             }
             if waiting.is_known(&subject, &change, now) {
-                return;
+                return false;
             }
             waiting.bytes += bytes;
             waiting.changes.push((subject, change));
         }
         self.start();
+        true
+    }
+
+    /// This is being written now.
+    fn hears(&self, heard: Heard) {
+        let now = Timestamp::now().as_millisecond();
+        lock(&self.waiting).hears(heard, now);
     }
 
     fn start(self: &Arc<Self>) {
@@ -361,10 +421,26 @@ impl Copies {
 }
 
 impl Waiting {
+    fn has_heard(&self, heard: &Heard, now: i64) -> bool {
+        self.heard.iter().any(|(known, at)| now - at < SAME_WITHIN_MS && known.is(heard))
+    }
+
+    fn hears(&mut self, heard: Heard, now: i64) {
+        if heard.result.len() > HEARD_BYTES {
+            return;
+        }
+        if self.heard.len() == HEARD {
+            self.heard.pop_front();
+        }
+        // A copy: what came may be a part of a larger buffer.
+        self.heard.push_back((Heard { result: Bytes::copy_from_slice(&heard.result), ..heard }, now));
+    }
+
     /// Whether the same was written a moment ago. What is forgotten may be said again.
     fn is_known(&mut self, subject: &Subject, change: &Change, now: i64) -> bool {
         let Change::Keep(news) = change else {
             self.written.clear();
+            self.heard.clear();
             return false;
         };
         let mut known = true;
@@ -399,32 +475,33 @@ impl Upstream {
         self.common.copies.keeps() && self.copies()
     }
 
-    /// A server has answered `initialize` at this place.
+    /// A server has answered `initialize` at this place, with this result in this text, and named this revision.
     pub(crate) fn keep_hello(
         &self,
         latch: &Latch,
         headers: &Headers,
-        place: &Place,
+        place: &Arc<Place>,
         own: bool,
-        text: &Bytes,
+        (text, result, revision): (&Bytes, Bytes, &str),
     ) {
-        if !self.keeps_copies() {
-            return;
-        }
-        let subject = headers.as_ref().and_then(|(_, headers)| subject(&self.name, place, latch, headers));
-        let (Some(subject), Ok(text)) = (subject, std::str::from_utf8(text)) else { return };
-        let promised = || {
-            let facts = facts_of(text.as_bytes(), true)?;
-            Some(latch.promised.as_deref() == Some(facts.server.protocol.as_str()))
-        };
+        let Some((_, headers)) = headers.as_ref().filter(|_| self.keeps_copies()) else { return };
         // relatch asks for what the client was promised. Where that is not to be had any more, the copy that promised
         // it does not hold; what would be said to the client's own question is found out by the next.
-        let change = if own || promised() == Some(true) {
-            Change::Keep(News { initialize: Some(text.to_owned()), lists: BTreeMap::new() })
-        } else {
-            Change::Remove
-        };
-        self.common.copies.change(subject, change);
+        let holds = own || latch.promised.as_deref() == Some(revision);
+        let heard = Heard::new(latch, headers, place, result);
+        if holds && self.common.copies.has_heard(&heard) {
+            return;
+        }
+        let subject = subject(&self.name, place, latch, headers);
+        let (Some(subject), Ok(text)) = (subject, std::str::from_utf8(text)) else { return };
+        if !holds {
+            self.common.copies.change(subject, Change::Remove);
+            return;
+        }
+        let news = News { initialize: Some(text.to_owned()), lists: BTreeMap::new() };
+        if self.common.copies.change(subject, Change::Keep(news)) {
+            self.common.copies.hears(heard);
+        }
     }
 
     /// A page of a list has come in this session, by these headers.
@@ -499,7 +576,11 @@ fn seen(text: &[u8], made: i64, opens: bool) -> Option<CopySeen> {
 
 #[cfg(test)]
 mod tests {
+    use relatch_core::policy::Transport;
+
     use super::*;
+    use crate::upstream::dial::{Dialer, Target, Tls};
+    use crate::upstream::http_sse::Streams;
 
     fn page<'a>(cursor: Option<&str>, next: Option<&'a str>, text: &'a Bytes) -> Page<'a> {
         Page { kind: ListKind::Tools, asker: Asker::Client, cursor: cursor.map(str::to_owned), next, text }
@@ -543,6 +624,50 @@ mod tests {
         assert!(!waiting.is_known(&subject, &hello(4, "2"), 60_001));
         assert!(!waiting.is_known(&subject, &Change::Refuse, 60_002));
         assert!(!waiting.is_known(&subject, &hello(5, "2"), 60_003));
+    }
+
+    #[test]
+    fn what_is_known_as_it_came_is_known_for_the_same_client_at_the_same_place_until_a_copy_is_taken_away() {
+        let place = |url: &str| {
+            let dialer = Dialer::new(Target::parse("http://127.0.0.1:9/").unwrap(), Tls::platform());
+            let way = Way::Url(dialer, Streams::new(Transport::Auto));
+            Place::new(way, url.to_owned(), HeaderMap::new())
+        };
+        let latch = |asked: &str| {
+            let mut latch = Latch::new("".into(), 0);
+            latch.initialize = asked.into();
+            latch
+        };
+        let headers = |token: &'static str| {
+            let pair = (http::header::AUTHORIZATION, http::HeaderValue::from_static(token));
+            Arc::new(HeaderMap::from_iter([pair]))
+        };
+        let (here, there) = (place("u"), place("u"));
+        let heard = |asked: &str, token, place: &Arc<Place>, result: &'static str| {
+            Heard::new(&latch(asked), &headers(token), place, Bytes::from_static(result.as_bytes()))
+        };
+        let mut waiting = Waiting::default();
+        let same = || heard("{}", "a", &here, "1");
+        assert!(!waiting.has_heard(&same(), 0));
+        waiting.hears(same(), 0);
+        assert!(waiting.has_heard(&same(), 59_999));
+        assert!(!waiting.has_heard(&same(), 60_000), "its date is renewed once a minute");
+        for other in [
+            heard("{ }", "a", &here, "1"),
+            heard("{}", "b", &here, "1"),
+            heard("{}", "a", &there, "1"),
+            heard("{}", "a", &here, "2"),
+        ] {
+            assert!(!waiting.has_heard(&other, 0), "{other:?}");
+        }
+        let mut configured = HeaderMap::new();
+        configured.insert("x-user", http::HeaderValue::from_static("me"));
+        here.send_headers(configured);
+        assert!(!waiting.has_heard(&same(), 0), "who it says to be is another");
+        waiting.hears(same(), 0);
+        let subject = subject("x", &here, &latch(r#"{"protocolVersion":"1"}"#), &headers("a")).unwrap();
+        waiting.is_known(&subject, &Change::Refuse, 1);
+        assert!(!waiting.has_heard(&same(), 1));
     }
 
     #[test]

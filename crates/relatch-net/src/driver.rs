@@ -324,8 +324,17 @@ impl Upstream {
         let before = machine.state();
         machine.on(now, input, effects);
         let mut hints = Vec::new();
+        let mut records = Vec::new();
         for effect in effects.drain(..) {
-            self.carry_out(desk, machine, effect, later, &mut hints);
+            match effect {
+                // What stands in it is the same for all effects of one fact, so that the latch needs one.
+                Effect::Record { latch } if records.last() == Some(&latch) => {}
+                Effect::Record { latch } => records.push(latch),
+                effect => self.carry_out(desk, machine, effect, later, &mut hints),
+            }
+        }
+        for latch in records {
+            self.record(desk, machine, latch);
         }
         for (latch, hints) in hints {
             machine.on(now, Input::Hinted { latch, hints }, effects);

@@ -441,8 +441,11 @@ impl Passage {
 
 /// A session id is taken from here and from nowhere else.
 fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bool) {
-    let hello = Envelope::read(&text).ok().and_then(|envelope| ServerHello::read(envelope.result(&text)?));
-    let Some(hello) = hello else {
+    let hello = Envelope::read(&text).ok().and_then(|envelope| {
+        let result = text.slice(envelope.result_span()?);
+        Some((ServerHello::read(&result)?, result))
+    });
+    let Some((hello, result)) = hello else {
         let refused = Refused {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
@@ -476,7 +479,7 @@ fn session(up: &Arc<Upstream>, job: &Job, head: &HeaderMap, text: Bytes, sse: bo
             desk.orphans.insert((latch, generation), (session, headers));
             return;
         };
-        up.keep_hello(latch, &headers, &job.place, own, &text);
+        up.keep_hello(latch, &headers, &job.place, own, (&text, result, &session.said.revision));
         // One that was answered from a copy was promised something then.
         if own && latch.promised.is_none() {
             latch.promised = Some(desk.alike.revision(&session.said.revision));
