@@ -33,17 +33,18 @@ def static(root, target, profile, target_dir, features="", counts_into=None):
     # Where the program's own addresses stand takes 0.3 MB less; musl can read it since 1.2.4, Rust's own is newer.
     packed = "-Clink-arg=-Wl,-z,pack-relative-relocs"
     # Rust's own linker lays functions out by who calls whom how often, and keeps one of those that are alike.
-    linked = [f"-Clink-arg=-B{linker()}", "-Clink-arg=-fuse-ld=lld", "-Clink-arg=-Wl,--icf=all"]
-    known = []
+    linked = [f"-Clink-arg=-B{linker()}", "-Clink-arg=-fuse-ld=lld", "-Clink-arg=-Wl,--icf=all"] if linker().exists() else []
+    known, levels = [], []
     if counts_into:
         known = [f"-Cprofile-generate={counts_into}"]
-    elif profile == "dist" and target == COUNTED_ON:
-        if counts().exists():
-            known = [f"-Cprofile-use={unpacked(target_dir)}"]
-        else:
-            print(f"packaging: there is no `{counts().name}`, so the binary will be slower", file=sys.stderr)
+    elif profile == "dist" and target == COUNTED_ON and counts().exists():
+        known = [f"-Cprofile-use={unpacked(target_dir)}"]
+    elif profile == "dist":
+        print(f"packaging: no counts are known for this compiler and `{target}`: the binary will be slower", file=sys.stderr)
+        # The last pass over all crates goes by this one; without counts it has to be a little for speed everywhere.
+        levels = ["--config", 'profile.dist.package.relatch.opt-level="s"']
     env["RUSTFLAGS"] = " ".join([env.get("RUSTFLAGS", ""), *maps, packed, *linked, *known]).strip()
-    line = ["cargo", "build", "--locked", "--package", "relatch", "--target", target, "--profile", profile]
+    line = ["cargo", "build", "--locked", "--package", "relatch", "--target", target, "--profile", profile, *levels]
     line += ["--features", features] if features else []
     if subprocess.run(line, cwd=root, env=env | {"CARGO_TARGET_DIR": str(target_dir)}).returncode != 0:
         fail(f"`{' '.join(line)}` did not end well")

@@ -264,10 +264,16 @@ async fn at_once(
 
 pub(super) async fn large(stage: &Stage, extent: &Extent, rows: &mut Rows) -> anyhow::Result<Table> {
     let mut samples = Samples::default();
+    // What a process keeps of one round is no less above idle in the next.
+    let mut idle = Vec::new();
+    for way in WAYS {
+        idle.push((way, stage.family(way, Shape::Sse)?.as_ref().map(Family::rss_kb).transpose()?));
+    }
     for round in 0..extent.rounds {
         for shape in SHAPES {
             for way in turn(&WAYS, round) {
-                bodies(stage, way, shape, &mut samples).await?;
+                let idle = idle.iter().find(|(known, _)| *known == way).and_then(|(_, idle)| *idle);
+                bodies(stage, way, shape, idle, &mut samples).await?;
             }
         }
         for way in turn(&WAYS, round) {
@@ -287,12 +293,17 @@ pub(super) async fn large(stage: &Stage, extent: &Extent, rows: &mut Rows) -> an
     Ok(samples.table("large answers and many events, every way"))
 }
 
-async fn bodies(stage: &Stage, way: Way, shape: Shape, samples: &mut Samples) -> anyhow::Result<()> {
+async fn bodies(
+    stage: &Stage,
+    way: Way,
+    shape: Shape,
+    idle: Option<f64>,
+    samples: &mut Samples,
+) -> anyhow::Result<()> {
     let (at, path) = stage.door(way, shape)?;
     let family = stage.family(way, shape)?;
     let mut lean = Lean::opened(at, &path).await?;
     lean.echo().await?;
-    let idle = family.as_ref().map(Family::rss_kb).transpose()?;
     let name = shape.name();
     for (words, bytes, times) in [("1 MB", 1_000_000, 4), ("20 MB", 20_000_000, 1)] {
         if let Some(family) = &family {

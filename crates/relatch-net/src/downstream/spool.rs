@@ -19,7 +19,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use crate::entropy;
 
 /// What one answer holds in memory at most, in bytes.
-const HELD: usize = 8 * 1024 * 1024;
+const HELD: usize = 4 * 1024 * 1024;
 /// And all of them together.
 const ALL_HELD: usize = 32 * 1024 * 1024;
 /// Bytes that are written to disk at a time.
