@@ -32,6 +32,8 @@ use crate::{names, words};
 
 /// The largest body that is read.
 const MAX_BODY: usize = 32 * 1024 * 1024;
+/// So much of a body is taken as it comes.
+const PROMISED: usize = 1024 * 1024;
 /// A body has to be whole within this.
 const BODY_WITHIN: Duration = Duration::from_secs(120);
 /// A body up to this is read even when nothing more may be kept, so that its sender gets a proper answer.
@@ -397,7 +399,8 @@ async fn collect(
     let too_large = || {
         refused(StatusCode::PAYLOAD_TOO_LARGE, SERVER_ERROR, "Payload Too Large: a body is at most 32 MiB")
     };
-    if length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
+    let length = length.and_then(|length| length.parse::<usize>().ok()).unwrap_or_default();
+    if length > MAX_BODY {
         return Err(too_large());
     }
     let mut first = Bytes::new();
@@ -420,6 +423,10 @@ async fn collect(
                 all.extend_from_slice(&std::mem::take(&mut first));
             }
             all.extend_from_slice(&data);
+            if size >= PROMISED {
+                // Who has sent so much of it gets the room for all of it: buffers that grow are there twice for a while.
+                all.reserve(length.saturating_sub(size).min(MAX_BODY - size));
+            }
         }
         let due =
             size.div_ceil(1024).saturating_sub(share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));

@@ -9,6 +9,7 @@ use relatch_core::effect::What;
 use relatch_core::input::{Begun, Cut, CutKind, Input};
 use relatch_wire::scan::TopLevel;
 use relatch_wire::sse::{SseItem, SseReader};
+use tokio::task::coop::consume_budget;
 
 use super::attempt::{COLLECTED, End, LOOKED_THROUGH, Passage, WHOLE, Whole, garbled, words_of};
 use super::dial::Reply;
@@ -74,6 +75,8 @@ pub(crate) async fn read(up: &Arc<Upstream>, job: &Job, reply: &mut Reply) -> En
             }
         };
         for item in items.drain(..) {
+            // A flood of them leaves others their turns.
+            consume_budget().await;
             match item {
                 SseItem::Comment => {}
                 SseItem::Retry(ms) => up.desk(|desk| {
