@@ -428,8 +428,11 @@ async fn collect(
                 all.reserve(length.saturating_sub(size).min(MAX_BODY - size));
             }
         }
-        let due =
-            size.div_ceil(1024).saturating_sub(share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        // As for its room: who is told that there is no more should not have sent most of it.
+        let counted = if size >= PROMISED { size.max(length) } else { size };
+        let due = counted
+            .div_ceil(1024)
+            .saturating_sub(share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
         if due > 0 && !full {
             match Arc::clone(kept).try_acquire_many_owned(u32::try_from(due).unwrap_or(u32::MAX)) {
                 Ok(more) => match &mut share {
