@@ -2,7 +2,8 @@
 
 `calls.llvm22.profdata.xz` holds how often each part of relatch ran while `packaging/train` played with it. What ran often
 is laid out together and compiled for speed, the rest for size. A part that has changed since is compiled as if nothing were
-known of it, and a compiler with another LLVM does without.
+known of it. Parts are found by names that hang on the compiler and on every dependency: `calls.txt` says which, and with
+others the binary is compiled without counts.
 """
 
 import hashlib
@@ -37,10 +38,10 @@ def static(root, target, profile, target_dir, features="", counts_into=None):
     known, levels = [], []
     if counts_into:
         known = [f"-Cprofile-generate={counts_into}"]
-    elif profile == "dist" and target == COUNTED_ON and counts().exists():
+    elif profile == "dist" and target == COUNTED_ON and counts().exists() and counts_fit(root):
         known = [f"-Cprofile-use={unpacked(target_dir)}"]
     elif profile == "dist":
-        print(f"packaging: no counts are known for this compiler and `{target}`: the binary will be slower", file=sys.stderr)
+        print(f"packaging: no counts fit this compiler, Cargo.lock and `{target}`: the binary will be slower (`packaging/train`)", file=sys.stderr)
         # The last pass over all crates goes by this one; without counts it has to be a little for speed everywhere.
         levels = ["--config", 'profile.dist.package.relatch.opt-level="s"']
     env["RUSTFLAGS"] = " ".join([env.get("RUSTFLAGS", ""), *maps, packed, *linked, *known]).strip()
@@ -71,6 +72,17 @@ def counts():
     return HERE / f"calls.llvm{llvm[1] if llvm else ''}.profdata.xz"
 
 
+def counted_with(root):
+    """What the names of all parts hang on: other ones are found in no counts."""
+    lock = hashlib.sha256((root / "Cargo.lock").read_bytes()).hexdigest()
+    return f"{run(['rustc', '-vV'])}Cargo.lock: {lock}\n"
+
+
+def counts_fit(root):
+    told = HERE / "calls.txt"
+    return told.exists() and told.read_text() == counted_with(root)
+
+
 def linker():
     """The folder in which a C compiler finds the linker that comes with Rust."""
     return Path(sysroot()) / "lib/rustlib" / host() / "bin/gcc-ld"
@@ -86,7 +98,9 @@ def unpacked(target_dir):
     place = target_dir / f"calls-{hashlib.sha256(packed).hexdigest()[:16]}.profdata"
     if not place.exists():
         target_dir.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(lzma.decompress(packed))
+        half = place.with_suffix(f".{os.getpid()}")
+        half.write_bytes(lzma.decompress(packed))
+        half.replace(place)
     return place
 
 

@@ -24,6 +24,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
+use tokio::task::coop::unconstrained;
 
 pub use super::broken::{Broken, Cause, Wrote};
 use super::route::Route;
@@ -500,7 +501,8 @@ impl Link {
     ) -> Result<Reply, Broken> {
         let before = self.gauge.written();
         let answer = {
-            let mut answer = pin!(self.sender.try_send_request(request));
+            // Always looked at: with its turn used up it would say that it waits, and wake whom it was given.
+            let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
             std::future::poll_fn(|cx| {
                 drive(&mut self.driver, cx);
                 // Nothing but the driver brings it, so nothing else need wake whoever waits.
