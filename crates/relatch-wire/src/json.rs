@@ -182,17 +182,8 @@ pub(crate) fn members_at<const N: usize>(
     at: usize,
     names: [&str; N],
 ) -> Option<[Option<Range<usize>>; N]> {
-    let mut members = Members::open(bytes, at, 0).ok()?;
-    let mut found = [const { None }; N];
-    while let Some(member) = members.next().ok()? {
-        let named = names.iter().zip(&mut found).find(|(name, _)| member.key.is(name));
-        if let Some((_, place)) = named
-            && place.replace(member.value).is_some()
-        {
-            return None;
-        }
-    }
-    Some(found)
+    let (found, twice) = look_for(bytes, at, names)?;
+    (!twice.contains(&true)).then_some(found)
 }
 
 /// The same, each by itself: one that is named twice is none, and the others are what they are.
@@ -201,19 +192,29 @@ pub(crate) fn each_member_at<const N: usize>(
     at: usize,
     names: [&str; N],
 ) -> Option<[Option<Range<usize>>; N]> {
+    let (mut found, twice) = look_for(bytes, at, names)?;
+    for (place, twice) in found.iter_mut().zip(twice) {
+        place.take_if(|_| twice);
+    }
+    Some(found)
+}
+
+/// Where these members of the object at `at` are, and which of them are named twice; nothing if the object is odd.
+#[expect(clippy::type_complexity, reason = "two rows side by side, read where they are made")]
+fn look_for<const N: usize>(
+    bytes: &[u8],
+    at: usize,
+    names: [&str; N],
+) -> Option<([Option<Range<usize>>; N], [bool; N])> {
     let mut members = Members::open(bytes, at, 0).ok()?;
-    let mut found = [const { None }; N];
-    let mut twice = [false; N];
+    let (mut found, mut twice) = ([const { None }; N], [false; N]);
     while let Some(member) = members.next().ok()? {
         let named = names.iter().zip(found.iter_mut().zip(&mut twice)).find(|(name, _)| member.key.is(name));
         if let Some((_, (place, twice))) = named {
             *twice |= place.replace(member.value).is_some();
         }
     }
-    for (place, _) in found.iter_mut().zip(twice).filter(|(_, twice)| *twice) {
-        *place = None;
-    }
-    Some(found)
+    Some((found, twice))
 }
 
 /// The value at the end of a path of member names, starting from the object that `bytes` holds.
